@@ -1,10 +1,13 @@
-//! What it costs that the prompt keeps everything: a merge with as many coefficients as one of three 8B models (4.6 million,
-//! 55 MB a state with its moments), beside the same where nothing can be kept. `cargo bench --bench autosave`.
+//! What it costs that the prompt keeps everything: a merge with as many coefficients as one of
+//! three 8B models (4.6 million, 55 MB a state with its moments), beside the same where nothing can
+//! be kept. `cargo bench --bench autosave`.
 //!
-//! The model is wide and thin, so that its steps take about a second. What a state costs depends on its size alone, so it is
-//! given in seconds, and as a share of a step of three 7B models: 42 s on two cores, with 32 tokens from each.
+//! The model is wide and thin, so that its steps take about a second. What a state costs depends on
+//! its size alone, so it is given in seconds, and as a share of a step of three 7B models: 42 s on
+//! two cores, with 32 tokens from each.
 //!
-//! The aim: less than 5% of the time of training, and memory that does not grow with the number of states.
+//! The aim: less than 5% of the time of training, and memory that does not grow with the number of
+//! states.
 
 #[cfg(target_os = "linux")]
 #[path = "../tests/common/mod.rs"]
@@ -28,7 +31,8 @@ mod linux {
 
     use super::common::terminal::{Terminal, dam};
 
-    /// Columns of a model of 8B: 32 layers of seven linear and two norm layers, embedding, output layer and norm.
+    /// Columns of a model of 8B: 32 layers of seven linear and two norm layers, embedding, output
+    /// layer and norm.
     const CONFIG: &str = r#"{
         "model_type": "llama", "hidden_size": 4096, "intermediate_size": 16, "num_hidden_layers": 53, "vocab_size": 64,
         "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16, "rms_norm_eps": 1e-5,
@@ -45,12 +49,16 @@ mod linux {
     fn write_source(dir: &Path) {
         std::fs::create_dir_all(dir).unwrap();
         std::fs::write(dir.join("config.json"), CONFIG).unwrap();
-        let architecture = Architecture::parse(&dir.join("config.json"), CONFIG.as_bytes()).unwrap();
+        let architecture =
+            Architecture::parse(&dir.join("config.json"), CONFIG.as_bytes()).unwrap();
         let tensor = |shape: &[usize], kind| match kind {
             Kind::Norm => Tensor::ones(shape, DType::BF16, &Device::Cpu),
             _ => Tensor::randn(0f32, 0.02, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16),
         };
-        let tensors = architecture.tensors().into_iter().map(|spec| (spec.name, tensor(&spec.shape, spec.kind).unwrap()));
+        let tensors = architecture
+            .tensors()
+            .into_iter()
+            .map(|spec| (spec.name, tensor(&spec.shape, spec.kind).unwrap()));
         safetensors::save(&tensors.collect(), dir.join("model.safetensors")).unwrap();
         let ids: Vec<usize> = (0..16).map(|i| i * 3 % 64).collect();
         std::fs::write(dir.join("data.jsonl"), format!("{{\"input_ids\": {ids:?}}}\n")).unwrap();
@@ -62,7 +70,8 @@ mod linux {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
-    /// How long training and one step take at a prompt, and the memory after 5 steps and after all, in MB.
+    /// How long training and one step take at a prompt, and the memory after 5 steps and after all,
+    /// in MB.
     fn measure(models: &Path, kept: bool) -> (Duration, Duration, [f64; 2]) {
         let home = tempfile::tempdir().unwrap();
         let mut command = dam(home.path());
@@ -81,13 +90,18 @@ mod linux {
         };
         let (at, names) = (models.display(), ["a", "b", "c"]);
         let each = |what: &str| names.map(|name| format!("{name}={at}/{name}{what}")).join(" ");
-        timed(&mut terminal, &format!("load {}; data {}; wrap; step 2", each(""), each("/data.jsonl")), "step 2");
+        timed(
+            &mut terminal,
+            &format!("load {}; data {}; wrap; step 2", each(""), each("/data.jsonl")),
+            "step 2",
+        );
         let mut trained = 2;
         let mut total = Duration::ZERO;
         // In pieces, as a test's terminal waits a minute.
         for _ in 0..4 {
             trained += TRAINED / 4;
-            total += timed(&mut terminal, &format!("train {}", TRAINED / 4), &format!("step {trained}"));
+            total +=
+                timed(&mut terminal, &format!("train {}", TRAINED / 4), &format!("step {trained}"));
         }
         let mut memory = [0.0; 2];
         let mut each = Duration::ZERO;
@@ -103,16 +117,29 @@ mod linux {
         for name in ["a", "b", "c"] {
             write_source(&directory.path().join(name));
         }
-        println!("{:20} {:>14} {:>14} {:>22}", "", "train, a step", "step by step", "memory (MB) at 5, 30");
+        println!(
+            "{:20} {:>14} {:>14} {:>22}",
+            "", "train, a step", "step by step", "memory (MB) at 5, 30"
+        );
         let row = |name: &str, (train, step, memory): (Duration, Duration, [f64; 2])| {
             let (train, step) = (train.as_secs_f64(), step.as_secs_f64());
-            println!("{name:20} {train:12.3} s {step:12.3} s {:10.0} {:10.0}", memory[0], memory[1]);
+            println!(
+                "{name:20} {train:12.3} s {step:12.3} s {:10.0} {:10.0}",
+                memory[0], memory[1]
+            );
             (train, step)
         };
-        let (kept, without) =
-            (row("kept as it goes", measure(directory.path(), true)), row("not kept", measure(directory.path(), false)));
+        let (kept, without) = (
+            row("kept as it goes", measure(directory.path(), true)),
+            row("not kept", measure(directory.path(), false)),
+        );
         let more = (kept.0 - without.0, kept.1 - without.1);
         println!("{:20} {:12.3} s {:12.3} s", "a state costs", more.0, more.1);
-        println!("{:20} {:12.1} % {:12.1} %", "of a step of 3 x 7B", more.0 / REAL * 100.0, more.1 / REAL * 100.0);
+        println!(
+            "{:20} {:12.1} % {:12.1} %",
+            "of a step of 3 x 7B",
+            more.0 / REAL * 100.0,
+            more.1 / REAL * 100.0
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Latency of the program in a pseudo-terminal: from start to prompt, and from the Enter key to the next prompt for verbs
-//! that compute nothing. `cargo bench --bench instant`.
+//! Latency of the program in a pseudo-terminal: from start to prompt, and from the Enter key to the
+//! next prompt for verbs that compute nothing. `cargo bench --bench instant`.
 //!
 //! Target: a prompt in under 50 ms, a reply in under 5 ms.
 
@@ -31,7 +31,10 @@ fn main() {
     terminal.line("load builtin:japanese builtin:math builtin:sql; wrap; train 3");
     terminal.wait_for_prompt("step 3");
     for line in ["set lr=1e-3", "help loss", "plot loss"] {
-        report(&format!("{line} (after train)"), (0..TIMES).map(|_| answer(&mut terminal, line)).collect());
+        report(
+            &format!("{line} (after train)"),
+            (0..TIMES).map(|_| answer(&mut terminal, line)).collect(),
+        );
     }
 }
 

@@ -14,7 +14,13 @@ fn main() -> Result<()> {
     println!("{dam}\n");
 
     // Only linears, through a tanh, from a seeded random start.
-    let columns = Columns { f: Nonlinearity::Tanh, train: vec![Kind::Linear], init: Init::Random, seed: 7, ..Columns::default() };
+    let columns = Columns {
+        f: Nonlinearity::Tanh,
+        train: vec![Kind::Linear],
+        init: Init::Random,
+        seed: 7,
+        ..Columns::default()
+    };
     let dam = models.wrap(columns)?;
     println!("{dam}\n");
     println!("{}", dam.inspect("model.layers.0.mlp.down_proj.weight")?);

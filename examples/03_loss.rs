@@ -9,7 +9,10 @@ use dam_prelude::{Columns, Result, load};
 fn main() -> Result<()> {
     let models = load(["builtin:japanese", "builtin:math", "builtin:sql"])?;
     let dam = models.wrap(Columns::default())?;
-    println!("the paper's objective: KL divergence from each source, and cosine similarity\n{}\n", dam.loss()?);
+    println!(
+        "the paper's objective: KL divergence from each source, and cosine similarity\n{}\n",
+        dam.loss()?
+    );
 
     // Every term has a weight; 0 disables it.
     let mut settings = dam.settings();

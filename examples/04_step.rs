@@ -19,7 +19,9 @@ fn main() -> Result<()> {
     println!("{}\n", dam.train(2)?);
 
     // Checks every step: trains until the merge is twice as close to its sources.
-    let kl = |terms: &[(String, f64)]| terms.iter().filter(|(name, _)| name.starts_with("kl.")).map(|(_, x)| x).sum::<f64>();
+    let kl = |terms: &[(String, f64)]| {
+        terms.iter().filter(|(name, _)| name.starts_with("kl.")).map(|(_, x)| x).sum::<f64>()
+    };
     let before = kl(&first.terms);
     let report = dam.train_with(100, |step| match kl(&step.terms) < before / 2.0 {
         true => ControlFlow::Break(()),

@@ -19,6 +19,9 @@ fn main() -> Result<()> {
     println!("{}\n", dam.inspect("model.layers.2.self_attn.o_proj.weight")?);
     // The numbers themselves: sources x columns.
     let c = dam.coefficients("model.norm.weight")?;
-    println!("the first four columns of model.norm.weight: {:?}", c.narrow(1, 0, 4)?.to_vec2::<f32>()?);
+    println!(
+        "the first four columns of model.norm.weight: {:?}",
+        c.narrow(1, 0, 4)?.to_vec2::<f32>()?
+    );
     Ok(())
 }

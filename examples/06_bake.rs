@@ -16,7 +16,8 @@ fn main() -> Result<()> {
     let dam = models.wrap(Columns::default())?;
     dam.train(20)?;
 
-    // The coefficients, the optimiser state and the locations of sources and data: training resumes after `open`.
+    // The coefficients, the optimiser state and the locations of sources and data: training resumes
+    // after `open`.
     let session = directory.with_extension("session.safetensors");
     println!("{}\n", dam.save(&session)?);
     let dam = Dam::open(&session)?;

@@ -7,17 +7,22 @@
 use std::cmp::Ordering;
 
 use dam_prelude::show::{Scores, Table};
-use dam_prelude::{Columns, Parameter, Result, Scheme, Site, Tensor, Wrap, candle_core, check_scheme, load};
+use dam_prelude::{
+    Columns, Parameter, Result, Scheme, Site, Tensor, Wrap, candle_core, check_scheme, load,
+};
 
-/// A feature of the residual stream is the same in every layer. So all weights that read it share its coefficients,
-/// and each weight shifts them by one number of its own.
+/// A feature of the residual stream is the same in every layer. So all weights that read it share
+/// its coefficients, and each weight shifts them by one number of its own.
 struct Stream;
 
 impl Scheme for Stream {
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         let reads = site.columns() == site.architecture.hidden && !site.name().contains("o_proj");
         let columns = site.parameter(if reads { "stream" } else { site.name() }, 1, site.columns());
-        vec![columns, Parameter::filled(format!("{} shift", site.name()), &[site.sources, 1, 1], 0.0)]
+        vec![
+            columns,
+            Parameter::filled(format!("{} shift", site.name()), &[site.sources, 1, 1], 0.0),
+        ]
     }
 
     fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> candle_core::Result<Tensor> {
@@ -42,13 +47,17 @@ fn main() -> Result<()> {
     }
 
     let data: Vec<&String> = results[0].2.data.keys().collect();
-    let header = ["scheme", "parameters"].into_iter().chain(data.iter().map(|d| d.as_str())).chain(["mean"]);
-    let mut table = Table::new(format!("exact match (loss) on held-out data after {STEPS} steps"), header);
+    let header =
+        ["scheme", "parameters"].into_iter().chain(data.iter().map(|d| d.as_str())).chain(["mean"]);
+    let mut table =
+        Table::new(format!("exact match (loss) on held-out data after {STEPS} steps"), header);
     for (name, parameters, scores) in &results {
         let cell = |exact: f64, loss: f64| format!("{:.1}% ({loss:.3})", 100.0 * exact);
         let each = scores.data.values().map(|s| cell(s.exact_match.unwrap_or(0.0), s.loss));
         let mean = cell(exact(scores), loss(scores));
-        table.rows.push([name.clone(), parameters.to_string()].into_iter().chain(each).chain([mean]).collect());
+        table.rows.push(
+            [name.clone(), parameters.to_string()].into_iter().chain(each).chain([mean]).collect(),
+        );
     }
     println!("{table}\n");
 
@@ -58,7 +67,11 @@ fn main() -> Result<()> {
         Ordering::Less => "loses to",
         Ordering::Equal => "answers as many as",
     };
-    println!("{name} {verdict} columns, at a mean loss of {:.3} where theirs is {:.3}.", loss(own), loss(columns));
+    println!(
+        "{name} {verdict} columns, at a mean loss of {:.3} where theirs is {:.3}.",
+        loss(own),
+        loss(columns)
+    );
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! Ctrl-C handling. While a verb runs, Ctrl-C requests a stop: training stops within one layer of the current step, and the
-//! line or script ends. A second Ctrl-C, or one while nothing runs, ends the program unless it is an interactive session.
+//! Ctrl-C handling. While a verb runs, Ctrl-C requests a stop: training stops within one layer of
+//! the current step, and the line or script ends. A second Ctrl-C, or one while nothing runs, ends
+//! the program unless it is an interactive session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +23,8 @@ pub use dam_prelude::interrupt::{clear, requested};
 pub fn install() {
     // Without a handler Ctrl-C still ends the program, so failure is tolerable.
     let _ = ctrlc::set_handler(|| {
-        let (running, interactive) = (RUNNING.load(Ordering::SeqCst), INTERACTIVE.load(Ordering::SeqCst));
+        let (running, interactive) =
+            (RUNNING.load(Ordering::SeqCst), INTERACTIVE.load(Ordering::SeqCst));
         if interactive {
             // Also between the statements of a line: the rest of it does not run.
             interrupt::request();
@@ -67,8 +69,8 @@ impl Drop for StopHook {
     }
 }
 
-/// A guard: while it exists, Ctrl-C requests a stop instead of ending the program. In an interactive session it also turns
-/// echo off, so that keys do not appear in the progress display.
+/// A guard: while it exists, Ctrl-C requests a stop instead of ending the program. In an
+/// interactive session it also turns echo off, so that keys do not appear in the progress display.
 pub struct RunGuard {
     before: Option<libc::termios>,
 }
@@ -107,6 +109,7 @@ fn disable_echo() -> Option<libc::termios> {
             return None;
         }
         let hidden = libc::termios { c_lflag: before.c_lflag & !libc::ECHO, ..before };
-        (libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const hidden) == 0).then_some(before)
+        (libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const hidden) == 0)
+            .then_some(before)
     }
 }

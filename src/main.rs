@@ -39,49 +39,61 @@ fn main() -> ExitCode {
     }
     let keys = cli.keys();
     if let (Some(file), true) = (&cli.file, cli.action.is_some() || cli.commands.is_some()) {
-        let message = format!("script `{}` cannot be combined with a command or -c; run it alone: dam FILE.dam", file.display());
+        let message = format!(
+            "script `{}` cannot be combined with a command or -c; run it alone: dam FILE.dam",
+            file.display()
+        );
         cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
     }
-    let end = match (cli.commands, cli.action.or_else(|| cli.file.map(|file| cli::Action::Run { file }))) {
-        (Some(_), _) | (_, Some(_)) if cli.vi => {
-            let message = "--vi applies only to an interactive session";
-            cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
-        }
-        (Some(_), Some(_)) => {
-            let message = "-c cannot be combined with a command";
-            cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
-        }
-        (Some(text), None) => run::script(&text, &output),
-        (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
-        (None, Some(cli::Action::Completions { shell })) => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut cli::Cli::command(), "dam", &mut text);
-            output.write(&text);
-            End::Done
-        }
-        (None, Some(cli::Action::Man)) => {
-            let mut text = Vec::new();
-            let rendered = clap_mangen::Man::new(cli::Cli::command()).render(&mut text);
-            output.write(&text);
-            End::of(rendered.is_ok())
-        }
-        (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
-        (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
-            End::of(jupyter(&action, &output).map_err(with_causes).inspect_err(|error| output.error("jupyter", error)).is_ok())
-        }
-        (None, None) => match keys {
-            Ok(keys) => repl::repl(keys, &output),
-            Err(error) => {
-                output.error("", &error.into());
-                End::Failed
+    let end =
+        match (cli.commands, cli.action.or_else(|| cli.file.map(|file| cli::Action::Run { file })))
+        {
+            (Some(_), _) | (_, Some(_)) if cli.vi => {
+                let message = "--vi applies only to an interactive session";
+                cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
             }
-        },
-    };
+            (Some(_), Some(_)) => {
+                let message = "-c cannot be combined with a command";
+                cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+            }
+            (Some(text), None) => run::script(&text, &output),
+            (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
+            (None, Some(cli::Action::Completions { shell })) => {
+                let mut text = Vec::new();
+                clap_complete::generate(shell, &mut cli::Cli::command(), "dam", &mut text);
+                output.write(&text);
+                End::Done
+            }
+            (None, Some(cli::Action::Man)) => {
+                let mut text = Vec::new();
+                let rendered = clap_mangen::Man::new(cli::Cli::command()).render(&mut text);
+                output.write(&text);
+                End::of(rendered.is_ok())
+            }
+            (None, Some(cli::Action::Tour { directory, force })) => {
+                tour::tour(&directory, force, &output)
+            }
+            (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
+                End::of(
+                    jupyter(&action, &output)
+                        .map_err(with_causes)
+                        .inspect_err(|error| output.error("jupyter", error))
+                        .is_ok(),
+                )
+            }
+            (None, None) => match keys {
+                Ok(keys) => repl::repl(keys, &output),
+                Err(error) => {
+                    output.error("", &error.into());
+                    End::Failed
+                }
+            },
+        };
     end.code()
 }
 
-/// Keeps memory freed by one step for the next, up to 1 GiB, because fresh memory costs a page fault per page. (By default
-/// glibc returns large blocks to the system at once.)
+/// Keeps memory freed by one step for the next, up to 1 GiB, because fresh memory costs a page
+/// fault per page. (By default glibc returns large blocks to the system at once.)
 fn retain_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
@@ -107,6 +119,9 @@ fn jupyter(action: &cli::Action, output: &render::Output) -> anyhow::Result<()> 
 
 #[cfg(not(feature = "jupyter"))]
 fn jupyter(_: &cli::Action, _: &render::Output) -> anyhow::Result<()> {
-    let (message, hint) = ("this `dam` was built without notebook support", "cargo install --locked --path . --features jupyter");
+    let (message, hint) = (
+        "this `dam` was built without notebook support",
+        "cargo install --locked --path . --features jupyter",
+    );
     Err(dam_prelude::Error::Refused { message: message.into(), hint: hint.into() }.into())
 }

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::terminal;
 
-/// Shows `text` in the pager if input and output are terminals and it does not fit the screen; returns whether it was shown.
+/// Shows `text` in the pager if input and output are terminals and it does not fit the screen;
+/// returns whether it was shown.
 pub fn page(text: &str) -> bool {
     let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if !is_watched || text.lines().count() < terminal::rows() {
@@ -18,7 +19,8 @@ pub fn page(text: &str) -> bool {
     };
     // These options leave the text on the screen.
     let less = std::env::var("LESS").unwrap_or_else(|_| "FRX".into());
-    let child = Command::new("sh").args(["-c", &command]).env("LESS", less).stdin(Stdio::piped()).spawn();
+    let child =
+        Command::new("sh").args(["-c", &command]).env("LESS", less).stdin(Stdio::piped()).spawn();
     let Ok(mut child) = child else { return false };
     if let Some(mut input) = child.stdin.take() {
         // The pager may quit before it has read everything.

@@ -1,4 +1,5 @@
-//! A progress bar and the loss curve, redrawn in place during long tasks; plain lines if standard error is not a terminal.
+//! A progress bar and the loss curve, redrawn in place during long tasks; plain lines if standard
+//! error is not a terminal.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +9,9 @@ use console::measure_text_width;
 use dam_prelude::session::{self, Counts, GENERATE, Progress};
 use dam_prelude::show::Figure;
 use dam_prelude::train::History;
-use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{
+    DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 
 use crate::render::note;
 use crate::{repl, terminal};
@@ -38,14 +41,15 @@ struct TaskDisplay {
 
 impl TaskDisplay {
     fn new(counts: Counts, total: Option<usize>) -> Self {
-        let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
+        let bar =
+            ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
         let columns = terminal::width();
         set_style(&bar, counts, columns);
         Self { bar, counts, history: History::default(), last_redraw: Instant::now(), columns }
     }
 
-    /// Erases the display if the width of the terminal has changed. Terminals rewrap lines on resize, so the rows on the
-    /// screen are no longer those the bar drew and would erase.
+    /// Erases the display if the width of the terminal has changed. Terminals rewrap lines on
+    /// resize, so the rows on the screen are no longer those the bar drew and would erase.
     fn resize(&mut self) {
         let columns = terminal::width();
         let before = std::mem::replace(&mut self.columns, columns);
@@ -66,8 +70,12 @@ impl TaskDisplay {
             None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
         };
         let prefix = self.bar.prefix();
-        let rows = [line.as_str()].into_iter().chain(prefix.lines()).map(|line| measure_text_width(line).div_ceil(before).max(1));
-        // Rows are padded with spaces and have no newlines between them: to the terminal they are one long line.
+        let rows = [line.as_str()]
+            .into_iter()
+            .chain(prefix.lines())
+            .map(|line| measure_text_width(line).div_ceil(before).max(1));
+        // Rows are padded with spaces and have no newlines between them: to the terminal they are
+        // one long line.
         let above = match (rows.sum::<usize>() * before).div_ceil(columns).saturating_sub(1) {
             0 => String::new(),
             above => format!("\x1b[{above}A"),
@@ -99,7 +107,8 @@ pub fn watch() {
         if terminal {
             draw(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
-            let line = plain.lock().unwrap_or_else(PoisonError::into_inner).line(progress, Instant::now());
+            let line =
+                plain.lock().unwrap_or_else(PoisonError::into_inner).line(progress, Instant::now());
             line.iter().for_each(|line| note(line));
         }
     });
@@ -128,7 +137,11 @@ fn draw(tasks: &mut Vec<TaskDisplay>, progress: &Progress<'_>) {
         task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
     }
     match progress.task {
-        GENERATE => task.bar.set_prefix(last_rows(progress.message, task.columns.saturating_sub(1), TEXT_ROWS)),
+        GENERATE => task.bar.set_prefix(last_rows(
+            progress.message,
+            task.columns.saturating_sub(1),
+            TEXT_ROWS,
+        )),
         _ => task.bar.set_message(progress.message.to_owned()),
     }
     let is_first = task.bar.position() == 0;
@@ -178,7 +191,8 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
         let _ = write!(out, "{}", rate_and_time_left(counts, state.per_sec(), state.eta()));
     };
     if let Ok(style) = ProgressStyle::with_template(&template) {
-        let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
+        let (chars, ticks) =
+            if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
         bar.set_style(style.with_key("pace", pace).progress_chars(chars).tick_chars(ticks));
     }
 }
@@ -216,18 +230,25 @@ impl PlainProgress {
             return None;
         }
         // Bytes already present at the first report do not count.
-        if let Some(begun) = self.tasks.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
+        if let Some(begun) =
+            self.tasks.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0)
+        {
             *begun = (now, progress.done);
         }
-        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN_INTERVAL);
+        let is_due =
+            self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN_INTERVAL);
         if !is_due || progress.task == GENERATE {
             return None;
         }
         self.last = Some(now);
-        let left = self.left(progress, now).map(|left| format!(", {:#} left", HumanDuration(left))).unwrap_or_default();
+        let left = self
+            .left(progress, now)
+            .map(|left| format!(", {:#} left", HumanDuration(left)))
+            .unwrap_or_default();
         Some(match (progress.counts, progress.total) {
             (Counts::Bytes, Some(total)) if total > 0 => {
-                let (done, total) = (DecimalBytes(progress.done as u64), DecimalBytes(total as u64));
+                let (done, total) =
+                    (DecimalBytes(progress.done as u64), DecimalBytes(total as u64));
                 format!("{} {}: {done} of {total}{left}", progress.task, progress.message)
             }
             _ => format!("{}{left}", progress.message),
@@ -249,7 +270,17 @@ mod tests {
 
     fn steps(done: usize, total: usize) -> Progress<'static> {
         let (counts, message) = (Counts::Steps, "step");
-        Progress { task: "train", done, counts, total: Some(total), message, loss: None, step: None, dam: None, finished: false }
+        Progress {
+            task: "train",
+            done,
+            counts,
+            total: Some(total),
+            message,
+            loss: None,
+            step: None,
+            dam: None,
+            finished: false,
+        }
     }
 
     #[test]
@@ -257,8 +288,14 @@ mod tests {
         for nothing in [0.0, f64::NAN] {
             assert_eq!(rate_and_time_left(Counts::Steps, nothing, Duration::ZERO), "");
         }
-        assert_eq!(rate_and_time_left(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 per second  80s left");
-        assert_eq!(rate_and_time_left(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
+        assert_eq!(
+            rate_and_time_left(Counts::Steps, 2.0, Duration::from_secs(80)),
+            "  2.0 per second  80s left"
+        );
+        assert_eq!(
+            rate_and_time_left(Counts::Bytes, 2e6, Duration::from_secs(9)),
+            "  2.00 MB/s  9s left"
+        );
     }
 
     #[test]
@@ -278,11 +315,19 @@ mod tests {
     #[test]
     fn bytes_present_at_the_first_report_do_not_count() {
         let (begin, mut plain) = (Instant::now(), PlainProgress::default());
-        let bytes = |done| Progress { task: "download", counts: Counts::Bytes, message: "x", ..steps(done, 10_000_000) };
+        let bytes = |done| Progress {
+            task: "download",
+            counts: Counts::Bytes,
+            message: "x",
+            ..steps(done, 10_000_000)
+        };
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&bytes(0), begin), None);
         // The download was resumed halfway.
         assert_eq!(plain.line(&bytes(5_000_000), begin), None);
-        assert_eq!(plain.line(&bytes(6_000_000), after(6)).unwrap(), "download x: 6.00 MB of 10.00 MB, 24s left");
+        assert_eq!(
+            plain.line(&bytes(6_000_000), after(6)).unwrap(),
+            "download x: 6.00 MB of 10.00 MB, 24s left"
+        );
     }
 }

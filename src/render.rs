@@ -1,4 +1,5 @@
-//! Prints replies and errors, as text for people or JSON for programs. Only this file writes verb output.
+//! Prints replies and errors, as text for people or JSON for programs. Only this file writes verb
+//! output.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -25,14 +26,17 @@ impl Output {
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
-                (Some(figure), _) => terminal::show(figure).inspect(|text| self.print(text)).map_or((), drop),
+                (Some(figure), _) => {
+                    terminal::show(figure).inspect(|text| self.print(text)).map_or((), drop)
+                }
                 (None, Some(ansi)) => self.line(&in_charset(ansi)),
                 (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}
                 (None, None) => self.print(&reply.text),
             }
             return;
         }
-        let mut object = Map::from_iter([("verb".into(), json!(verb)), ("seconds".into(), json!(seconds))]);
+        let mut object =
+            Map::from_iter([("verb".into(), json!(verb)), ("seconds".into(), json!(seconds))]);
         object.extend(reply.json.clone());
         self.line(&Value::Object(object).to_string());
     }
@@ -100,7 +104,8 @@ fn fit(text: &str, is_terminal: bool) -> String {
     if is_terminal { in_charset(&wrap(&text, terminal::width())).into_owned() } else { text }
 }
 
-/// `text` in the character set of the terminal. Table characters are replaced by ASCII of the same width.
+/// `text` in the character set of the terminal. Table characters are replaced by ASCII of the same
+/// width.
 fn in_charset(text: &str) -> Cow<'_, str> {
     if !terminal::is_ascii() {
         return text.into();
@@ -121,7 +126,8 @@ fn wrap(text: &str, width: usize) -> String {
         if i > 0 {
             all.push('\n');
         }
-        let prose = prose(line).filter(|(_, indent)| indent * 2 <= width && measure_text_width(line) > width);
+        let prose = prose(line)
+            .filter(|(_, indent)| indent * 2 <= width && measure_text_width(line) > width);
         let Some((start, indent)) = prose else {
             all.push_str(line);
             continue;

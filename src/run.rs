@@ -102,7 +102,8 @@ fn run_text(text: &str, file: Option<&Path>, output: &Output) -> End {
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
-            let hint = "close it; text with an apostrophe needs double quotes: \"What's new?\"".into();
+            let hint =
+                "close it; text with an apostrophe needs double quotes: \"What's new?\"".into();
             output.error("", &Error::Refused { message: error.to_string(), hint }.into());
             return End::Failed;
         }
@@ -131,8 +132,11 @@ fn run_text(text: &str, file: Option<&Path>, output: &Output) -> End {
 pub fn file(path: &Path, output: &Output) -> End {
     /// The largest script, in bytes.
     const MOST: u64 = 64 << 20;
-    let invalid =
-        |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
+    let invalid = |e| Error::Io {
+        action: "read",
+        path: path.into(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, e),
+    };
     match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
         Ok(text) => run_text(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {

@@ -28,8 +28,10 @@ pub fn rows() -> usize {
 /// Whether the terminal is limited to ASCII.
 pub fn is_ascii() -> bool {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    // The first variable that is set decides; without any, the terminal is assumed to be limited to ASCII.
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
+    // The first variable that is set decides; without any, the terminal is assumed to be limited to
+    // ASCII.
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
     !(locale.contains("utf-8") || locale.contains("utf8")) || is_dumb()
 }
 
@@ -40,7 +42,8 @@ fn is_dumb() -> bool {
 
 /// The directory for state between runs: the line history and the autosaves.
 pub fn state_directory() -> Option<PathBuf> {
-    let set = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let set =
+        std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let state = set.or_else(|| Some(std::env::home_dir()?.join(".local").join("state")))?;
     Some(state.join("dam"))
 }
@@ -51,8 +54,8 @@ pub fn has_colours() -> bool {
     std::io::stdout().is_terminal() && !unwanted && !is_dumb()
 }
 
-/// Prints a figure on standard output as an image if the terminal supports images. Otherwise returns it as text, in Braille
-/// or in plain ASCII.
+/// Prints a figure on standard output as an image if the terminal supports images. Otherwise
+/// returns it as text, in Braille or in plain ASCII.
 pub fn show(figure: &Figure) -> Option<String> {
     let how = if std::io::stdout().is_terminal() { images() } else { None };
     match how {
@@ -61,7 +64,8 @@ pub fn show(figure: &Figure) -> Option<String> {
     }
 }
 
-/// Applies `DAM_IMAGES=iterm`: the image library recognises iTerm2 by a variable that ssh does not forward.
+/// Applies `DAM_IMAGES=iterm`: the image library recognises iTerm2 by a variable that ssh does not
+/// forward.
 ///
 /// Must be called while no other thread runs.
 pub fn apply_image_override() {
@@ -73,14 +77,21 @@ pub fn apply_image_override() {
 
 /// The image protocol of the terminal, from its environment and, for sixel, its reply to a query.
 fn images() -> Option<Config> {
-    let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
+    let is = |name: &str, values: &[&str]| {
+        std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)))
+    };
     let protocol = std::env::var(IMAGE_OVERRIDE).unwrap_or_default();
     // In tmux and screen, images would overwrite other panes.
-    let auto = protocol.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
-    let use_kitty = protocol == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
+    let auto = protocol.is_empty()
+        && std::env::var_os("TMUX").is_none()
+        && !is("TERM", &["screen", "tmux"]);
+    let use_kitty = protocol == "kitty"
+        || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
     let use_iterm = protocol == "iterm" || auto && viuer::is_iterm_supported();
-    let use_sixel = protocol == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && image_query::sixel();
-    let config = Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
+    let use_sixel = protocol == "sixel"
+        || auto && !use_kitty && !use_iterm && !is_dumb() && image_query::sixel();
+    let config =
+        Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
     (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
 }
 

@@ -1,4 +1,5 @@
-//! `dam tour`: a complete run on the built-in models, explained step by step in the verbs a user would type.
+//! `dam tour`: a complete run on the built-in models, explained step by step in the verbs a user
+//! would type.
 
 use std::path::Path;
 use std::time::Instant;
@@ -112,11 +113,16 @@ fn run_tour(directory: &Path, force: bool, output: &Output) -> Result<String> {
 fn conclusion(rows: &Value) -> String {
     let mean = |model: &str| {
         let row = rows.as_array().into_iter().flatten().find(|row| row["model"] == model);
-        let scores: Vec<&Value> = row.and_then(|r| r["scores"].as_object()).into_iter().flat_map(|s| s.values()).collect();
+        let scores: Vec<&Value> = row
+            .and_then(|r| r["scores"].as_object())
+            .into_iter()
+            .flat_map(|s| s.values())
+            .collect();
         let exact: f64 = scores.iter().filter_map(|s| s["exact_match"].as_f64()).sum();
         100.0 * exact / scores.len().max(1) as f64
     };
     let (average, dam) = (mean(AVERAGE), mean(MERGED));
-    let verdict = if dam > average { "the same three models, better combined" } else { "no gain here" };
+    let verdict =
+        if dam > average { "the same three models, better combined" } else { "no gain here" };
     format!("Averaging answers {average:.1}% of all questions exactly,\nDAM {dam:.1}%: {verdict}.")
 }

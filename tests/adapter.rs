@@ -1,6 +1,6 @@
-//! A merge baked as a LoRA adapter of its base: exact if its rank allows, otherwise with the retained share, and
-//! readable by PEFT. `tests/data/adapter/make.py` baked these merges, had PEFT merge the adapters into their bases,
-//! and computed the exact shares with numpy.
+//! A merge baked as a LoRA adapter of its base: exact if its rank allows, otherwise with the
+//! retained share, and readable by PEFT. `tests/data/adapter/make.py` baked these merges, had PEFT
+//! merge the adapters into their bases, and computed the exact shares with numpy.
 
 mod common;
 
@@ -25,13 +25,24 @@ fn read(file: &Path) -> Value {
 
 fn apart(a: &Tensor, b: &Tensor) -> f32 {
     let a = a.to_dtype(DType::F32).unwrap();
-    (a - b.to_dtype(DType::F32).unwrap()).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    (a - b.to_dtype(DType::F32).unwrap())
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
 }
 
 /// PEFT's merge of the adapter `name`, by tensor.
 fn expected(name: &str) -> HashMap<String, Tensor> {
     let all = tensors(&data("adapter/expected.safetensors"));
-    let of = |(key, value): (String, Tensor)| Some((key.strip_prefix(&format!("{name}/"))?.to_owned(), value));
+    let of = |(key, value): (String, Tensor)| {
+        Some((key.strip_prefix(&format!("{name}/"))?.to_owned(), value))
+    };
     let found: HashMap<String, Tensor> = all.into_iter().filter_map(of).collect();
     assert!(found.len() > 3, "{name}");
     found
@@ -40,8 +51,10 @@ fn expected(name: &str) -> HashMap<String, Tensor> {
 /// Models of the test data: `NAME=` and paths with `+` between.
 fn models(sources: &[&str]) -> Models {
     let place = |source: &&str| {
-        let (name, places) = source.split_once('=').map_or(("", *source), |(name, places)| (name, places));
-        let places: Vec<String> = places.split('+').map(|place| data(place).display().to_string()).collect();
+        let (name, places) =
+            source.split_once('=').map_or(("", *source), |(name, places)| (name, places));
+        let places: Vec<String> =
+            places.split('+').map(|place| data(place).display().to_string()).collect();
         format!("{name}{}{}", if name.is_empty() { "" } else { "=" }, places.join("+"))
     };
     load(sources.iter().map(place)).unwrap()
@@ -79,8 +92,12 @@ fn adapters_of_one_base_merge_exactly() {
     assert_eq!((&config["peft_type"], &config["task_type"]), (&"LORA".into(), &"CAUSAL_LM".into()));
     assert_eq!((config["r"].as_u64(), config["lora_alpha"].as_u64()), (Some(8), Some(8)));
     assert_eq!(config["base_model_name_or_path"], golden("model0").display().to_string());
-    let targets: Vec<&str> = config["target_modules"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    assert_eq!(targets, ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]);
+    let targets: Vec<&str> =
+        config["target_modules"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(
+        targets,
+        ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    );
     // `patterns` has no k_proj, so the sum has rank 4 there.
     assert_eq!(config["rank_pattern"]["model.layers.0.self_attn.k_proj"], 4);
     assert_eq!(config["rank_pattern"], config["alpha_pattern"]);
@@ -100,7 +117,10 @@ fn retained_shares_agree_with_numpy() {
     assert!(close(kept.share, &shares["truncated"]), "{} {}", kept.share, shares["truncated"]);
     assert!(kept.tensors.len() >= 14);
     for (name, rank, share) in &kept.tensors {
-        assert!(*rank == 3 && close(*share, &shares[format!("truncated/{name}")]), "{name}: {share}");
+        assert!(
+            *rank == 3 && close(*share, &shares[format!("truncated/{name}")]),
+            "{name}: {share}"
+        );
     }
     let least = kept.tensors.iter().map(|(_, _, share)| *share).fold(1.0, f64::min);
     assert_eq!(kept.lowest().unwrap().1, least);
@@ -119,11 +139,16 @@ fn retained_shares_agree_with_numpy() {
 fn norms_biases_and_tied_embeddings_are_included() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
-    let merged = models(&["base=families/qwen2-bias-tied", "adapter/fine"]).merge_named("passthrough", &[]).unwrap();
+    let merged = models(&["base=families/qwen2-bias-tied", "adapter/fine"])
+        .merge_named("passthrough", &[])
+        .unwrap();
     let kept = merged.bake_with(&out, &adapter(2)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9, "{kept:?}");
-    let (stored, fine, peft) =
-        (tensors(&out.join("adapter_model.safetensors")), tensors(&data("adapter/fine/model.safetensors")), expected("biased"));
+    let (stored, fine, peft) = (
+        tensors(&out.join("adapter_model.safetensors")),
+        tensors(&data("adapter/fine/model.safetensors")),
+        expected("biased"),
+    );
     let base = tensors(&data("families/qwen2-bias-tied/model.safetensors"));
     for (name, weight) in &fine {
         let (module, kind) = name.rsplit_once('.').unwrap();
@@ -142,16 +167,24 @@ fn norms_biases_and_tied_embeddings_are_included() {
             assert!(apart(peft, weight) < 1e-5, "{name}");
         }
     }
-    assert_eq!(apart(&stored["base_model.model.lm_head.weight"], &fine["model.embed_tokens.weight"]), 0.0);
+    assert_eq!(
+        apart(&stored["base_model.model.lm_head.weight"], &fine["model.embed_tokens.weight"]),
+        0.0
+    );
     assert!(apart(&peft["lm_head.weight"], &fine["model.embed_tokens.weight"]) < 1e-6);
     let config = read(&out.join("adapter_config.json"));
     assert_eq!(config["bias"], "all");
     let saved = config["modules_to_save"].as_array().unwrap();
-    assert!(["lm_head", "model.embed_tokens", "model.norm"].iter().all(|name| saved.contains(&(*name).into())), "{saved:?}");
+    assert!(
+        ["lm_head", "model.embed_tokens", "model.norm"]
+            .iter()
+            .all(|name| saved.contains(&(*name).into())),
+        "{saved:?}"
+    );
 }
 
-/// The initial coefficients sum to 1, so a merge of adapters differs from the base by the adapters only. After
-/// training they do not, and a note reports it.
+/// The initial coefficients sum to 1, so a merge of adapters differs from the base by the adapters
+/// only. After training they do not, and a note reports it.
 #[test]
 fn trained_merges_can_be_written_as_adapters() {
     let dir = tempfile::tempdir().unwrap();
@@ -179,7 +212,11 @@ fn verbs_write_and_load_adapters() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     copy_checkpoint("model0", &model);
-    for (name, text) in [("tokenizer.model", "tokens"), ("LICENSE", "a licence"), ("preprocessor_config.json", "{}")] {
+    for (name, text) in [
+        ("tokenizer.model", "tokens"),
+        ("LICENSE", "a licence"),
+        ("preprocessor_config.json", "{}"),
+    ] {
         fs::write(model.join(name), text).unwrap();
     }
     let lora = data("lora").display().to_string();
@@ -190,7 +227,10 @@ fn verbs_write_and_load_adapters() {
     );
     let (replies, ok) = json(dir.path(), &script);
     assert!(ok, "{replies:?}");
-    assert_eq!((&replies[1]["adapter"]["rank"], &replies[3]["adapter"]["rank"]), (&8.into(), &2.into()));
+    assert_eq!(
+        (&replies[1]["adapter"]["rank"], &replies[3]["adapter"]["rank"]),
+        (&8.into(), &2.into())
+    );
     assert!(replies[1]["adapter"]["share"].as_f64().unwrap() > 1.0 - 1e-9);
     assert!(replies[3]["adapter"]["share"].as_f64().unwrap() < 1.0 - 1e-6, "{}", replies[3]);
     assert!(replies[3]["adapter"]["least"]["tensor"].as_str().unwrap().ends_with(".weight"));
@@ -217,7 +257,11 @@ fn refused(models: &Models, options: &Bake, words: &[&str]) {
 
 #[test]
 fn inexpressible_adapters_are_rejected() {
-    refused(&models(&["golden/model0", "golden/model1"]), &adapter(4), &["base model", "load base=MODEL"]);
+    refused(
+        &models(&["golden/model0", "golden/model1"]),
+        &adapter(4),
+        &["base model", "load base=MODEL"],
+    );
     let two = models(&["a=golden/model0+lora/plain", "b=golden/model1+lora/plain"]);
     refused(&two, &adapter(4), &["different base models", "model0", "model1"]);
     refused(&models(&EXACT), &adapter(0), &["rank", "at least 1"]);
@@ -227,17 +271,22 @@ fn inexpressible_adapters_are_rejected() {
     refused(&same, &adapter(4), &["equals its base"]);
     let dir = tempfile::tempdir().unwrap();
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
-    let taken = merged.bake_with(data("lora/plain"), &Bake { force: true, ..adapter(4) }).unwrap_err();
+    let taken =
+        merged.bake_with(data("lora/plain"), &Bake { force: true, ..adapter(4) }).unwrap_err();
     assert!(taken.to_string().contains("is the source"), "{taken:?}");
     merged.bake_with(dir.path().join("out"), &adapter(4)).unwrap();
-    assert!(matches!(merged.bake_with(dir.path().join("out"), &adapter(4)).unwrap_err(), Error::Exists { .. }));
+    assert!(matches!(
+        merged.bake_with(dir.path().join("out"), &adapter(4)).unwrap_err(),
+        Error::Exists { .. }
+    ));
 }
 
 #[test]
 fn contradictory_keys_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let says = |verbs: &str, words: &[&str]| {
-        let (replies, ok) = json(dir.path(), &format!("load builtin:japanese builtin:math; {verbs}"));
+        let (replies, ok) =
+            json(dir.path(), &format!("load builtin:japanese builtin:math; {verbs}"));
         let last = replies.last().unwrap();
         let text = format!("{} {}", last["error"], last["hint"]);
         assert!(!ok && words.iter().all(|word| text.contains(word)), "{text}");

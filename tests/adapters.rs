@@ -1,5 +1,5 @@
-//! Adapters of every kind match the weights and logits of PEFT. The adapters and numbers were made by
-//! `tests/data/adapters/make.py`.
+//! Adapters of every kind match the weights and logits of PEFT. The adapters and numbers were made
+//! by `tests/data/adapters/make.py`.
 
 mod common;
 
@@ -22,7 +22,9 @@ fn model_path(name: &str) -> String {
 
 /// `BASE+ADAPTER...`.
 fn with(base: &str, adapters: &[&str]) -> String {
-    adapters.iter().fold(model_path(base), |spec, adapter| format!("{spec}+{}", model_path(adapter)))
+    adapters
+        .iter()
+        .fold(model_path(base), |spec, adapter| format!("{spec}+{}", model_path(adapter)))
 }
 
 fn expected() -> HashMap<String, Tensor> {
@@ -31,7 +33,16 @@ fn expected() -> HashMap<String, Tensor> {
 
 fn max_difference(found: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(found.dims(), expected.dims());
-    (found - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    (found - expected)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
 }
 
 /// The logits of a source for the tokens 1 to 8.
@@ -45,7 +56,16 @@ fn logits(source: &Source) -> Tensor {
 
 /// The base of each case; `stacked` is applied to the result of `dora`.
 fn base(case: &str) -> &'static str {
-    const TIED: [&str; 8] = ["head-", "embedding-", "both-", "kept-", "tokens-tied", "tokens-of", "tokens-apart", "resized-tied"];
+    const TIED: [&str; 8] = [
+        "head-",
+        "embedding-",
+        "both-",
+        "kept-",
+        "tokens-tied",
+        "tokens-of",
+        "tokens-apart",
+        "resized-tied",
+    ];
     match case {
         _ if TIED.iter().any(|start| case.starts_with(start)) => "tied",
         _ if case.starts_with("transposed") => "gpt2",
@@ -83,9 +103,18 @@ fn weights_and_logits_match_peft() {
                 HEAD if source.architecture().unwrap().tied => weights.weight(EMBEDDING).unwrap(),
                 _ => weights.weight(&name).unwrap().to_dtype(DType::F32).unwrap(),
             };
-            // Relative to the largest logit. PEFT decomposes in single precision, which costs some digits.
-            let scale = if name == "logits" { max_difference(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
-            let tolerance = if name == "logits" || case.contains("pissa") || case == "stacked" { 1e-5 } else { 2e-6 };
+            // Relative to the largest logit. PEFT decomposes in single precision, which costs some
+            // digits.
+            let scale = if name == "logits" {
+                max_difference(&expected, &expected.zeros_like().unwrap())
+            } else {
+                1.0
+            };
+            let tolerance = if name == "logits" || case.contains("pissa") || case == "stacked" {
+                1e-5
+            } else {
+                2e-6
+            };
             let worst = max_difference(&found, &expected) / scale;
             if worst >= tolerance {
                 failed.push(format!("{case} {name}: {worst:e}"));
@@ -96,10 +125,15 @@ fn weights_and_logits_match_peft() {
 }
 
 /// A copy of the adapter `name` with edited configuration and tensors.
-fn edited(name: &str, config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
+fn edited(
+    name: &str,
+    config: impl FnOnce(&mut Value),
+    tensors: impl FnOnce(&mut HashMap<String, Tensor>),
+) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let from = data("adapters").join(name);
-    let mut json: Value = serde_json::from_slice(&fs::read(from.join("adapter_config.json")).unwrap()).unwrap();
+    let mut json: Value =
+        serde_json::from_slice(&fs::read(from.join("adapter_config.json")).unwrap()).unwrap();
     config(&mut json);
     fs::write(dir.path().join("adapter_config.json"), json.to_string()).unwrap();
     let mut all = safetensors::load(from.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
@@ -119,14 +153,26 @@ fn assert_key_error(key: &str, value: Value, words: &[&str]) {
     let dir = edited("layers", |config| config[key] = value, |_| {});
     let error = apply_adapter("untied", dir.path()).unwrap_err();
     let text = format!("{error}");
-    assert!(text.contains("adapter_config.json") && text.contains(&format!("`{key}`")), "{key}={shown}: {text}");
+    assert!(
+        text.contains("adapter_config.json") && text.contains(&format!("`{key}`")),
+        "{key}={shown}: {text}"
+    );
     assert!(words.iter().all(|word| text.contains(word)), "{key}={shown}: {text}");
     assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{key}={shown}: {text}");
 }
 
 #[test]
 fn unsupported_settings_are_errors_that_name_the_key() {
-    for init in ["corda", "loftq", "lora_ga", "corda_ipm", "PiSSA", "pissa_niter_", "pissa_niter_x", "xavier"] {
+    for init in [
+        "corda",
+        "loftq",
+        "lora_ga",
+        "corda_ipm",
+        "PiSSA",
+        "pissa_niter_",
+        "pissa_niter_x",
+        "xavier",
+    ] {
         assert_key_error("init_lora_weights", json!(init), &[init]);
     }
     assert_key_error("init_lora_weights", json!(3), &["`3`"]);
@@ -208,7 +254,11 @@ fn equivalent_tensor_names_are_recognized() {
         &|key| key.replace(".weight", ".poet.weight"),
     ];
     for (i, rename) in renamed.iter().enumerate() {
-        let dir = edited("layers", |_| {}, |all| *all = all.drain().map(|(key, t)| (rename(&key), t)).collect());
+        let dir = edited(
+            "layers",
+            |_| {},
+            |all| *all = all.drain().map(|(key, t)| (rename(&key), t)).collect(),
+        );
         let source = apply_adapter("untied", dir.path()).unwrap();
         assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{i}");
         let notes = source.notes().join("; ");
@@ -218,7 +268,11 @@ fn equivalent_tensor_names_are_recognized() {
     let dir = edited("layers", |config| config["target_modules"] = json!(["q_proj"]), |_| {});
     let source = apply_adapter("untied", dir.path()).unwrap();
     assert!(max_difference(&logits(&source), &logits(&plain)) > 1e-3);
-    assert!(source.notes()[0].contains("1 modules") && source.notes()[0].contains("up_proj"), "{:?}", source.notes());
+    assert!(
+        source.notes()[0].contains("1 modules") && source.notes()[0].contains("up_proj"),
+        "{:?}",
+        source.notes()
+    );
 }
 
 #[test]
@@ -228,9 +282,15 @@ fn a_misplaced_adapter_has_a_hint() {
         (error.to_string(), error.hint().unwrap())
     };
     let (text, hint) = error(&model_path("pissa"));
-    assert!(text.contains("it is an adapter") && hint.contains("load tiny/untied+"), "{text} {hint}");
+    assert!(
+        text.contains("it is an adapter") && hint.contains("load tiny/untied+"),
+        "{text} {hint}"
+    );
     let (text, hint) = error(&with("untied", &["tied"]));
-    assert!(text.contains("it is a model, not an adapter") && hint.contains("BASE+ADAPTER"), "{text} {hint}");
+    assert!(
+        text.contains("it is a model, not an adapter") && hint.contains("BASE+ADAPTER"),
+        "{text} {hint}"
+    );
     // An adapter next to a model configuration, as some trainers save it, is an adapter.
     let dir = edited("layers", |_| {}, |_| {});
     fs::copy(data("adapters/untied/config.json"), dir.path().join("config.json")).unwrap();
@@ -238,12 +298,19 @@ fn a_misplaced_adapter_has_a_hint() {
     assert!(text.contains("it is an adapter"), "{text}");
     // An adapter for another base.
     let (text, hint) = error(&with("half", &["biases"]));
-    assert!(text.contains("no tensor `model.layers.0.self_attn.k_proj.bias`") && hint.contains("tiny/untied"), "{text} {hint}");
+    assert!(
+        text.contains("no tensor `model.layers.0.self_attn.k_proj.bias`")
+            && hint.contains("tiny/untied"),
+        "{text} {hint}"
+    );
     let dir = edited(
         "layers",
         |_| {},
         |all| {
-            *all = all.drain().map(|(key, t)| (key.replace("model.model", "model.model.language_model"), t)).collect();
+            *all = all
+                .drain()
+                .map(|(key, t)| (key.replace("model.model", "model.model.language_model"), t))
+                .collect();
         },
     );
     let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
@@ -253,17 +320,30 @@ fn a_misplaced_adapter_has_a_hint() {
     fs::rename(dir.path().join("adapter_model.safetensors"), dir.path().join("none")).unwrap();
     let spec = format!("{}+{}", model_path("untied"), dir.path().display());
     let (text, hint) = error(&spec);
-    assert!(text.contains("no `adapter_model.safetensors`") && hint.contains("PEFT"), "{text} {hint}");
+    assert!(
+        text.contains("no `adapter_model.safetensors`") && hint.contains("PEFT"),
+        "{text} {hint}"
+    );
     let dir = edited(
         "layers",
         |_| {},
         |all| {
-            let second = all.iter().map(|(key, t)| (key.replace(".weight", ".b.weight"), t.clone())).collect::<Vec<_>>();
-            *all = all.drain().map(|(key, t)| (key.replace(".weight", ".a.weight"), t)).chain(second).collect();
+            let second = all
+                .iter()
+                .map(|(key, t)| (key.replace(".weight", ".b.weight"), t.clone()))
+                .collect::<Vec<_>>();
+            *all = all
+                .drain()
+                .map(|(key, t)| (key.replace(".weight", ".a.weight"), t))
+                .chain(second)
+                .collect();
         },
     );
     let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
-    assert!(text.contains("several adapters: a, b") && hint.contains("selected_adapters"), "{text} {hint}");
+    assert!(
+        text.contains("several adapters: a, b") && hint.contains("selected_adapters"),
+        "{text} {hint}"
+    );
 }
 
 #[test]
@@ -275,27 +355,40 @@ fn a_mismatched_vocabulary_has_a_hint() {
     let grown = opened("resized");
     assert_eq!(grown.architecture().unwrap().vocabulary, 26);
     assert!(grown.notes()[0].contains("26 rows; the base has 24"), "{:?}", grown.notes());
-    let without = |name: &str, part: &str| edited(name, |_| {}, |all| all.retain(|key, _| !key.contains(part)));
+    let without = |name: &str, part: &str| {
+        edited(name, |_| {}, |all| all.retain(|key, _| !key.contains(part)))
+    };
     let text = error(without("resized", "lm_head"));
     assert!(
-        text.contains("26 rows for the embedding, but the output layer has 24") && text.contains("save_embedding_layers"),
+        text.contains("26 rows for the embedding, but the output layer has 24")
+            && text.contains("save_embedding_layers"),
         "{text}"
     );
     let text = error(without("resized-low-rank", "base_layer"));
     assert!(text.contains("resize_token_embeddings(27)"), "{text}");
-    let text = error(edited("tokens", |config| config["trainable_token_indices"] = json!([7, 24]), |_| {}));
+    let text = error(edited(
+        "tokens",
+        |config| config["trainable_token_indices"] = json!([7, 24]),
+        |_| {},
+    ));
     assert!(text.contains("token `24`") && text.contains("resize_token_embeddings(25)"), "{text}");
-    let text = error(edited("tokens", |config| config["trainable_token_indices"] = json!([7, 7]), |_| {}));
+    let text =
+        error(edited("tokens", |config| config["trainable_token_indices"] = json!([7, 7]), |_| {}));
     assert!(text.contains("twice"), "{text}");
-    let text = error(edited("tokens", |config| config["trainable_token_indices"] = json!([7]), |_| {}));
+    let text =
+        error(edited("tokens", |config| config["trainable_token_indices"] = json!([7]), |_| {}));
     assert!(text.contains("1 tokens") && text.contains("[2, 16]"), "{text}");
-    let text = error(edited("tokens", |config| config["trainable_token_indices"] = json!(null), |_| {}));
+    let text =
+        error(edited("tokens", |config| config["trainable_token_indices"] = json!(null), |_| {}));
     assert!(text.contains("`trainable_token_indices`"), "{text}");
     // A bias without the key, or without a bias in the base.
     let text = error(edited("lora-bias", |config| config["lora_bias"] = json!(false), |_| {}));
     assert!(text.contains("`lora_bias`"), "{text}");
     let error = apply_adapter("half", &data("adapters/lora-bias")).unwrap_err();
-    assert!(error.to_string().contains("lora_bias") && error.to_string().contains("not in the base"), "{error:?}");
+    assert!(
+        error.to_string().contains("lora_bias") && error.to_string().contains("not in the base"),
+        "{error:?}"
+    );
 }
 
 /// The config.json and tensors of the baked result.
@@ -313,12 +406,22 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 
 #[test]
 fn a_different_output_layer_unties_and_an_equal_one_does_not() {
-    for case in
-        ["head-saved", "head-low-rank", "head-pissa", "embedding-saved", "embedding-low-rank", "both-saved", "tokens-of-head"]
-    {
+    for case in [
+        "head-saved",
+        "head-low-rank",
+        "head-pissa",
+        "embedding-saved",
+        "embedding-low-rank",
+        "both-saved",
+        "tokens-of-head",
+    ] {
         let source = opened(case);
         assert!(!source.architecture().unwrap().tied, "{case}");
-        assert!(source.notes().iter().any(|note| note.contains("untied")), "{case}: {:?}", source.notes());
+        assert!(
+            source.notes().iter().any(|note| note.contains("untied")),
+            "{case}: {:?}",
+            source.notes()
+        );
         let (config, tensors) = baked(&with("tied", &[case]), "merge passthrough out");
         assert_eq!(config["tie_word_embeddings"], false, "{case}");
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
@@ -333,7 +436,8 @@ fn a_different_output_layer_unties_and_an_equal_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(data("adapters/tied/config.json"), dir.path().join("config.json")).unwrap();
     let file = dir.path().join("model.safetensors");
-    let mut tensors = safetensors::load(data("adapters/tied/model.safetensors"), &Device::Cpu).unwrap();
+    let mut tensors =
+        safetensors::load(data("adapters/tied/model.safetensors"), &Device::Cpu).unwrap();
     let save = |tensors: &HashMap<String, Tensor>| safetensors::save(tensors, &file).unwrap();
     let spec = dir.path().display().to_string();
     tensors.insert(HEAD.into(), tensors[EMBEDDING].clone());
@@ -350,13 +454,26 @@ fn a_different_output_layer_unties_and_an_equal_one_does_not() {
     save(&tensors);
     let source = Source::open(&spec).unwrap();
     assert!(!source.architecture().unwrap().tied);
-    assert!(max_difference(&logits(&source), &(logits(&Source::open(&model_path("tied")).unwrap()) * 2.0).unwrap()) > 1e-3);
+    assert!(
+        max_difference(
+            &logits(&source),
+            &(logits(&Source::open(&model_path("tied")).unwrap()) * 2.0).unwrap()
+        ) > 1e-3
+    );
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
+    assert!(
+        config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0
+    );
     // An unsupported family.
-    fs::write(dir.path().join("config.json"), r#"{"model_type": "novel", "tie_word_embeddings": true}"#).unwrap();
+    fs::write(
+        dir.path().join("config.json"),
+        r#"{"model_type": "novel", "tie_word_embeddings": true}"#,
+    )
+    .unwrap();
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
+    assert!(
+        config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0
+    );
 }
 
 #[test]
@@ -364,15 +481,19 @@ fn tied_and_untied_sources_can_be_merged() {
     let load = format!("a={} b={}", model_path("tied"), with("tied", &["head-saved"]));
     let head = |spec: &str, name: &str| {
         let source = Source::open(spec).unwrap();
-        SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.weight(name).unwrap()
+        SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }
+            .weight(name)
+            .unwrap()
     };
-    let (own, embedding) = (head(&with("tied", &["head-saved"]), HEAD), head(&model_path("tied"), EMBEDDING));
+    let (own, embedding) =
+        (head(&with("tied", &["head-saved"]), HEAD), head(&model_path("tied"), EMBEDDING));
     let mean = ((&own + &embedding).unwrap() / 2.0).unwrap();
     for verbs in ["merge linear out", "wrap; bake out"] {
         let (config, tensors) = baked(&load, verbs);
         assert_eq!(config["tie_word_embeddings"], false);
         assert!(
-            max_difference(&tensors[HEAD], &mean) < 1e-7 && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7,
+            max_difference(&tensors[HEAD], &mean) < 1e-7
+                && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7,
             "{verbs}"
         );
     }
@@ -381,7 +502,8 @@ fn tied_and_untied_sources_can_be_merged() {
         let (config, tensors) = baked(&format!("base={} {load}", model_path("tied")), verbs);
         assert!(config["tie_word_embeddings"] == false && tensors.contains_key(HEAD), "{verbs}");
     }
-    let (config, tensors) = baked(&format!("c={} {load}", with("tied", &["resized-tied"])), "merge linear out");
+    let (config, tensors) =
+        baked(&format!("c={} {load}", with("tied", &["resized-tied"])), "merge linear out");
     assert_eq!(
         (&config["vocab_size"], tensors[HEAD].dims(), tensors[EMBEDDING].dims()),
         (&json!(26), &[26, 16][..], &[26, 16][..])
@@ -392,18 +514,22 @@ fn tied_and_untied_sources_can_be_merged() {
     let more = models.and_load([with("tied", &["head-saved"])]).unwrap();
     let tied = more.source("tied").unwrap();
     assert!(
-        !tied.architecture().unwrap().tied && tied.notes()[0].contains("tied, but another source is not"),
+        !tied.architecture().unwrap().tied
+            && tied.notes()[0].contains("tied, but another source is not"),
         "{:?}",
         tied.notes()
     );
-    assert!(max_difference(&logits(tied), &logits(&Source::open(&model_path("tied")).unwrap())) == 0.0);
+    assert!(
+        max_difference(&logits(tied), &logits(&Source::open(&model_path("tied")).unwrap())) == 0.0
+    );
 }
 
 fn load_all(specs: [String; 2]) -> Models {
     dam_prelude::load(specs).unwrap()
 }
 
-/// Copies the built-in model `math` to `to`, with or without its chat template, and makes an adapter for it in `adapter`.
+/// Copies the built-in model `math` to `to`, with or without its chat template, and makes an
+/// adapter for it in `adapter`.
 fn talking(to: &Path, adapter: &Path, with_template: bool) {
     let math = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
     fs::create_dir_all(to).unwrap();
@@ -412,12 +538,14 @@ fn talking(to: &Path, adapter: &Path, with_template: bool) {
         let path = entry.unwrap().path();
         fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
-    let mut settings: Value = serde_json::from_slice(&fs::read(math.join("tokenizer_config.json")).unwrap()).unwrap();
+    let mut settings: Value =
+        serde_json::from_slice(&fs::read(math.join("tokenizer_config.json")).unwrap()).unwrap();
     settings.as_object_mut().unwrap().remove("chat_template");
     if !with_template {
         fs::write(to.join("tokenizer_config.json"), settings.to_string()).unwrap();
     }
-    let config: Value = serde_json::from_slice(&fs::read(math.join("config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(math.join("config.json")).unwrap()).unwrap();
     let hidden = config["hidden_size"].as_u64().unwrap() as usize;
     let name = "base_model.model.model.layers.0.self_attn.q_proj";
     let zero = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
@@ -426,7 +554,11 @@ fn talking(to: &Path, adapter: &Path, with_template: bool) {
         (format!("{name}.lora_B.weight"), zero((hidden, 2))),
     ]);
     safetensors::save(&tensors, adapter.join("adapter_model.safetensors")).unwrap();
-    fs::write(adapter.join("adapter_config.json"), r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4}"#).unwrap();
+    fs::write(
+        adapter.join("adapter_config.json"),
+        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4}"#,
+    )
+    .unwrap();
 }
 
 #[test]
@@ -443,16 +575,26 @@ fn an_adapter_uses_its_own_tokenizer_and_template() {
         fs::copy(at("chat").join(name), at("tuned").join(name)).unwrap();
     }
     let (expected, found) = (Source::open(&chat).unwrap(), Source::open(&tuned).unwrap());
-    assert!(expected.chat_template().is_some() && found.chat_template() == expected.chat_template());
+    assert!(
+        expected.chat_template().is_some() && found.chat_template() == expected.chat_template()
+    );
     let score = |spec: &str| {
-        let (replies, ok) = common::json(dir.path(), &format!("load x={spec} y={bare}; wrap; eval builtin:math-heldout --all"));
+        let (replies, ok) = common::json(
+            dir.path(),
+            &format!("load x={spec} y={bare}; wrap; eval builtin:math-heldout --all"),
+        );
         assert!(ok, "{replies:?}");
-        replies.last().unwrap()["scores"]["models"].as_array().map_or(Value::Null, |all| all[0].clone())
+        replies.last().unwrap()["scores"]["models"]
+            .as_array()
+            .map_or(Value::Null, |all| all[0].clone())
     };
     assert_eq!(score(&tuned), score(&chat));
     let (replies, ok) = common::json(dir.path(), &format!("load {tuned}; merge passthrough out"));
     assert!(ok, "{replies:?}");
-    assert_eq!(fs::read(at("out/tokenizer_config.json")).unwrap(), fs::read(at("tuned/tokenizer_config.json")).unwrap());
+    assert_eq!(
+        fs::read(at("out/tokenizer_config.json")).unwrap(),
+        fs::read(at("tuned/tokenizer_config.json")).unwrap()
+    );
     // It has no template, and the base's is not used.
     let bare_settings = fs::read(at("bare/tokenizer_config.json")).unwrap();
     fs::write(at("tuned/tokenizer_config.json"), &bare_settings).unwrap();
@@ -480,7 +622,8 @@ fn an_adapter_uses_its_own_tokenizer_and_template() {
 fn adapted_sources_train_and_can_be_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let ids = dir.path().join("ids.jsonl");
-    fs::write(&ids, "{\"input_ids\": [1, 5, 9, 3, 7, 2]}\n{\"input_ids\": [4, 4, 8, 1, 6, 2]}\n").unwrap();
+    fs::write(&ids, "{\"input_ids\": [1, 5, 9, 3, 7, 2]}\n{\"input_ids\": [4, 4, 8, 1, 6, 2]}\n")
+        .unwrap();
     let adapters = ["pissa", "dora", "olora", "tokens"];
     let mut models = dam_prelude::load(adapters.map(|name| with("untied", &[name]))).unwrap();
     for name in adapters {
@@ -500,19 +643,35 @@ fn weights_may_be_in_a_bin_file() {
     let expected = apply_adapter("untied", &plain).unwrap();
     for from in [data("adapters/layers.bin"), plain.join("adapter_model.safetensors")] {
         let dir = tempfile::tempdir().unwrap();
-        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json"))
+            .unwrap();
         fs::copy(&from, dir.path().join("adapter_model.bin")).unwrap();
         let found = apply_adapter("untied", dir.path()).unwrap();
         for spec in expected.architecture().unwrap().tensors() {
-            let weight = |source| SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }.weight(&spec.name).unwrap();
-            assert_eq!(max_difference(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
+            let weight = |source| {
+                SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }
+                    .weight(&spec.name)
+                    .unwrap()
+            };
+            assert_eq!(
+                max_difference(&weight(&found), &weight(&expected)),
+                0.0,
+                "{}: {}",
+                from.display(),
+                spec.name
+            );
         }
     }
     let error = {
         let dir = tempfile::tempdir().unwrap();
-        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json"))
+            .unwrap();
         fs::write(dir.path().join("adapter_model.bin"), "not weights").unwrap();
         apply_adapter("untied", dir.path()).unwrap_err()
     };
-    assert!(error.to_string().contains("adapter_model.bin") && error.hint().unwrap().contains("torch.load"), "{error:?}");
+    assert!(
+        error.to_string().contains("adapter_model.bin")
+            && error.hint().unwrap().contains("torch.load"),
+        "{error:?}"
+    );
 }

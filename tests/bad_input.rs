@@ -40,7 +40,8 @@ fn edit_header(model: &Path, edit: impl FnOnce(&mut Value)) {
     let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     edit(&mut header);
     let header = header.to_string();
-    let new = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+    let new =
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
     fs::write(weights(model), new).unwrap();
 }
 
@@ -53,9 +54,13 @@ fn assert_message(error: &Error, words: &[&str]) {
 }
 
 fn dam() -> Dam {
-    let mut models: Models = load(["m0", "m1"].map(|n| format!("{n}={}", golden(&n.replace('m', "model")).display()))).unwrap();
+    let mut models: Models =
+        load(["m0", "m1"].map(|n| format!("{n}={}", golden(&n.replace('m', "model")).display())))
+            .unwrap();
     for i in 0..2 {
-        models.data(&format!("m{i}"), &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+        models
+            .data(&format!("m{i}"), &golden(&format!("data{i}.jsonl")).display().to_string())
+            .unwrap();
     }
     models.wrap(Columns::default()).unwrap()
 }
@@ -64,8 +69,14 @@ fn dam() -> Dam {
 fn a_missing_directory_or_file() {
     let error = load(["/no/such/model"]).unwrap_err();
     assert_message(&error, &["`/no/such/model`", "hint"]);
-    assert_message(&load(["builtin:japanes"]).unwrap_err(), &["`japanes`", "did you mean `japanese`?"]);
-    assert_message(&load_error(|m| fs::remove_file(m.join("config.json")).unwrap()), &["config.json"]);
+    assert_message(
+        &load(["builtin:japanes"]).unwrap_err(),
+        &["`japanes`", "did you mean `japanese`?"],
+    );
+    assert_message(
+        &load_error(|m| fs::remove_file(m.join("config.json")).unwrap()),
+        &["config.json"],
+    );
     assert_message(&load_error(|m| fs::remove_file(weights(m)).unwrap()), &["model.safetensors"]);
     assert_message(&dam().data("m0", "/no/such.jsonl").unwrap_err(), &["/no/such.jsonl"]);
     assert!(matches!(Dam::open("/no/such.dam").unwrap_err(), Error::NotFound { .. }));
@@ -97,11 +108,16 @@ fn a_header_longer_than_the_file_or_of_gigabytes() {
 
 #[test]
 fn overlapping_and_out_of_range_offsets() {
-    let overlapping = load_error(|m| edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([0, 128])));
+    let overlapping = load_error(|m| {
+        edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([0, 128]))
+    });
     assert_message(&overlapping, &["model.safetensors", "overlap"]);
-    let outside = load_error(|m| edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([10_000_000, 10_000_128])));
+    let outside = load_error(|m| {
+        edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([10_000_000, 10_000_128]))
+    });
     assert_message(&outside, &["model.safetensors"]);
-    let huge = load_error(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([u64::MAX, 4])));
+    let huge =
+        load_error(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([u64::MAX, 4])));
     assert_message(&huge, &["model.safetensors", "overflow"]);
     let wrong = load_error(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([33])));
     assert_message(&wrong, &["model.safetensors"]);
@@ -155,8 +171,8 @@ fn a_wrong_dtype_or_shape() {
     assert_message(&error, &["no tensor `model.norm.weight`"]);
 }
 
-/// Loads two golden checkpoints whose config.json has `value` for `key`: they can be merged, the report says why they cannot
-/// run, and `wrap` returns that error.
+/// Loads two golden checkpoints whose config.json has `value` for `key`: they can be merged, the
+/// report says why they cannot run, and `wrap` returns that error.
 #[track_caller]
 fn run_error(key: &str, value: &Value) -> Error {
     let dir = tempfile::tempdir().unwrap();
@@ -173,7 +189,8 @@ fn run_error(key: &str, value: &Value) -> Error {
     error
 }
 
-/// Unsupported models can still be merged without running; only invalid JSON is an error on loading.
+/// Unsupported models can still be merged without running; only invalid JSON is an error on
+/// loading.
 #[test]
 fn a_config_that_cannot_be_used() {
     assert_message(&run_error("model_type", &json!("gpt2")), &["gpt2", "llama, mistral"]);
@@ -197,14 +214,19 @@ fn a_config_that_cannot_be_used() {
         assert!(matches!(error, Error::Config { .. }), "{key}: {error:?}");
     }
     for text in ["{", "[]", "3"] {
-        assert_message(&load_error(|m| fs::write(m.join("config.json"), text).unwrap()), &["config.json"]);
+        assert_message(
+            &load_error(|m| fs::write(m.join("config.json"), text).unwrap()),
+            &["config.json"],
+        );
     }
 }
 
 #[test]
 fn an_invalid_tokenizer() {
     // The second makes the tokenizers crate panic.
-    let panics = json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}}).to_string();
+    let panics =
+        json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}})
+            .to_string();
     for text in ["{}", &panics] {
         let error = load_error(|m| fs::write(m.join("tokenizer.json"), text).unwrap());
         assert!(matches!(error, Error::Tokenizer { .. }), "{error:?}");
@@ -246,13 +268,19 @@ fn data_that_cannot_be_used() {
     for (text, words) in [
         ("", &["no examples"][..]),
         ("\n\n", &["no examples"]),
-        ("{\"input_ids\": [1, 2]}\n{\"input_ids\": [3, 96]}\n", &["line `2`", "`96`", "vocabulary of `96`"]),
+        (
+            "{\"input_ids\": [1, 2]}\n{\"input_ids\": [3, 96]}\n",
+            &["line `2`", "`96`", "vocabulary of `96`"],
+        ),
         ("{\"input_ids\": [1]}\n\n{\"input_ids\": [1}\n", &["line `3`"]),
         ("[1, 2]\n", &["row `1`"]),
         ("{\"input_ids\": [-1]}", &["line `1`", "`-1`"]),
         ("{\"input_ids\": []}", &["line `1`", "no tokens"]),
         ("{\"prompt\": \"a\"}", &["line `1`", "`prompt`"]),
-        ("{\"text\": \"a\", \"answer\": true}", &["line `1`", "`answer` is true or false, not text"]),
+        (
+            "{\"text\": \"a\", \"answer\": true}",
+            &["line `1`", "`answer` is true or false, not text"],
+        ),
         ("{\"text\": \"a\"}", &["line `1`", "tokenizer.json"]),
     ] {
         fs::write(&file, text).unwrap();
@@ -260,7 +288,10 @@ fn data_that_cannot_be_used() {
         assert_message(&error, words);
     }
     fs::write(&file, b"{\"text\": \"\xff\"}").unwrap();
-    assert_message(&dam.data("m0", &file.display().to_string()).unwrap_err(), &["line `1`", "UTF-8"]);
+    assert_message(
+        &dam.data("m0", &file.display().to_string()).unwrap_err(),
+        &["line `1`", "UTF-8"],
+    );
     assert_message(
         &dam.data("m", &golden("data0.jsonl").display().to_string()).unwrap_err(),
         &["unknown source `m`", "did you mean `m0`?"],
@@ -277,7 +308,10 @@ fn a_chat_template_that_does_not_render() {
     for (number, (template, words)) in [
         ("{{ messages[", &["cannot render"][..]),
         ("{{ raise_exception('only one system message') }}", &["only one system message"]),
-        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", &["cannot render"]),
+        (
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+            &["cannot render"],
+        ),
         ("{{ messages | length }}", &["does not begin with the rendered prompt"]),
         // Deep enough to overflow an ordinary stack.
         (&format!("{{{{ {}nothing.at.all }}}}", "-".repeat(12_000)), &["cannot render"]),
@@ -289,11 +323,19 @@ fn a_chat_template_that_does_not_render() {
         let model = dir.path().join(format!("model{number}"));
         copy_checkpoint("model0", &model);
         fs::write(model.join("tokenizer.json"), vocabulary.to_string()).unwrap();
-        fs::write(model.join("tokenizer_config.json"), json!({"chat_template": template}).to_string()).unwrap();
+        fs::write(
+            model.join("tokenizer_config.json"),
+            json!({"chat_template": template}).to_string(),
+        )
+        .unwrap();
         let mut models = load([model.display().to_string()]).unwrap();
-        let error = models.data(&format!("model{number}"), &data.display().to_string()).unwrap_err();
+        let error =
+            models.data(&format!("model{number}"), &data.display().to_string()).unwrap_err();
         // An error in a row names the row.
-        assert!(matches!(error, Error::ChatTemplate { .. } | Error::InvalidRow { .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::ChatTemplate { .. } | Error::InvalidRow { .. }),
+            "{error:?}"
+        );
         assert_message(&error, words);
     }
 }
@@ -394,7 +436,8 @@ fn settings_are_checked_wherever_they_come_from() {
 /// Everything that a failing call must leave unchanged.
 fn state(dam: &Dam) -> (Vec<Vec<Vec<f32>>>, dam_prelude::show::LossReport, Settings, usize) {
     let tensors = dam.inspect("").unwrap().tensors;
-    let coefficients = tensors.iter().map(|t| dam.coefficients(&t.name).unwrap().to_vec2().unwrap()).collect();
+    let coefficients =
+        tensors.iter().map(|t| dam.coefficients(&t.name).unwrap().to_vec2().unwrap()).collect();
     (coefficients, dam.loss().unwrap(), dam.settings(), dam.steps())
 }
 
@@ -407,14 +450,21 @@ fn a_failing_call_leaves_the_session_unchanged() {
     dam.data("m9", &golden("data0.jsonl").display().to_string()).unwrap_err();
     dam.set(Settings { lr: 0.0, ..dam.settings() }).unwrap_err();
     dam.inspect("no.such").unwrap_err();
-    dam.set_coefficients("model.norm.weight", &Tensor::zeros(3, dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap())
-        .unwrap_err();
+    dam.set_coefficients(
+        "model.norm.weight",
+        &Tensor::zeros(3, dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap(),
+    )
+    .unwrap_err();
     dam.eval(&["/no/such.jsonl".into()]).unwrap_err();
     dam.scoreboard(&["/no/such.jsonl".into()]).unwrap_err();
     dam.generate("no tokenizer", 4).unwrap_err();
     dam.bake(golden("model0")).unwrap_err();
     dam.save(golden("model0").join("config.json")).unwrap_err();
-    dam.bake_with(dir.path().join("out"), &dam_prelude::Bake { dtype: Some("f8".into()), ..Default::default() }).unwrap_err();
+    dam.bake_with(
+        dir.path().join("out"),
+        &dam_prelude::Bake { dtype: Some("f8".into()), ..Default::default() },
+    )
+    .unwrap_err();
     dam.models().and_load(["/no/such/model"]).unwrap_err();
     assert_eq!(state(&dam), before);
 }
@@ -433,7 +483,8 @@ fn a_session_file_that_cannot_be_opened() {
     fs::remove_file(&file).unwrap();
     let model = dir.path().join("model");
     copy_checkpoint("model0", &model);
-    let models = load([model.display().to_string(), golden("model1").display().to_string()]).unwrap();
+    let models =
+        load([model.display().to_string(), golden("model1").display().to_string()]).unwrap();
     let dam = models.wrap(Columns::default()).unwrap();
     dam.save(&file).unwrap();
     dam.save(&file).unwrap();
@@ -469,7 +520,11 @@ fn edit_text(file: &Path, copy: &Path, from: &str, to: &str) {
     let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
     assert!(header.contains(from), "{header:.2000}");
     let header = header.replacen(from, to, 1);
-    fs::write(copy, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    fs::write(
+        copy,
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat(),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -484,7 +539,10 @@ fn baking_to_an_existing_path() {
     let precious = dir.path().join("precious");
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("thesis.txt"), "all of it").unwrap();
-    assert_message(&dam.bake_with(&precious, &force).unwrap_err(), &["`thesis.txt`", "not replaced"]);
+    assert_message(
+        &dam.bake_with(&precious, &force).unwrap_err(),
+        &["`thesis.txt`", "not replaced"],
+    );
     assert_eq!(names(&precious), ["thesis.txt"]);
     fs::write(dir.path().join("file"), "x").unwrap();
     dam.bake_with(dir.path().join("file"), &force).unwrap_err();
@@ -493,7 +551,10 @@ fn baking_to_an_existing_path() {
     assert_message(&dam.bake_with(&out, &force).unwrap_err(), &["`thesis.txt`", "not replaced"]);
     fs::rename(out.join("thesis.txt"), precious.join("thesis.txt")).unwrap();
     fs::create_dir(out.join("checkpoint-100")).unwrap();
-    assert_message(&dam.bake_with(&out, &force).unwrap_err(), &["`checkpoint-100/`", "not replaced"]);
+    assert_message(
+        &dam.bake_with(&out, &force).unwrap_err(),
+        &["`checkpoint-100/`", "not replaced"],
+    );
     assert_eq!(names(dir.path()), ["file", "out", "precious"]);
     for same in [golden("model0"), golden("model1/../model0")] {
         assert_message(&dam.bake_with(same, &force).unwrap_err(), &["is the source `m0`"]);
@@ -507,14 +568,26 @@ fn baking_to_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     // A limit on file sizes simulates a full disk: writing fails halfway.
-    let script = format!("trap '' XFSZ; ulimit -f 40; exec {} -c '{LOAD} bake {}'", env!("CARGO_BIN_EXE_dam"), out.display());
-    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(golden("")).output().unwrap();
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 40; exec {} -c '{LOAD} bake {}'",
+        env!("CARGO_BIN_EXE_dam"),
+        out.display()
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(golden(""))
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("cannot write") && text.contains("the disk is full"), "{text}");
     assert!(names(dir.path()).is_empty());
     let save = script.replace("bake", "save").replace("ulimit -f 40", "ulimit -f 8");
-    let output = std::process::Command::new("sh").args(["-c", &save]).current_dir(golden("")).output().unwrap();
+    let output = std::process::Command::new("sh")
+        .args(["-c", &save])
+        .current_dir(golden(""))
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(names(dir.path()).is_empty());
 }
@@ -569,7 +642,10 @@ fn unknown_verbs_and_keys() {
         ("data x", &["usage: data"]),
         ("bake \"a", &["quotation mark"]),
         ("load builtin:japanese builtin:math; wrap f=tanh f=relu", &["`f` is given twice"]),
-        ("load builtin:japanese builtin:math; wrap; bake ''", &["something is missing", "usage: bake"]),
+        (
+            "load builtin:japanese builtin:math; wrap; bake ''",
+            &["something is missing", "usage: bake"],
+        ),
     ] {
         let output = verbs(&golden(""), line);
         let text = String::from_utf8(output.stderr).unwrap();

@@ -1,5 +1,5 @@
-//! Regression tests: adapters, checkpoints, recipes and data as users have them. The inputs are small and synthetic; the
-//! expected values come from PEFT, transformers and mergekit.
+//! Regression tests: adapters, checkpoints, recipes and data as users have them. The inputs are
+//! small and synthetic; the expected values come from PEFT, transformers and mergekit.
 
 mod common;
 
@@ -20,7 +20,11 @@ fn case_path(name: &str) -> String {
 
 /// `BASE+ADAPTER`.
 fn with(base: &str, adapter: &str) -> String {
-    format!("{}+{}", case_path(&format!("models/{base}")), case_path(&format!("adapters/{adapter}")))
+    format!(
+        "{}+{}",
+        case_path(&format!("models/{base}")),
+        case_path(&format!("adapters/{adapter}"))
+    )
 }
 
 fn tensors(directory: &Path) -> HashMap<String, Tensor> {
@@ -74,7 +78,8 @@ fn adapters_match_peft() {
 fn an_adapter_brings_its_tokenizer_and_template() {
     let dir = tempfile::tempdir().unwrap();
     let loss = |spec: String| {
-        let mut models = load([format!("x={spec}"), format!("y={}", case_path("models/basenot"))]).unwrap();
+        let mut models =
+            load([format!("x={spec}"), format!("y={}", case_path("models/basenot"))]).unwrap();
         for name in ["x", "y"] {
             models.data(name, &case_path("data/d1.jsonl")).unwrap();
         }
@@ -92,12 +97,19 @@ fn an_adapter_brings_its_tokenizer_and_template() {
 #[test]
 fn side_files_are_copied() {
     let dir = tempfile::tempdir().unwrap();
-    let merged = load([case_path("models/Aaux"), case_path("models/B")]).unwrap().merge_named("linear", &[]).unwrap();
+    let merged = load([case_path("models/Aaux"), case_path("models/B")])
+        .unwrap()
+        .merge_named("linear", &[])
+        .unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
     for entry in fs::read_dir(case_path("models/Aaux")).unwrap().flatten() {
         let name = entry.file_name();
         if !["config.json", "model.safetensors"].contains(&name.to_str().unwrap()) {
-            assert_eq!(fs::read(entry.path()).unwrap(), fs::read(out.join(&name)).unwrap(), "{name:?}");
+            assert_eq!(
+                fs::read(entry.path()).unwrap(),
+                fs::read(out.join(&name)).unwrap(),
+                "{name:?}"
+            );
         }
     }
 }
@@ -108,7 +120,10 @@ fn recipes_match_mergekit() {
     // Three models with two values of theta: the base's configuration is used, with a note.
     let (bio, notes) = bake_recipe("bio", dir.path());
     let (merged, base) = (config(&bio), config(Path::new(&case_path("models/mistral01"))));
-    assert_eq!((&merged["rope_theta"], &merged["sliding_window"]), (&base["rope_theta"], &base["sliding_window"]));
+    assert_eq!(
+        (&merged["rope_theta"], &merged["sliding_window"]),
+        (&base["rope_theta"], &base["sliding_window"])
+    );
     assert!(notes.iter().any(|note| note.contains("rope_theta")), "{notes:?}");
     let (auto, _) = bake_recipe("r25", dir.path());
     assert!(auto.join("chat_template.jinja").is_file());
@@ -124,7 +139,9 @@ fn recipes_match_mergekit() {
     let (found, b8) = (tensors(&slices), tensors(Path::new(&case_path("models/B8"))));
     assert_eq!(config(&slices)["num_hidden_layers"], 10);
     let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
-    let half = |t: &Tensor| t.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+    let half = |t: &Tensor| {
+        t.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()
+    };
     assert_eq!(half(&found[&name(5)]), half(&b8[&name(3)]));
     // More tokens than rows, and a leftover quantization_config.
     let (_, _) = bake_recipe("tb", dir.path());
@@ -144,19 +161,32 @@ fn the_default_module_is_equivalent_to_the_recipe() {
     let text = fs::read_to_string(case_path("models/r2.yml")).unwrap();
     let at = text.find("modules:\n").unwrap();
     let end = text.find("parameters:\n  lambda").unwrap();
-    let inner =
-        text[at..end].lines().skip(2).map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    let inner = text[at..end]
+        .lines()
+        .skip(2)
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n");
     // In the directory of the models, whose paths are relative.
     let models = dir.path().join("models");
     fs::create_dir(&models).unwrap();
     for name in ["A8", "B8", "base8"] {
-        std::os::unix::fs::symlink(case_path(&format!("models/{name}")), models.join(name)).unwrap();
+        std::os::unix::fs::symlink(case_path(&format!("models/{name}")), models.join(name))
+            .unwrap();
     }
     let recipe = models.join("plain.yml");
     fs::write(&recipe, format!("{}{inner}\n{}", &text[..at], &text[end..])).unwrap();
-    let plain = Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("plain")).unwrap().path;
+    let plain = Models::default()
+        .merge_recipe(&recipe)
+        .unwrap()
+        .bake(dir.path().join("plain"))
+        .unwrap()
+        .path;
     let (module, _) = bake_recipe("r2", dir.path());
-    assert_eq!(fs::read(plain.join("model.safetensors")).unwrap(), fs::read(module.join("model.safetensors")).unwrap());
+    assert_eq!(
+        fs::read(plain.join("model.safetensors")).unwrap(),
+        fs::read(module.join("model.safetensors")).unwrap()
+    );
 }
 
 #[test]
@@ -167,7 +197,8 @@ fn weights_in_a_bin_file_are_read() {
 #[test]
 fn data_in_common_layouts_is_read() {
     let source = dam_prelude::checkpoint::Source::open(&case_path("models/basechat")).unwrap();
-    let read = |name: &str| Dataset::read(&case_path(&format!("data/{name}.jsonl")), &source).unwrap();
+    let read =
+        |name: &str| Dataset::read(&case_path(&format!("data/{name}.jsonl")), &source).unwrap();
     for name in ["pc", "tool", "math", "d1"] {
         assert_eq!(read(name).examples.len(), 1, "{name}");
     }

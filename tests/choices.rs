@@ -1,4 +1,5 @@
-//! Multiple choice, compared with lm-evaluation-harness; the numbers were made by `tests/data/choices/make.py`.
+//! Multiple choice, compared with lm-evaluation-harness; the numbers were made by
+//! `tests/data/choices/make.py`.
 
 mod common;
 
@@ -16,7 +17,9 @@ use serde_json::{Value, json};
 /// A copy of `builtin:math` without its chat template.
 fn plain(to: &Path) {
     fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math")).unwrap() {
+    for entry in
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math")).unwrap()
+    {
         let from = entry.unwrap().path();
         fs::write(to.join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
     }
@@ -30,9 +33,13 @@ fn plain(to: &Path) {
 fn option_likelihoods_match_lm_evaluation_harness() {
     let dir = tempfile::tempdir().unwrap();
     plain(&dir.path().join("plain"));
-    let sources =
-        [Source::open("builtin:math"), Source::open(&dir.path().join("plain").display().to_string())].map(Result::unwrap);
-    let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("choices/choices.json")).unwrap()).unwrap();
+    let sources = [
+        Source::open("builtin:math"),
+        Source::open(&dir.path().join("plain").display().to_string()),
+    ]
+    .map(Result::unwrap);
+    let cases: Vec<Value> =
+        serde_json::from_slice(&fs::read(data("choices/choices.json")).unwrap()).unwrap();
     assert_eq!(cases.len(), 24);
     let (mut cut, mut right) = (0, Vec::new());
     for case in &cases {
@@ -43,22 +50,38 @@ fn option_likelihoods_match_lm_evaluation_harness() {
         fs::write(&file, case["row"].to_string()).unwrap();
         let read = Dataset::read(&file.display().to_string(), source).unwrap();
         let question = &read.questions[0];
-        let found = option_likelihoods(source.architecture().unwrap(), &weights, question, length, &Device::Cpu).unwrap();
+        let found = option_likelihoods(
+            source.architecture().unwrap(),
+            &weights,
+            question,
+            length,
+            &Device::Cpu,
+        )
+        .unwrap();
         let expected: Vec<f64> = serde_json::from_value(case["log_likelihoods"].clone()).unwrap();
         let tokens: Vec<usize> = serde_json::from_value(case["tokens"].clone()).unwrap();
         assert_eq!(found.iter().map(|x| x.tokens).collect::<Vec<_>>(), tokens, "{case}");
         for (found, expected) in found.iter().zip(&expected) {
-            assert!((found.log_likelihood - expected).abs() < 1e-5 * expected.abs().max(10.0), "{found:?} {expected} {case}");
+            assert!(
+                (found.log_likelihood - expected).abs() < 1e-5 * expected.abs().max(10.0),
+                "{found:?} {expected} {case}"
+            );
         }
         cut += usize::from(question.options.iter().any(|option| option.ids.len() > length + 1));
-        let best = (0..expected.len()).max_by(|a, b| expected[*a].total_cmp(&expected[*b])).unwrap();
-        let chosen = choose(source.architecture().unwrap(), &weights, &read.questions, length, &Device::Cpu).unwrap();
+        let best =
+            (0..expected.len()).max_by(|a, b| expected[*a].total_cmp(&expected[*b])).unwrap();
+        let chosen =
+            choose(source.architecture().unwrap(), &weights, &read.questions, length, &Device::Cpu)
+                .unwrap();
         assert_eq!(chosen.accuracy, f64::from(u8::from(best == question.right)), "{case}");
         assert!((chosen.right.log_likelihood - expected[question.right]).abs() < 1e-3, "{case}");
         right.push(chosen.accuracy);
     }
     // The cases cover truncated and whole questions, with right and wrong answers.
-    assert!((6..18).contains(&cut) && right.contains(&0.0) && right.contains(&1.0), "{cut} {right:?}");
+    assert!(
+        (6..18).contains(&cut) && right.contains(&0.0) && right.contains(&1.0),
+        "{cut} {right:?}"
+    );
 }
 
 /// A question that leaves no room for its options is truncated on the left and scored by the rest.
@@ -71,7 +94,10 @@ fn long_questions_are_truncated_on_the_left() {
             .to_string()
     };
     fs::write(dir.path().join("q.jsonl"), [row(0), row(1)].join("\n")).unwrap();
-    let (replies, ok) = json(dir.path(), "load a=builtin:math b=builtin:math; set max_length=32; merge linear; eval q.jsonl");
+    let (replies, ok) = json(
+        dir.path(),
+        "load a=builtin:math b=builtin:math; set max_length=32; merge linear; eval q.jsonl",
+    );
     assert!(ok, "{replies:?}");
     let score = &replies[3]["scores"]["q"];
     assert_eq!((&score["multiple_choice"], &score["tokens"]), (&json!(0.5), &json!(18)), "{score}");
@@ -81,7 +107,11 @@ fn long_questions_are_truncated_on_the_left() {
         (json!({"question": "a", "choices": ["b", "c"], "answer": 4}), "not one of its 2"),
     ] {
         fs::write(dir.path().join("bad.jsonl"), row.to_string()).unwrap();
-        let (replies, ok) = json(dir.path(), "load a=builtin:math b=builtin:math; merge linear; eval bad.jsonl");
-        assert!(!ok && replies[2].to_string().contains(word) && replies[2].to_string().contains("hint"), "{replies:?}");
+        let (replies, ok) =
+            json(dir.path(), "load a=builtin:math b=builtin:math; merge linear; eval bad.jsonl");
+        assert!(
+            !ok && replies[2].to_string().contains(word) && replies[2].to_string().contains("hint"),
+            "{replies:?}"
+        );
     }
 }

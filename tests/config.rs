@@ -1,5 +1,5 @@
-//! config.json as written by transformers 4 and 5: both are read alike, unsupported settings are errors that name the key, and
-//! comparisons cover everything that affects logits.
+//! config.json as written by transformers 4 and 5: both are read alike, unsupported settings are
+//! errors that name the key, and comparisons cover everything that affects logits.
 
 mod common;
 
@@ -48,25 +48,60 @@ fn unsupported_settings_are_errors_that_name_the_key() {
         ("llama-biases", "is_causal", json!(false), "is_causal"),
         ("llama-biases", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
         ("llama-biases", "final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
-        ("llama-biases", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        (
+            "llama-biases",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types",
+        ),
         ("llama-biases", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
-        ("llama-biases", "rope_parameters/partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        (
+            "llama-biases",
+            "rope_parameters/partial_rotary_factor",
+            json!(0.5),
+            "partial_rotary_factor",
+        ),
         ("llama-biases", "rope_parameters/rope_type", json!("dynamic"), "rope_type"),
         ("llama-biases", "rope_parameters/rope_type", json!("linear"), "factor"),
-        ("llama-biases", "rope_parameters", json!({"full_attention": {"rope_type": "default"}}), "rope_parameters"),
+        (
+            "llama-biases",
+            "rope_parameters",
+            json!({"full_attention": {"rope_type": "default"}}),
+            "rope_parameters",
+        ),
         ("llama-biases", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling"),
-        ("llama-biases", "rope_parameters", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
+        (
+            "llama-biases",
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8.0}),
+            "low_freq_factor",
+        ),
         (
             "llama-biases",
             "rope_parameters",
             json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
             "high_freq_factor",
         ),
-        ("llama-biases", "rope_parameters", json!({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}), "rope_theta"),
-        ("llama-biases", "rope_parameters", json!({"rope_type": "longrope", "long_factor": [1.0]}), "short_factor"),
+        (
+            "llama-biases",
+            "rope_parameters",
+            json!({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}),
+            "rope_theta",
+        ),
+        (
+            "llama-biases",
+            "rope_parameters",
+            json!({"rope_type": "longrope", "long_factor": [1.0]}),
+            "short_factor",
+        ),
         ("mistral-window", "attention_bias", json!(true), "attention_bias"),
         ("mistral-window", "mlp_bias", json!(true), "mlp_bias"),
-        ("mistral-window", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        (
+            "mistral-window",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types",
+        ),
         ("qwen3", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
         ("qwen3", "use_sliding_window", json!("yes"), "use_sliding_window"),
         ("gemma", "hidden_act", json!("silu"), "hidden_act"),
@@ -76,13 +111,23 @@ fn unsupported_settings_are_errors_that_name_the_key() {
         ("gemma2", "sliding_window_pattern", json!(3), "sliding_window_pattern"),
         ("gemma2", "attn_logit_softcapping", json!(-1.0), "attn_logit_softcapping"),
         ("gemma3", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
-        ("gemma3", "rope_parameters", json!({"rope_type": "linear", "factor": 8.0}), "rope_parameters"),
+        (
+            "gemma3",
+            "rope_parameters",
+            json!({"rope_type": "linear", "factor": 8.0}),
+            "rope_parameters",
+        ),
         ("gemma3", "rope_parameters/full_attention", json!("linear"), "full_attention"),
         ("gemma3", "rope_scaling", json!({"rope_type": "linear", "factor": 8.0}), "rope_scaling"),
         ("phi3", "rope_parameters/rope_type", json!("linear"), "rope_type"),
         ("phi3", "rope_parameters/partial_rotary_factor", json!(0.4), "head_dim"),
         ("phi3", "rope_parameters/partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
-        ("phi3-long", "original_max_position_embeddings", json!(16), "original_max_position_embeddings"),
+        (
+            "phi3-long",
+            "original_max_position_embeddings",
+            json!(16),
+            "original_max_position_embeddings",
+        ),
         ("phi3-long", "rope_parameters/long_factor", json!([1.0]), "long_factor"),
         ("phi3-long", "rope_parameters/short_factor", json!([1.0, 0.0]), "short_factor"),
         ("smollm3", "no_rope_layers", json!([1, 0]), "no_rope_layers"),
@@ -100,7 +145,12 @@ fn unsupported_settings_are_errors_that_name_the_key() {
         ("glm4", "rope_parameters/partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
         ("glm4", "rope_parameters/partial_rotary_factor", json!(0.4), "head_dim"),
         ("glm4", "final_logit_softcapping", json!(3.0), "final_logit_softcapping"),
-        ("olmo3", "rope_parameters", json!({"rope_type": "default", "rope_theta": 1e4}), "rope_parameters"),
+        (
+            "olmo3",
+            "rope_parameters",
+            json!({"rope_type": "default", "rope_theta": 1e4}),
+            "rope_parameters",
+        ),
         ("exaone4", "attention_bias", json!(true), "attention_bias"),
         ("exaone4", "layer_types", json!(["chunked_attention", "full_attention"]), "layer_types"),
         ("ernie4_5", "use_bias", json!(1), "use_bias"),
@@ -115,7 +165,9 @@ fn unsupported_settings_are_errors_that_name_the_key() {
     // A context of one position cannot be scaled.
     let mut config = edited("phi3-long", "original_max_position_embeddings", json!(1));
     config["rope_parameters"]["original_max_position_embeddings"] = json!(1);
-    assert!(matches!(parse(&config), Err(Error::Config { key, .. }) if key == "original_max_position_embeddings"));
+    assert!(
+        matches!(parse(&config), Err(Error::Config { key, .. }) if key == "original_max_position_embeddings")
+    );
 }
 
 #[test]
@@ -129,7 +181,12 @@ fn everything_that_affects_logits_is_a_difference() {
         ("llama-sharded", "rope_scaling/factor", json!(4.0), "rotary embedding"),
         ("qwen3-yarn", "rope_parameters/beta_fast", json!(1.0), "rotary embedding"),
         ("qwen3-yarn", "rope_parameters/attention_factor", json!(2.0), "rotary embedding"),
-        ("qwen3-yarn", "layer_types", json!(["sliding_attention", "sliding_attention"]), "attention"),
+        (
+            "qwen3-yarn",
+            "layer_types",
+            json!(["sliding_attention", "sliding_attention"]),
+            "attention",
+        ),
         ("mistral-window", "sliding_window", json!(6), "attention"),
         ("gemma2", "query_pre_attn_scalar", json!(16), "scales"),
         ("gemma2", "attn_logit_softcapping", json!(null), "caps"),
@@ -158,10 +215,12 @@ fn everything_that_affects_logits_is_a_difference() {
     for (model, path, value, word) in changes {
         let before = parse(&read(&data("families").join(model).join("config.json"))).unwrap();
         let after = parse(&edited(model, path, value.clone())).unwrap();
-        let difference = before.difference(&after).unwrap_or_else(|| panic!("{model}, {path}: {value}"));
+        let difference =
+            before.difference(&after).unwrap_or_else(|| panic!("{model}, {path}: {value}"));
         assert!(difference.starts_with(word), "{model}, {path}: {difference}");
         // The description is readable.
-        let odd = ["Some(", "None", "true", "false", "{"].iter().find(|odd| difference.contains(**odd));
+        let odd =
+            ["Some(", "None", "true", "false", "{"].iter().find(|odd| difference.contains(**odd));
         assert_eq!(odd, None, "{model}, {path}: {difference}");
         assert_eq!(before.difference(&before.clone()), None);
     }
@@ -170,10 +229,14 @@ fn everything_that_affects_logits_is_a_difference() {
 /// Former names of phi3's longrope, and lists longer than the model.
 #[test]
 fn older_names_are_read() {
-    let expected = parse(&edited("phi3-long", "rope_parameters/rope_type", json!("longrope"))).unwrap();
+    let expected =
+        parse(&edited("phi3-long", "rope_parameters/rope_type", json!("longrope"))).unwrap();
     assert!(matches!(expected.ropes[0].scaling, Scaling::Long { original: 8, .. }));
     for name in ["su", "yarn"] {
-        assert_eq!(parse(&edited("phi3-long", "rope_parameters/rope_type", json!(name))).unwrap(), expected);
+        assert_eq!(
+            parse(&edited("phi3-long", "rope_parameters/rope_type", json!(name))).unwrap(),
+            expected
+        );
     }
     let smollm = |list: Value| parse(&edited("smollm3", "no_rope_layers", list)).unwrap();
     assert_eq!(smollm(json!([1, 0, 1, 0, 1])), smollm(json!([1, 0, 1, 0])));
@@ -188,7 +251,9 @@ fn older_names_are_read() {
 fn defaults_match_transformers() {
     let all = read(&data("wrappers/defaults.json"));
     let wrapped = |name: &str| match name {
-        "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen3_vl_text" => name.trim_end_matches("_text").to_owned(),
+        "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen3_vl_text" => {
+            name.trim_end_matches("_text").to_owned()
+        }
         _ => "llava".to_owned(),
     };
     for (name, expected) in all.as_object().unwrap() {
@@ -234,14 +299,25 @@ fn the_text_configuration_of_a_multimodal_model_is_read() {
     let mut one = config("mistral3");
     one["text_config"]["model_type"] = json!("ministral9");
     let error = parse(&one).unwrap_err();
-    assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"), "{error:?}");
+    assert!(
+        matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"),
+        "{error:?}"
+    );
     // The hint names all supported families.
     let hint = error.hint().unwrap();
-    assert!(Architecture::families().chain(Architecture::multimodal()).all(|family| hint.contains(family)), "{hint}");
-    // transformers 5 stores `tie_word_embeddings` at the top level, transformers 4 in the text configuration.
-    for (beside, within, tied) in
-        [(json!(true), json!(false), true), (json!(null), json!(true), true), (json!(null), json!(null), false)]
-    {
+    assert!(
+        Architecture::families()
+            .chain(Architecture::multimodal())
+            .all(|family| hint.contains(family)),
+        "{hint}"
+    );
+    // transformers 5 stores `tie_word_embeddings` at the top level, transformers 4 in the text
+    // configuration.
+    for (beside, within, tied) in [
+        (json!(true), json!(false), true),
+        (json!(null), json!(true), true),
+        (json!(null), json!(null), false),
+    ] {
         let mut one = config("mistral3");
         (one["tie_word_embeddings"], one["text_config"]["tie_word_embeddings"]) = (beside, within);
         assert_eq!(parse(&one).unwrap().tied, tied);

@@ -1,5 +1,6 @@
-//! A program killed at any moment loses nothing: its output is either the old or the new version, and the next run continues.
-//! About 60 kills here; `DAM_CRASH_KILLS=N` makes N, and `DAM_CRASH_SEED` chooses other moments.
+//! A program killed at any moment loses nothing: its output is either the old or the new version,
+//! and the next run continues. About 60 kills here; `DAM_CRASH_KILLS=N` makes N, and
+//! `DAM_CRASH_SEED` chooses other moments.
 
 mod common;
 #[path = "common/hub.rs"]
@@ -39,7 +40,11 @@ impl KillTimes {
 
 /// The content of `path`: its bytes, or those of every file in it.
 fn content(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    if path.is_dir() { files(path) } else { BTreeMap::from([(PathBuf::new(), fs::read(path).unwrap())]) }
+    if path.is_dir() {
+        files(path)
+    } else {
+        BTreeMap::from([(PathBuf::new(), fs::read(path).unwrap())])
+    }
 }
 
 /// Kills `command` after `time`; returns whether it had ended before.
@@ -57,14 +62,22 @@ fn run(directory: &Path, verbs: &str) {
 
 const BEGIN: &str = "load base=BASE a=MODEL0 b=MODEL1; data a=DATA0 b=DATA1; wrap";
 
-/// `verbs` write `out` in two versions. Whenever they are killed, it is one of the two, and no other file is left.
+/// `verbs` write `out` in two versions. Whenever they are killed, it is one of the two, and no
+/// other file is left.
 fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
     let directory = tempfile::tempdir().unwrap();
     let place = |name: &str| golden(name).display().to_string();
     let both = verbs.map(|verbs| {
-        let all =
-            [("BASE", "base"), ("MODEL0", "model0"), ("MODEL1", "model1"), ("DATA0", "data0.jsonl"), ("DATA1", "data1.jsonl")];
-        all.iter().fold(verbs.replace("BEGIN", BEGIN), |verbs, (name, file)| verbs.replace(name, &place(file)))
+        let all = [
+            ("BASE", "base"),
+            ("MODEL0", "model0"),
+            ("MODEL1", "model1"),
+            ("DATA0", "data0.jsonl"),
+            ("DATA1", "data1.jsonl"),
+        ];
+        all.iter().fold(verbs.replace("BEGIN", BEGIN), |verbs, (name, file)| {
+            verbs.replace(name, &place(file))
+        })
     });
     let out_path = directory.path().join(out);
     let mut whole = Duration::ZERO;
@@ -80,13 +93,18 @@ fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
         let mut command = dam(directory.path());
         command.args(["-c", &both[i % 2]]);
         ended += usize::from(kill(command, kill_times.below(whole)));
-        assert!(results.contains(&content(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
+        assert!(
+            results.contains(&content(&out_path)),
+            "{out} is neither, after kill {i} of {}",
+            both[i % 2]
+        );
     }
     assert!(ended < kills(), "every run ended before its kill");
     // The next run cleans up.
     run(directory.path(), &both[0]);
     assert_eq!(content(&out_path), results[0]);
-    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, [out], "a file was left behind");
 }
 
@@ -98,7 +116,11 @@ fn bake_survives_kills() {
 #[test]
 fn merge_survives_kills() {
     let begin = "load base=BASE a=MODEL0 b=MODEL1; merge linear weight=";
-    always_one_of_two(1, [&format!("{begin}0.5,0.5 out --force"), &format!("{begin}0.25,0.75 out --force")], "out");
+    always_one_of_two(
+        1,
+        [&format!("{begin}0.5,0.5 out --force"), &format!("{begin}0.25,0.75 out --force")],
+        "out",
+    );
 }
 
 #[test]
@@ -108,14 +130,20 @@ fn save_survives_kills() {
 
 #[test]
 fn export_survives_kills() {
-    always_one_of_two(3, ["BEGIN; export x.dam --force", "BEGIN; step; export x.dam --force"], "x.dam");
+    always_one_of_two(
+        3,
+        ["BEGIN; export x.dam --force", "BEGIN; step; export x.dam --force"],
+        "x.dam",
+    );
 }
 
 /// Every named file in the cache is complete, and the next run downloads only the rest.
 #[test]
 fn download_survives_kills() {
-    let repository: BTreeMap<String, Vec<u8>> =
-        files(&golden("model0")).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
+    let repository: BTreeMap<String, Vec<u8>> = files(&golden("model0"))
+        .into_iter()
+        .map(|(path, bytes)| (path.display().to_string(), bytes))
+        .collect();
     let server = Server::start(repository.clone());
     let program = |home: &Path| server::program(home, &server.endpoint, "load org/name");
     let first = tempfile::tempdir().unwrap();
@@ -129,8 +157,12 @@ fn download_survives_kills() {
             ended += usize::from(kill(program(home.path()), kill_times.below(whole)));
             let cache = home.path().join("hub");
             for (path, bytes) in if cache.is_dir() { files(&cache) } else { BTreeMap::new() } {
-                let is_named = path.parent().is_some_and(|p| p.ends_with("blobs")) && path.extension().is_none();
-                assert!(!is_named || repository.values().any(|whole| *whole == bytes), "{path:?} is incomplete after kill {i}");
+                let is_named = path.parent().is_some_and(|p| p.ends_with("blobs"))
+                    && path.extension().is_none();
+                assert!(
+                    !is_named || repository.values().any(|whole| *whole == bytes),
+                    "{path:?} is incomplete after kill {i}"
+                );
             }
         }
         let output = program(home.path()).output().unwrap();
@@ -158,7 +190,13 @@ fn prompt_survives_kills() {
         dam.line("step; step");
         dam.wait_for_prompt("step 2");
         // It is killed while it saves a step, a setting, or training in progress.
-        dam.line(["step; step; step; step", "train 100000", "set lr=1e-3; set lr=1e-2; undo; undo; redo; redo"][i % 3]);
+        dam.line(
+            [
+                "step; step; step; step",
+                "train 100000",
+                "set lr=1e-3; set lr=1e-2; undo; undo; redo; redo",
+            ][i % 3],
+        );
         std::thread::sleep(kill_times.below(Duration::from_millis(1500)));
         dam.kill();
         let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);

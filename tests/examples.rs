@@ -1,4 +1,5 @@
-//! The examples run, one a primitive and one for a scheme of one's own, and so does the script of verbs.
+//! The examples run, one a primitive and one for a scheme of one's own, and so does the script of
+//! verbs.
 
 mod common;
 
@@ -29,7 +30,16 @@ fn every_primitive_has_an_example_that_runs() {
         ("04_step", &["gradient norm", "last loss", "stopped after step"]),
         ("05_inspect", &["mlp.up_proj", "column", "model.norm.weight"]),
         ("06_bake", &["exact match", "written", "merged"]),
-        ("07_scheme", &["agree with finite differences", "columns", "Stream", "japanese-math", "columns, at a mean loss of"]),
+        (
+            "07_scheme",
+            &[
+                "agree with finite differences",
+                "columns",
+                "Stream",
+                "japanese-math",
+                "columns, at a mean loss of",
+            ],
+        ),
     ] {
         let text = prints(&mut example(name), dir.path());
         for word in words {

@@ -12,7 +12,8 @@ use dam_prelude::coefficients::SCHEMES;
 use dam_prelude::train::KEYS;
 use serde_json::Value;
 
-/// A session: its verbs, and its kind of result. A merge in training is saved; any other merge is baked.
+/// A session: its verbs, and its kind of result. A merge in training is saved; any other merge is
+/// baked.
 struct Session {
     name: String,
     verbs: String,
@@ -26,8 +27,7 @@ enum ResultKind {
     Evolved,
 }
 
-const LOAD: &str =
-    "load base=base m0=model0; load m1=model1 m2=model2; data m0=data0.jsonl 'm1=the \"data\" of m1.jsonl' m2=data2.jsonl";
+const LOAD: &str = "load base=base m0=model0; load m1=model1 m2=model2; data m0=data0.jsonl 'm1=the \"data\" of m1.jsonl' m2=data2.jsonl";
 
 fn session(name: &str, verbs: impl Into<String>, result: ResultKind) -> Session {
     Session { name: name.into(), verbs: verbs.into(), result }
@@ -85,12 +85,16 @@ fn sessions() -> Vec<Session> {
     ];
     all.extend(SCHEMES.iter().map(|scheme| {
         let options = if scheme.name == "columns" { "" } else { " bias=same" };
-        trained(&format!("scheme_{}", scheme.name), format!("{LOAD}; set batch_size=2; wrap {}{options}; step 2", scheme.name))
+        trained(
+            &format!("scheme_{}", scheme.name),
+            format!("{LOAD}; set batch_size=2; wrap {}{options}; step 2", scheme.name),
+        )
     }));
     all
 }
 
-/// A directory with golden checkpoints and data, in which a session was run and exported in every format.
+/// A directory with golden checkpoints and data, in which a session was run and exported in every
+/// format.
 struct Exported {
     directory: tempfile::TempDir,
     session: Session,
@@ -100,12 +104,23 @@ impl Exported {
     fn new(session: Session) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
-        ["base", "model0", "model1", "model2"].iter().for_each(|name| copy_checkpoint(name, &at.join(name)));
-        for (from, to) in [(0, "data0.jsonl"), (1, "data1.jsonl"), (1, "the \"data\" of m1.jsonl"), (2, "data2.jsonl")] {
+        ["base", "model0", "model1", "model2"]
+            .iter()
+            .for_each(|name| copy_checkpoint(name, &at.join(name)));
+        for (from, to) in [
+            (0, "data0.jsonl"),
+            (1, "data1.jsonl"),
+            (1, "the \"data\" of m1.jsonl"),
+            (2, "data2.jsonl"),
+        ] {
             std::fs::copy(golden(&format!("data{from}.jsonl")), at.join(to)).unwrap();
         }
         std::fs::write(at.join("recipe.yml"), "models:\n- model: m0\n  parameters: {weight: 0.5}\n- model: m1\n  parameters: {weight: 0.3}\n- model: m2\n  parameters: {weight: 0.2}\nmerge_method: linear\n").unwrap();
-        let line = format!("{}; export do.dam; export do.rs; export do.ipynb; {}", session.verbs, Self::end(&session).0);
+        let line = format!(
+            "{}; export do.dam; export do.rs; export do.ipynb; {}",
+            session.verbs,
+            Self::end(&session).0
+        );
         let (replies, ok) = json(at, &line);
         assert!(ok, "{}: {:?}", session.name, replies.last());
         std::fs::rename(at.join("end"), at.join("first")).unwrap();
@@ -128,11 +143,18 @@ impl Exported {
     /// Asserts that the result equals that of the original session byte for byte, and deletes it.
     fn assert_same(&self, form: &str) {
         let at = self.directory.path();
-        let file = |name: &str| if at.join(name).is_dir() { at.join(name).join("model.safetensors") } else { at.join(name) };
+        let file = |name: &str| {
+            if at.join(name).is_dir() {
+                at.join(name).join("model.safetensors")
+            } else {
+                at.join(name)
+            }
+        };
         let [first, end] = ["first", "end"].map(|name| std::fs::read(file(name)).unwrap());
         assert!(first == end, "{}: {form} gives other coefficients", self.session.name);
         let end = at.join("end");
-        if end.is_dir() { std::fs::remove_dir_all(end) } else { std::fs::remove_file(end) }.unwrap();
+        if end.is_dir() { std::fs::remove_dir_all(end) } else { std::fs::remove_file(end) }
+            .unwrap();
     }
 }
 
@@ -155,30 +177,45 @@ fn notebook(exported: &Exported) -> String {
     assert_eq!((&kernel["name"], &kernel["display_name"]), (&"dam".into(), &"DAM (Rust)".into()));
     assert_eq!(notebook["metadata"]["language_info"]["name"], "rust");
     let mut ids = BTreeSet::new();
-    let mut text = String::from("use dam_prelude::*;\n\npub fn main() -> dam_prelude::Result<()> {\n");
+    let mut text =
+        String::from("use dam_prelude::*;\n\npub fn main() -> dam_prelude::Result<()> {\n");
     let mut before = "";
     for cell in notebook["cells"].as_array().unwrap() {
         let id = cell["id"].as_str().unwrap();
-        assert!((1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{id}");
+        assert!(
+            (1..=64).contains(&id.len())
+                && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'),
+            "{id}"
+        );
         assert!(ids.insert(id.to_owned()), "{id} twice");
         assert!(cell["metadata"].is_object());
-        let lines: Vec<&str> = cell["source"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        let lines: Vec<&str> =
+            cell["source"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
         let (last, rest) = lines.split_last().unwrap();
         assert!(
-            rest.iter().all(|line| line.ends_with('\n') && line.matches('\n').count() == 1) && !last.contains('\n'),
+            rest.iter().all(|line| line.ends_with('\n') && line.matches('\n').count() == 1)
+                && !last.contains('\n'),
             "{lines:?}"
         );
         let kind = cell["cell_type"].as_str().unwrap();
         match kind {
             "markdown" => assert_eq!(keys(cell), ["cell_type", "id", "metadata", "source"]),
             "code" => {
-                assert_eq!(keys(cell), ["cell_type", "execution_count", "id", "metadata", "outputs", "source"]);
-                assert!(cell["execution_count"].is_null() && cell["outputs"].as_array().unwrap().is_empty());
+                assert_eq!(
+                    keys(cell),
+                    ["cell_type", "execution_count", "id", "metadata", "outputs", "source"]
+                );
+                assert!(
+                    cell["execution_count"].is_null()
+                        && cell["outputs"].as_array().unwrap().is_empty()
+                );
                 assert_eq!(before, "markdown", "{id} is explained");
                 // The last statement is an expression, whose value a cell shows.
                 let source = lines.concat();
                 let shown = source.rfind(";\n").map_or(0, |i| i + 2);
-                let shown = source[shown..].strip_prefix("}\n").map_or(shown, |rest| source.len() - rest.len());
+                let shown = source[shown..]
+                    .strip_prefix("}\n")
+                    .map_or(shown, |rest| source.len() - rest.len());
                 assert!(!source.ends_with(';') && !source[shown..].is_empty(), "{source}");
                 let _ = writeln!(text, "{}\nlet _ = &({});", &source[..shown], &source[shown..]);
             }
@@ -197,15 +234,24 @@ fn compile(main: &Path) -> PathBuf {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with("libdam_prelude") && name.ends_with(".rlib")
     };
-    let mut libraries: Vec<PathBuf> = std::fs::read_dir(&deps).unwrap().map(|e| e.unwrap().path()).filter(is_library).collect();
+    let mut libraries: Vec<PathBuf> =
+        std::fs::read_dir(&deps).unwrap().map(|e| e.unwrap().path()).filter(is_library).collect();
     libraries.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().modified().unwrap()));
     let out = main.with_extension("");
     let mut errors = String::new();
     for library in libraries {
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
-        rustc.args(["--edition", "2024", "-D", "warnings", "--extern"]).arg(format!("dam_prelude={}", library.display()));
-        let output =
-            rustc.arg("-L").arg(format!("dependency={}", deps.display())).arg("-o").arg(&out).arg(main).output().unwrap();
+        rustc
+            .args(["--edition", "2024", "-D", "warnings", "--extern"])
+            .arg(format!("dam_prelude={}", library.display()));
+        let output = rustc
+            .arg("-L")
+            .arg(format!("dependency={}", deps.display()))
+            .arg("-o")
+            .arg(&out)
+            .arg(main)
+            .output()
+            .unwrap();
         if output.status.success() {
             return out;
         }
@@ -226,9 +272,18 @@ fn exported_sessions_reproduce_the_coefficients() {
         let at = exported.directory.path();
         let text = exported.read("do.dam");
         assert!(text.starts_with("# "));
-        std::fs::write(at.join("ended.dam"), format!("{text}{}\n", Exported::end(&exported.session).0)).unwrap();
+        std::fs::write(
+            at.join("ended.dam"),
+            format!("{text}{}\n", Exported::end(&exported.session).0),
+        )
+        .unwrap();
         let run = dam(at).args(["run", "ended.dam"]).output().unwrap();
-        assert!(run.status.success(), "{}:\n{text}\n{}", exported.session.name, String::from_utf8_lossy(&run.stderr));
+        assert!(
+            run.status.success(),
+            "{}:\n{text}\n{}",
+            exported.session.name,
+            String::from_utf8_lossy(&run.stderr)
+        );
         exported.assert_same("the script");
     }
 
@@ -252,7 +307,11 @@ fn exported_sessions_reproduce_the_coefficients() {
     for exported in &all {
         for form in ["program", "notebook"] {
             let module = format!("{form}_{}", exported.session.name);
-            let run = Command::new(&binary).arg(&module).current_dir(exported.directory.path()).output().unwrap();
+            let run = Command::new(&binary)
+                .arg(&module)
+                .current_dir(exported.directory.path())
+                .output()
+                .unwrap();
             assert!(run.status.success(), "{module}: {}", String::from_utf8_lossy(&run.stderr));
             exported.assert_same(&module);
         }
@@ -262,7 +321,8 @@ fn exported_sessions_reproduce_the_coefficients() {
 /// The sessions above cover all settings.
 #[test]
 fn every_setting_is_exported() {
-    let verbs: String = sessions().into_iter().map(|session| session.verbs).collect::<Vec<_>>().join(" ");
+    let verbs: String =
+        sessions().into_iter().map(|session| session.verbs).collect::<Vec<_>>().join(" ");
     for key in KEYS {
         assert!(verbs.contains(&format!(" {key}=")), "{key}");
     }
@@ -287,7 +347,10 @@ fn interrupted_training_is_exported_with_the_steps_made() {
     let end: Value = serde_json::from_str(&json(at, "open end; history").0[0].to_string()).unwrap();
     let steps = end["step"].as_u64().unwrap() - 1;
     let text = exported.read("stopped.dam");
-    assert!(steps > 0 && text.lines().any(|line| line == format!("train {steps}")), "{steps}: {text}");
+    assert!(
+        steps > 0 && text.lines().any(|line| line == format!("train {steps}")),
+        "{steps}: {text}"
+    );
 }
 
 /// Exports that are refused leave existing files unchanged.
@@ -315,7 +378,10 @@ fn export_needs_a_known_extension_and_does_not_overwrite() {
     let text = std::fs::read_to_string(at.join("a.dam")).unwrap();
     assert_eq!(replies[1]["bytes"], text.len());
     assert!(text.ends_with("\nload builtin:math\n"), "{text}");
-    let mut left: Vec<String> = std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut left: Vec<String> = std::fs::read_dir(at)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     left.sort();
     assert_eq!(left, ["B.IPYNB", "a.dam"]);
 }

@@ -1,6 +1,6 @@
-//! Every family and storage format that loads gives the results of transformers: sliding windows, biases, tied output
-//! layers, shards, half precision, scaled rotary frequencies, both spellings of config.json.
-//! `tests/data/families/make.py` computed the numbers.
+//! Every family and storage format that loads gives the results of transformers: sliding windows,
+//! biases, tied output layers, shards, half precision, scaled rotary frequencies, both spellings of
+//! config.json. `tests/data/families/make.py` computed the numbers.
 
 mod common;
 
@@ -62,7 +62,11 @@ fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let (sequences, length) = ids.dims2().unwrap();
     let rows = ids.to_vec2::<u32>().unwrap();
     let batch = Batch::new(rows.iter().map(Vec::as_slice), &Device::Cpu).unwrap();
-    decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap().reshape((sequences, length, ())).unwrap()
+    decoder
+        .logits(&decoder.hidden(&batch).unwrap())
+        .unwrap()
+        .reshape((sequences, length, ()))
+        .unwrap()
 }
 
 fn expected() -> (Tensor, std::collections::HashMap<String, Tensor>) {
@@ -83,10 +87,13 @@ fn logits_agree_with_transformers() {
 #[test]
 fn the_cache_gives_the_same_logits() {
     let (ids, expected) = expected();
-    // longrope rotates keys differently in long sequences; cached keys keep their rotation, here as in transformers.
+    // longrope rotates keys differently in long sequences; cached keys keep their rotation, here as
+    // in transformers.
     for name in MODELS.into_iter().filter(|name| *name != "phi3-long") {
         let source = Source::open(&model_path(name)).unwrap();
-        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
+        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }
+            .collect()
+            .unwrap();
         let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         for (row, sequence) in ids.to_vec2::<u32>().unwrap().iter().enumerate() {
             let mut cache = Cache::default();
@@ -94,7 +101,9 @@ fn the_cache_gives_the_same_logits() {
             let mut parts = Vec::new();
             for (start, length) in [(0, 7), (7, 1), (8, 1), (9, 3)] {
                 let next = Tensor::new(&sequence[start..start + length], &Device::Cpu).unwrap();
-                parts.push(decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap());
+                parts.push(
+                    decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap(),
+                );
             }
             assert_close(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
             // Running each sequence separately changes nothing either.
@@ -107,9 +116,13 @@ fn the_cache_gives_the_same_logits() {
 
 #[test]
 fn stored_dtypes_and_shards_are_reported() {
-    let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&model_path(MODELS[i])).unwrap());
+    let sources: [Source; 4] =
+        std::array::from_fn(|i| Source::open(&model_path(MODELS[i])).unwrap());
     let [mistral, qwen2, sharded, biases] = &sources;
-    assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
+    assert_eq!(
+        sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(),
+        [DType::F32, DType::BF16, DType::F16, DType::F32]
+    );
     assert_eq!(mistral.architecture().unwrap().attention[0].window, Some(5));
     assert!(
         qwen2.architecture().unwrap().qkv_bias
@@ -129,12 +142,18 @@ fn stored_dtypes_and_shards_are_reported() {
 fn merging_a_source_with_itself_reproduces_it() {
     let (ids, expected) = expected();
     for name in MODELS {
-        let models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
+        let models =
+            load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         let dam = models.wrap(Columns { bias: BiasStart::Same, ..Columns::default() }).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
             // Shards of at most 3 kB.
-            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 3_000, force: true, ..Bake::default() };
+            let options = Bake {
+                dtype: dtype.map(str::to_owned),
+                shard_bytes: 3_000,
+                force: true,
+                ..Bake::default()
+            };
             let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
             assert!(written.files > 4, "{written:?}");
             let baked = Source::open(&written.path.display().to_string()).unwrap();
@@ -154,16 +173,24 @@ fn merging_a_source_with_itself_reproduces_it() {
 fn recomputing_layers_gives_the_same_gradients() {
     for name in MODELS {
         let losses = ["off", "on"].map(|recompute| {
-            let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
+            let mut models =
+                load([format!("a={}", model_path(name)), format!("b={}", model_path(name))])
+                    .unwrap();
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("data.jsonl");
-            fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
+            fs::write(
+                &file,
+                "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n",
+            )
+            .unwrap();
             for source in ["a", "b"] {
                 models.data(source, &file.display().to_string()).unwrap();
             }
             models.settings.set("recompute", recompute).unwrap();
             (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
-            let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
+            let dam = models
+                .wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() })
+                .unwrap();
             dam.train(4).unwrap().losses
         });
         assert_eq!(losses[0], losses[1], "{name}");
@@ -173,13 +200,19 @@ fn recomputing_layers_gives_the_same_gradients() {
 /// The published start: biases are summed.
 #[test]
 fn biases_start_at_one_as_published() {
-    let models = load([format!("a={}", model_path("llama-biases")), format!("b={}", model_path("llama-biases"))]).unwrap();
+    let models = load([
+        format!("a={}", model_path("llama-biases")),
+        format!("b={}", model_path("llama-biases")),
+    ])
+    .unwrap();
     let dam = models.wrap(Columns::default()).unwrap();
     let name = "model.layers.0.self_attn.q_proj.bias";
     assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
     let dir = tempfile::tempdir().unwrap();
     dam.bake(dir.path().join("out")).unwrap();
-    let read = |dir: &Path| safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()[name].clone();
+    let read = |dir: &Path| {
+        safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()[name].clone()
+    };
     let (source, merged) = (read(&data("families/llama-biases")), read(&dir.path().join("out")));
     assert_close(&merged, &(source * 2.0).unwrap(), 1e-6);
 }
@@ -189,51 +222,70 @@ fn biases_start_at_one_as_published() {
 fn every_family_trains() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.jsonl");
-    fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
+    fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n")
+        .unwrap();
     for name in MODELS {
-        let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
+        let mut models =
+            load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         for source in ["a", "b"] {
             models.data(source, &file.display().to_string()).unwrap();
         }
         (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
         // Through tanh, two halves do not sum to one, so there is something to learn.
-        let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
+        let dam = models
+            .wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() })
+            .unwrap();
         let first = dam.step().unwrap().total;
         let last = dam.train(20).unwrap().last;
         assert!(last < first, "{name}: {first} to {last}");
     }
 }
 
-/// The gradient of every tensor agrees with central finite differences, in f64, along one direction each.
+/// The gradient of every tensor agrees with central finite differences, in f64, along one direction
+/// each.
 #[test]
 fn gradients_agree_with_finite_differences() {
     let ids: Vec<u32> = (0..9).map(|i| i * 7 % 64).collect();
     let batch = Batch::new([&ids[..6], &ids[6..]], &Device::Cpu).unwrap();
     let wave = |shape: &[usize], step: f64| {
-        let values: Vec<f64> = (0..shape.iter().product()).map(|i| (1.0 + step * i as f64).sin()).collect();
+        let values: Vec<f64> =
+            (0..shape.iter().product()).map(|i| (1.0 + step * i as f64).sin()).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     };
     for name in MODELS {
         let source = Source::open(&model_path(name)).unwrap();
         let architecture = source.architecture().unwrap();
-        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F64 }.collect().unwrap();
+        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F64 }
+            .collect()
+            .unwrap();
         let loss = |weights: &BTreeMap<String, Tensor>| {
             let decoder = Decoder::new(architecture, weights);
             let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
             (&logits * wave(logits.dims(), 0.7)).unwrap().sum_all().unwrap()
         };
-        let vars: BTreeMap<String, Var> = weights.iter().map(|(k, w)| (k.clone(), Var::from_tensor(w).unwrap())).collect();
-        let gradients = loss(&vars.iter().map(|(k, v)| (k.clone(), v.as_tensor().clone())).collect()).backward().unwrap();
+        let vars: BTreeMap<String, Var> =
+            weights.iter().map(|(k, w)| (k.clone(), Var::from_tensor(w).unwrap())).collect();
+        let gradients =
+            loss(&vars.iter().map(|(k, v)| (k.clone(), v.as_tensor().clone())).collect())
+                .backward()
+                .unwrap();
         for (tensor, var) in &vars {
             let (gradient, direction) = (gradients.get(var).unwrap(), wave(var.dims(), 1.7));
-            let analytic: f64 = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar().unwrap();
+            let analytic: f64 =
+                (gradient * &direction).unwrap().sum_all().unwrap().to_scalar().unwrap();
             let shifted = |h: f64| -> f64 {
                 let mut weights = weights.clone();
-                weights.insert(tensor.clone(), (&weights[tensor] + (&direction * h).unwrap()).unwrap());
+                weights.insert(
+                    tensor.clone(),
+                    (&weights[tensor] + (&direction * h).unwrap()).unwrap(),
+                );
                 loss(&weights).to_scalar().unwrap()
             };
             let numeric = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
-            assert!((analytic - numeric).abs() <= 1e-6 * (1.0 + numeric.abs()), "{name}, {tensor}: {analytic} and {numeric}");
+            assert!(
+                (analytic - numeric).abs() <= 1e-6 * (1.0 + numeric.abs()),
+                "{name}, {tensor}: {analytic} and {numeric}"
+            );
         }
     }
 }
@@ -247,15 +299,23 @@ fn both_notations_of_config_json_are_read() {
     for file in ["model.safetensors", "config.json"] {
         fs::copy(data("families/qwen2-bias-tied").join(file), model.join(file)).unwrap();
     }
-    let old: serde_json::Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    let old: serde_json::Value =
+        serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
     let mut new = old.clone();
     let object = new.as_object_mut().unwrap();
     let theta = object.remove("rope_theta").unwrap();
     object.remove("rope_scaling");
-    object.insert("rope_parameters".into(), serde_json::json!({"rope_type": "default", "rope_theta": theta}));
+    object.insert(
+        "rope_parameters".into(),
+        serde_json::json!({"rope_type": "default", "rope_theta": theta}),
+    );
     let dtype = object.remove("torch_dtype").unwrap();
     object.insert("dtype".into(), dtype);
-    let before = Source::open(&model.display().to_string()).unwrap().architecture().unwrap().clone();
+    let before =
+        Source::open(&model.display().to_string()).unwrap().architecture().unwrap().clone();
     fs::write(model.join("config.json"), new.to_string()).unwrap();
-    assert_eq!(Source::open(&model.display().to_string()).unwrap().architecture().unwrap(), &before);
+    assert_eq!(
+        Source::open(&model.display().to_string()).unwrap().architecture().unwrap(),
+        &before
+    );
 }

@@ -1,6 +1,6 @@
-//! Whichever call fails that writes or changes a file, as on a full or broken disk, nothing is lost: the old or the new
-//! content is there, and the failure is reported. A preloaded library fails the calls one after another, each in a run of its
-//! own.
+//! Whichever call fails that writes or changes a file, as on a full or broken disk, nothing is
+//! lost: the old or the new content is there, and the failure is reported. A preloaded library
+//! fails the calls one after another, each in a run of its own.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -18,7 +18,10 @@ const ERRORS: [(i32, &str); 2] = [(28, "No space left"), (5, "Input/output error
 
 /// Compiles the library into `directory`.
 fn library(directory: &Path) -> PathBuf {
-    let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs"), directory.join("libfaults.so"));
+    let (from, to) = (
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs"),
+        directory.join("libfaults.so"),
+    );
     let built = Command::new("rustc")
         .args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-o"])
         .arg(&to)
@@ -47,11 +50,13 @@ fn run(library: &Path, directory: &Path, verbs: &str, number: usize, error: i32)
         .env("DAM_FAULT_LOG", &log)
         .output()
         .unwrap();
-    let log = fs::read_to_string(log).unwrap_or_else(|_| panic!("no calls were counted: {output:?}"));
+    let log =
+        fs::read_to_string(log).unwrap_or_else(|_| panic!("no calls were counted: {output:?}"));
     Run { output, happened: log.starts_with("fault") }
 }
 
-/// Runs `verbs`, which write `out`, once per call with that call failing; returns the number of calls.
+/// Runs `verbs`, which write `out`, once per call with that call failing; returns the number of
+/// calls.
 fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("work");
@@ -78,17 +83,24 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
         number += 1;
         for (error, words) in ERRORS {
             let run = run(library, &directory, &verbs("step; "), number, error);
-            let (found, text) = (files(&directory), String::from_utf8_lossy(&run.output.stderr).into_owned());
+            let (found, text) =
+                (files(&directory), String::from_utf8_lossy(&run.output.stderr).into_owned());
             if !run.happened {
-                assert!(run.output.status.success() && found == new, "{out}: without a fault: {text}");
+                assert!(
+                    run.output.status.success() && found == new,
+                    "{out}: without a fault: {text}"
+                );
                 return number - 1;
             }
-            // A fault during cleanup does not fail the run; any other is reported with its cause and a hint.
+            // A fault during cleanup does not fail the run; any other is reported with its cause
+            // and a hint.
             match run.output.status.success() {
                 true => assert!(found == new, "{out}, fault {number}: it reported success"),
                 false => {
                     assert!(
-                        text.contains(words) && text.contains("hint:") && !text.contains("panicked"),
+                        text.contains(words)
+                            && text.contains("hint:")
+                            && !text.contains("panicked"),
                         "fault {number}: {text}"
                     );
                     let without: BTreeMap<_, _> = found
@@ -96,7 +108,10 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
                         .filter(|(path, _)| !path.to_string_lossy().contains(".dam-"))
                         .map(|(p, b)| (p.clone(), b.clone()))
                         .collect();
-                    assert!(without == old || without == new, "{out}, fault {number}: neither the old nor the new content");
+                    assert!(
+                        without == old || without == new,
+                        "{out}, fault {number}: neither the old nor the new content"
+                    );
                 }
             }
             assert_eq!(good(""), old, "{out}, fault {number}: the next run leaves a file behind");
@@ -135,7 +150,10 @@ fn a_session_continues_if_autosave_fails() {
     for number in (1..60).step_by(3) {
         let home = tempfile::tempdir().unwrap();
         let mut command = common::terminal::dam(home.path());
-        command.env("LD_PRELOAD", &library).env("DAM_FAULT", number.to_string()).env("DAM_FAULT_ERROR", "28");
+        command
+            .env("LD_PRELOAD", &library)
+            .env("DAM_FAULT", number.to_string())
+            .env("DAM_FAULT_ERROR", "28");
         let mut dam = Terminal::start(command, 30, 100);
         dam.wait_for("dam>");
         dam.line("load builtin:japanese builtin:math; wrap; step");

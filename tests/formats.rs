@@ -1,5 +1,6 @@
-//! Weights in various formats: PyTorch's `.bin`, float8 with scales, leftover and real quantization, tokenizers with more ids
-//! than rows, missing output layers. The files and numbers were made by `tests/data/formats/make.py`.
+//! Weights in various formats: PyTorch's `.bin`, float8 with scales, leftover and real
+//! quantization, tokenizers with more ids than rows, missing output layers. The files and numbers
+//! were made by `tests/data/formats/make.py`.
 
 mod common;
 
@@ -46,7 +47,10 @@ fn assert_close(found: &[f32], expected: &Tensor, relative: f32) {
 /// A writable copy of a built-in model.
 fn copy_builtin(name: &str, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin").join(name)).unwrap() {
+    for entry in
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin").join(name))
+            .unwrap()
+    {
         let from = entry.unwrap().path();
         fs::write(to.join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
     }
@@ -85,11 +89,15 @@ fn bin_shards_run_as_in_transformers_and_are_baked_as_safetensors() {
     assert!(Source::open(&model_path("bin-shards/pytorch_model.bin.index.json")).is_ok());
     let broken = dir.path().join("broken");
     fs::create_dir(&broken).unwrap();
-    for name in ["config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"] {
+    for name in ["config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"]
+    {
         fs::copy(data("formats/bin-shards").join(name), broken.join(name)).unwrap();
     }
     let error = open(&broken).unwrap_err();
-    assert!(matches!(&error, Error::MissingFile { file, .. } if file == "pytorch_model-00002-of-00002.bin"), "{error:?}");
+    assert!(
+        matches!(&error, Error::MissingFile { file, .. } if file == "pytorch_model-00002-of-00002.bin"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -100,14 +108,19 @@ fn safetensors_take_precedence_over_bin() {
     assert!(open(dir.path()).is_ok());
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let error = open(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::Torch { .. }) && error.hint().unwrap().contains("save_file"), "{error:?}");
+    assert!(
+        matches!(&error, Error::Torch { .. }) && error.hint().unwrap().contains("save_file"),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn float8_matches_torch_values_and_transformers_logits() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
-    for (name, format) in [("fp8-block", "f8_e4m3"), ("fp8-channel", "f8_e4m3"), ("fp8-tensor", "f8_e5m2")] {
+    for (name, format) in
+        [("fp8-block", "f8_e4m3"), ("fp8-channel", "f8_e4m3"), ("fp8-tensor", "f8_e5m2")]
+    {
         let source = Source::open(&model_path(name)).unwrap();
         assert_eq!(source.format(), format);
         let notes = source.notes().join("\n");
@@ -120,11 +133,14 @@ fn float8_matches_torch_values_and_transformers_logits() {
             let to = dir.path().join(format!("{name}-{dtype:?}"));
             let merged = baked(&model_path(name), &to, &options);
             assert!(merged.notes().is_empty(), "{:?}", merged.notes());
-            let config: Value = serde_json::from_slice(&fs::read(to.join("config.json")).unwrap()).unwrap();
+            let config: Value =
+                serde_json::from_slice(&fs::read(to.join("config.json")).unwrap()).unwrap();
             assert!(config.get("quantization_config").is_none());
             let tensors = safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap();
             assert_eq!(tensors.len(), 12, "no scales");
-            for key in ["self_attn.k_proj.weight", "mlp.down_proj.weight"].map(|key| format!("model.layers.0.{key}")) {
+            for key in ["self_attn.k_proj.weight", "mlp.down_proj.weight"]
+                .map(|key| format!("model.layers.0.{key}"))
+            {
                 let (found, whole) = (&tensors[&key], &expected[&format!("{name}.{key}")]);
                 assert_eq!(found.dtype(), dtype);
                 assert_eq!(values(found), values(&whole.to_dtype(dtype).unwrap()), "{name} {key}");
@@ -138,19 +154,30 @@ fn float8_matches_torch_values_and_transformers_logits() {
 fn float8_without_a_scale_is_decoded_from_its_codes() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     fs::write(dir.path().join("config.json"), r#"{"model_type": "other"}"#).unwrap();
-    for (name, kind, nan) in
-        [("e4m3", "F8_E4M3", &[0x7f, 0xff][..]), ("e5m2", "F8_E5M2", &[0x7c, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff])]
-    {
-        let codes: Vec<u8> = (0..=255).map(|code: u8| if nan.contains(&code) { 0 } else { code }).collect();
-        let header = format!(r#"{{"x.weight":{{"dtype":"{kind}","shape":[2,128],"data_offsets":[0,256]}}}}"#);
-        let file = |codes: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), codes].concat();
+    for (name, kind, nan) in [
+        ("e4m3", "F8_E4M3", &[0x7f, 0xff][..]),
+        ("e5m2", "F8_E5M2", &[0x7c, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff]),
+    ] {
+        let codes: Vec<u8> =
+            (0..=255).map(|code: u8| if nan.contains(&code) { 0 } else { code }).collect();
+        let header = format!(
+            r#"{{"x.weight":{{"dtype":"{kind}","shape":[2,128],"data_offsets":[0,256]}}}}"#
+        );
+        let file = |codes: &[u8]| {
+            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), codes].concat()
+        };
         fs::write(dir.path().join("model.safetensors"), file(&codes)).unwrap();
         let to = dir.path().join(name);
         let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
         baked(&dir.path().display().to_string(), &to, &options);
-        let found = values(&safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap()["x.weight"]);
+        let found = values(
+            &safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap()["x.weight"],
+        );
         let torch = values(&expected[name]);
-        let torch = torch.into_iter().enumerate().map(|(code, x)| if nan.contains(&(code as u8)) { 0.0 } else { x });
+        let torch = torch
+            .into_iter()
+            .enumerate()
+            .map(|(code, x)| if nan.contains(&(code as u8)) { 0.0 } else { x });
         assert_eq!(found, torch.collect::<Vec<f32>>());
         // A NaN code is reported with its position.
         let mut codes = codes;
@@ -167,10 +194,12 @@ fn float8_error(change: impl FnOnce(&mut Value, &mut Value)) -> Error {
     let bytes = fs::read(data("formats/fp8-block/model.safetensors")).unwrap();
     let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let mut config: Value = serde_json::from_slice(&fs::read(data("formats/fp8-block/config.json")).unwrap()).unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(data("formats/fp8-block/config.json")).unwrap()).unwrap();
     change(&mut config, &mut header);
     let text = header.to_string();
-    let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes[8 + length..]].concat();
+    let bytes =
+        [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes[8 + length..]].concat();
     fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     open(dir.path()).unwrap_err()
@@ -184,7 +213,9 @@ fn scales_that_do_not_fit_are_errors() {
     let fits = |e: &Error| matches!(e, Error::Shape { tensor, expected, .. } if tensor.contains(SCALE) && *expected == [2, 2]);
     assert!(fits(&error), "{error:?}");
     // A given block size must match the scales.
-    let error = float8_error(|config, _| config["quantization_config"]["weight_block_size"] = serde_json::json!([16, 16]));
+    let error = float8_error(|config, _| {
+        config["quantization_config"]["weight_block_size"] = serde_json::json!([16, 16])
+    });
     assert!(matches!(&error, Error::Shape { .. }), "{error:?}");
     let error = float8_error(|_, header| {
         let scale = header.as_object_mut().unwrap().remove(SCALE).unwrap();
@@ -208,10 +239,16 @@ fn a_quantization_config_with_plain_floats_is_ignored() {
         let loaded = open(&source).unwrap();
         assert!(loaded.architecture().is_ok());
         let note = loaded.notes().join("\n");
-        assert!(note.contains(method["quant_method"].as_str().unwrap()) && note.contains("plain floats"), "{note}");
+        assert!(
+            note.contains(method["quant_method"].as_str().unwrap())
+                && note.contains("plain floats"),
+            "{note}"
+        );
         let to = dir.path().join("out");
         baked(&source.display().to_string(), &to, &Bake::default());
-        assert!(!fs::read_to_string(to.join("config.json")).unwrap().contains("quantization_config"));
+        assert!(
+            !fs::read_to_string(to.join("config.json")).unwrap().contains("quantization_config")
+        );
     }
 }
 
@@ -220,7 +257,10 @@ fn write_zeros(directory: &Path, tensors: &[(&str, &str, &[usize], usize)]) {
     let (mut header, mut at) = (serde_json::Map::new(), 0);
     for (name, dtype, shape, width) in tensors {
         let end = at + shape.iter().product::<usize>() * width;
-        header.insert((*name).into(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+        header.insert(
+            (*name).into(),
+            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}),
+        );
         at = end;
     }
     let text = Value::Object(header).to_string();
@@ -232,16 +272,25 @@ type Stored = (&'static str, &'static str, &'static [usize], usize);
 
 #[test]
 fn packed_weights_are_errors_that_name_the_method() {
-    const GPTQ: &[Stored] =
-        &[("l.q.qweight", "I32", &[4, 8], 4), ("l.q.scales", "F16", &[1, 8], 2), ("l.q.g_idx", "I32", &[32], 4)];
-    const BNB4: &[Stored] = &[("l.q.weight", "U8", &[16, 1], 1), ("l.q.weight.absmax", "F32", &[2], 4)];
+    const GPTQ: &[Stored] = &[
+        ("l.q.qweight", "I32", &[4, 8], 4),
+        ("l.q.scales", "F16", &[1, 8], 2),
+        ("l.q.g_idx", "I32", &[32], 4),
+    ];
+    const BNB4: &[Stored] =
+        &[("l.q.weight", "U8", &[16, 1], 1), ("l.q.weight.absmax", "F32", &[2], 4)];
     const BNB8: &[Stored] = &[("l.q.weight", "I8", &[4, 8], 1), ("l.q.SCB", "F32", &[4], 4)];
-    const PACKED: &[Stored] = &[("l.q.weight_packed", "I32", &[4, 1], 4), ("l.q.weight_scale", "BF16", &[4, 1], 2)];
+    const PACKED: &[Stored] =
+        &[("l.q.weight_packed", "I32", &[4, 1], 4), ("l.q.weight_scale", "BF16", &[4, 1], 2)];
     const HQQ: &[Stored] = &[("l.q.W_q", "U8", &[4, 8], 1), ("l.q.scale", "F16", &[1, 8], 2)];
-    const EETQ: &[Stored] = &[("l.q.weight", "I8", &[4, 8], 1), ("l.q.weight_scales", "F16", &[8], 2)];
-    const NVFP4: &[Stored] = &[("l.q.weight", "U8", &[4, 8], 1), ("l.q.weight_scale", "F8_E4M3", &[4, 1], 1)];
-    const MXFP4: &[Stored] =
-        &[("l.experts.down_proj_blocks", "U8", &[2, 4, 2, 16], 1), ("l.experts.down_proj_scales", "U8", &[2, 4, 2], 1)];
+    const EETQ: &[Stored] =
+        &[("l.q.weight", "I8", &[4, 8], 1), ("l.q.weight_scales", "F16", &[8], 2)];
+    const NVFP4: &[Stored] =
+        &[("l.q.weight", "U8", &[4, 8], 1), ("l.q.weight_scale", "F8_E4M3", &[4, 1], 1)];
+    const MXFP4: &[Stored] = &[
+        ("l.experts.down_proj_blocks", "U8", &[2, 4, 2, 16], 1),
+        ("l.experts.down_proj_scales", "U8", &[2, 4, 2], 1),
+    ];
     let cases: [(&str, &[Stored], &str); 8] = [
         ("gptq", GPTQ, "GPTQ"),
         ("bitsandbytes", BNB4, "4 bits"),
@@ -263,7 +312,8 @@ fn packed_weights_are_errors_that_name_the_method() {
                 fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
                 write_zeros(dir.path(), tensors);
                 let error = open(dir.path()).unwrap_err();
-                let named = |found: &str| if declared { found == method } else { found.contains(guess) };
+                let named =
+                    |found: &str| if declared { found == method } else { found.contains(guess) };
                 assert!(
                     matches!(&error, Error::Quantized { method, .. } if named(method)),
                     "{method} {family} {declared}: {error:?}"
@@ -276,7 +326,11 @@ fn packed_weights_are_errors_that_name_the_method() {
     fs::write(dir.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
     write_zeros(
         dir.path(),
-        &[("h.0.attn.bias", "U8", &[1, 1, 8, 8], 1), ("position_ids", "I64", &[1, 8], 8), ("wte.weight", "F32", &[4, 8], 4)],
+        &[
+            ("h.0.attn.bias", "U8", &[1, 1, 8, 8], 1),
+            ("position_ids", "I64", &[1, 8], 8),
+            ("wte.weight", "F32", &[4, 8], 4),
+        ],
     );
     assert!(open(dir.path()).is_ok());
     // Integer weights are errors.
@@ -301,7 +355,8 @@ fn f64_is_rounded_to_f32() {
     assert!(source.notes()[0].contains("f64"), "{:?}", source.notes());
     let to = dir.path().join("out");
     baked(&dir.path().display().to_string(), &to, &Bake::default());
-    let found = values(&safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap()["x.weight"]);
+    let found =
+        values(&safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap()["x.weight"]);
     assert_eq!(found, numbers.map(|x| x as f32));
 }
 
@@ -310,7 +365,8 @@ fn with_rowless(directory: &Path, tokens: &[&str]) -> usize {
     copy_builtin("math", directory);
     let file = directory.join("tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    let config: Value = serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
     let rows = config["vocab_size"].as_u64().unwrap() as usize;
     for (i, token) in tokens.iter().enumerate() {
         let added = serde_json::json!({"id": rows + i, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
@@ -329,8 +385,14 @@ fn tokens_without_a_row_merge_with_a_note_and_fail_when_used() {
     copy_builtin("math", &plain);
     let source = open(&big).unwrap();
     let note = source.notes().join("\n");
-    assert!(note.contains("`<extra>`") && note.contains(&format!("`{rows}` rows")) && note.contains("2 tokens"), "{note}");
-    // Text without these tokens is valid data; text with one is an error that names file, row and token.
+    assert!(
+        note.contains("`<extra>`")
+            && note.contains(&format!("`{rows}` rows"))
+            && note.contains("2 tokens"),
+        "{note}"
+    );
+    // Text without these tokens is valid data; text with one is an error that names file, row and
+    // token.
     let lines = dir.path().join("lines.jsonl");
     fs::write(&lines, "{\"text\": \"1 + 2\"}\n").unwrap();
     assert!(Dataset::read(&lines.display().to_string(), &source).is_ok());
@@ -342,16 +404,29 @@ fn tokens_without_a_row_merge_with_a_note_and_fail_when_used() {
     for (first, second) in [(&big, &plain), (&plain, &big)] {
         let to = dir.path().join("out");
         let specs = [format!("a={}", first.display()), format!("b={}", second.display())];
-        load(specs).unwrap().merge(Linear::default()).unwrap().bake_with(&to, &Bake { force: true, ..Bake::default() }).unwrap();
+        load(specs)
+            .unwrap()
+            .merge(Linear::default())
+            .unwrap()
+            .bake_with(&to, &Bake { force: true, ..Bake::default() })
+            .unwrap();
         let own = |directory: &Path| fs::read(directory.join("tokenizer.json")).unwrap();
         assert!(own(&to) == own(first));
         assert_eq!(open(&to).unwrap().architecture().unwrap().vocabulary, rows);
     }
     // In a session, and in generation with such a token.
-    let line = format!("load a={} b={}; merge linear; generate '1 <more> 2'", big.display(), plain.display());
+    let line = format!(
+        "load a={} b={}; merge linear; generate '1 <more> 2'",
+        big.display(),
+        plain.display()
+    );
     let (replies, fine) = json(dir.path(), &line);
     assert!(!fine && replies.last().unwrap().to_string().contains("<more>"), "{replies:?}");
-    let line = format!("load a={} b={}; merge linear; generate '1 + 2' tokens=3", big.display(), plain.display());
+    let line = format!(
+        "load a={} b={}; merge linear; generate '1 + 2' tokens=3",
+        big.display(),
+        plain.display()
+    );
     assert!(json(dir.path(), &line).1);
 }
 
@@ -364,7 +439,8 @@ fn an_untied_model_without_an_output_layer_is_an_error() {
         configure(dir.path(), |config| config["tie_word_embeddings"] = tied.clone());
         let error = open(dir.path()).unwrap_err();
         assert!(
-            matches!(&error, Error::NoOutputLayer { .. }) && error.hint().unwrap().contains("tie_word_embeddings"),
+            matches!(&error, Error::NoOutputLayer { .. })
+                && error.hint().unwrap().contains("tie_word_embeddings"),
             "{error:?}"
         );
     }

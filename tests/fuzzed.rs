@@ -1,7 +1,8 @@
-//! Runs every reader of untrusted files on mutated valid files: it must not panic, and must stay within ten seconds and a
-//! gigabyte. Each reader gets one second here; `DAM_FUZZ_RUNS=N` runs N inputs each, starting at `DAM_FUZZ_FROM`;
-//! `DAM_FUZZ_TARGET` selects one target; `DAM_FUZZ_CORPUS=DIR` writes the valid files for cargo-fuzz; `DAM_FUZZ_KEEP=FILE`
-//! stores each input before it is run, for inputs that kill the process. See `.ci/fuzz`.
+//! Runs every reader of untrusted files on mutated valid files: it must not panic, and must stay
+//! within ten seconds and a gigabyte. Each reader gets one second here; `DAM_FUZZ_RUNS=N` runs N
+//! inputs each, starting at `DAM_FUZZ_FROM`; `DAM_FUZZ_TARGET` selects one target;
+//! `DAM_FUZZ_CORPUS=DIR` writes the valid files for cargo-fuzz; `DAM_FUZZ_KEEP=FILE` stores each
+//! input before it is run, for inputs that kill the process. See `.ci/fuzz`.
 
 mod common;
 #[path = "fuzz/mutate.rs"]
@@ -121,10 +122,14 @@ fn mutated_files_never_panic() {
             }
         }
     });
-    let (runs, from): (Option<u64>, u64) = (set("DAM_FUZZ_RUNS"), set("DAM_FUZZ_FROM").unwrap_or(0));
-    let (only, keep): (Option<String>, Option<String>) = (set("DAM_FUZZ_TARGET"), set("DAM_FUZZ_KEEP"));
-    for (i, (name, target)) in
-        TARGETS.iter().enumerate().filter(|(_, (name, _))| only.as_deref().is_none_or(|only| only == *name))
+    let (runs, from): (Option<u64>, u64) =
+        (set("DAM_FUZZ_RUNS"), set("DAM_FUZZ_FROM").unwrap_or(0));
+    let (only, keep): (Option<String>, Option<String>) =
+        (set("DAM_FUZZ_TARGET"), set("DAM_FUZZ_KEEP"));
+    for (i, (name, target)) in TARGETS
+        .iter()
+        .enumerate()
+        .filter(|(_, (name, _))| only.as_deref().is_none_or(|only| only == *name))
     {
         let good = seeds(name);
         TARGET.store(i, Relaxed);
@@ -135,7 +140,11 @@ fn mutated_files_never_panic() {
         };
         while goes_on(number) {
             // The unmodified files come first.
-            let input = good.get(number as usize).filter(|_| from == 0).cloned().unwrap_or_else(|| mutated(&good, number));
+            let input = good
+                .get(number as usize)
+                .filter(|_| from == 0)
+                .cloned()
+                .unwrap_or_else(|| mutated(&good, number));
             keep.iter().for_each(|file| std::fs::write(file, &input).unwrap());
             let before = NOW.load(Relaxed);
             PEAK.store(before, Relaxed);
@@ -148,7 +157,11 @@ fn mutated_files_never_panic() {
             LIMIT.store(usize::MAX, Relaxed);
             if done.is_err() {
                 report("a panic");
-                std::fs::write(std::env::temp_dir().join(format!("dam-fuzz-{name}-{number}")), &input).unwrap();
+                std::fs::write(
+                    std::env::temp_dir().join(format!("dam-fuzz-{name}-{number}")),
+                    &input,
+                )
+                .unwrap();
                 panic!("{name} panics on mutation {number}");
             }
             (slowest, most) = (slowest.max(one.elapsed()), most.max(PEAK.load(Relaxed) - before));
@@ -161,7 +174,9 @@ fn mutated_files_never_panic() {
             most as f64 / 1e6
         );
     }
-    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id())));
+    let _ = std::fs::remove_dir_all(
+        std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id())),
+    );
 }
 
 #[test]
@@ -173,6 +188,8 @@ fn the_corpus_for_cargo_fuzz_is_written_on_request() {
         std::fs::create_dir_all(to.join(name)).unwrap();
         let good = seeds(name);
         assert!(!good.is_empty());
-        good.iter().enumerate().for_each(|(i, bytes)| std::fs::write(to.join(name).join(format!("seed-{i}")), bytes).unwrap());
+        good.iter().enumerate().for_each(|(i, bytes)| {
+            std::fs::write(to.join(name).join(format!("seed-{i}")), bytes).unwrap()
+        });
     }
 }

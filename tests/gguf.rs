@@ -1,5 +1,5 @@
-//! GGUF files load as in transformers and are baked as checkpoints. The files and numbers were made by
-//! `tests/data/gguf/make.py`.
+//! GGUF files load as in transformers and are baked as checkpoints. The files and numbers were made
+//! by `tests/data/gguf/make.py`.
 
 mod common;
 
@@ -21,7 +21,13 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     let batch = Batch::new([ids], &Device::Cpu).unwrap();
-    decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    decoder
+        .logits(&decoder.hidden(&batch).unwrap())
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 #[track_caller]
@@ -39,8 +45,11 @@ fn logits_match_transformers_before_and_after_baking() {
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
     let dir = tempfile::tempdir().unwrap();
     for (name, format) in [("llama", "Q8_0"), ("qwen2", "Q4_1")] {
-        let models =
-            load([format!("a={}", file(&format!("{name}.gguf"))), format!("b={}", file(&format!("{name}.gguf")))]).unwrap();
+        let models = load([
+            format!("a={}", file(&format!("{name}.gguf"))),
+            format!("b={}", file(&format!("{name}.gguf"))),
+        ])
+        .unwrap();
         assert_eq!(models.report().0[0].dtype, format);
         assert_close(&logits(models.source("a").unwrap(), &ids[0]), &expected[name], 1e-5);
         // Merging a model with itself reproduces it; biases start at 1 each, so they are halved.
@@ -49,7 +58,9 @@ fn logits_match_transformers_before_and_after_baking() {
         let baked = Source::open(&written.path.display().to_string()).unwrap();
         assert_close(&logits(&baked, &ids[0]), &expected[name], 1e-5);
         assert_eq!(baked.chat_template(), models.source("a").unwrap().chat_template());
-        let token = |s: &Source| s.tokenizer().unwrap().get_vocab(true).into_iter().collect::<BTreeMap<_, _>>();
+        let token = |s: &Source| {
+            s.tokenizer().unwrap().get_vocab(true).into_iter().collect::<BTreeMap<_, _>>()
+        };
         assert_eq!(token(&baked), token(models.source("a").unwrap()));
     }
 }
@@ -82,7 +93,8 @@ fn an_unsupported_architecture_has_a_hint() {
 
 #[test]
 fn tokens_match_transformers() {
-    let expected: BTreeMap<String, Vec<u32>> = serde_json::from_slice(&fs::read(data("gguf/tokens.json")).unwrap()).unwrap();
+    let expected: BTreeMap<String, Vec<u32>> =
+        serde_json::from_slice(&fs::read(data("gguf/tokens.json")).unwrap()).unwrap();
     let source = Source::open(&file("llama.gguf")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     for (text, ids) in expected {

@@ -1,6 +1,6 @@
-//! Written GGUF files: tensors match those of the gguf package byte for byte, and a file that is read back has the same logits
-//! and splits text identically. The numbers were made by `tests/data/gguf_out/make.py`; `check.py` verifies that gguf and
-//! transformers read the files.
+//! Written GGUF files: tensors match those of the gguf package byte for byte, and a file that is
+//! read back has the same logits and splits text identically. The numbers were made by
+//! `tests/data/gguf_out/make.py`; `check.py` verifies that gguf and transformers read the files.
 
 mod common;
 
@@ -52,7 +52,13 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     let batch = Batch::new([ids], &Device::Cpu).unwrap();
-    decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    decoder
+        .logits(&decoder.hidden(&batch).unwrap())
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 #[track_caller]
@@ -65,7 +71,9 @@ fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
 
 /// The 64-bit FNV-1a hash.
 fn fnv(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     format!("{hash:016x}")
 }
 
@@ -73,17 +81,18 @@ fn fnv(bytes: &[u8]) -> String {
 fn read_back(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
     let bytes = fs::read(path).unwrap();
     let content = Content::read(&mut Cursor::new(&bytes)).unwrap();
-    let one = |(name, info): (&String, &dam_prelude::candle_core::quantized::gguf_file::TensorInfo)| {
-        let (per, size) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
-        let start = (content.tensor_data_offset + info.offset) as usize;
-        assert_eq!(start % 32, 0);
-        let length = info.shape.elem_count() / per * size;
-        let kind = match format!("{:?}", info.ggml_dtype).as_str() {
-            "Q8_0" => "Q8_0".to_owned(),
-            other => other.to_uppercase(),
+    let one =
+        |(name, info): (&String, &dam_prelude::candle_core::quantized::gguf_file::TensorInfo)| {
+            let (per, size) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
+            let start = (content.tensor_data_offset + info.offset) as usize;
+            assert_eq!(start % 32, 0);
+            let length = info.shape.elem_count() / per * size;
+            let kind = match format!("{:?}", info.ggml_dtype).as_str() {
+                "Q8_0" => "Q8_0".to_owned(),
+                other => other.to_uppercase(),
+            };
+            (name.clone(), json!([kind, info.shape.dims(), fnv(&bytes[start..start + length])]))
         };
-        (name.clone(), json!([kind, info.shape.dims(), fnv(&bytes[start..start + length])]))
-    };
     let tensors = content.tensor_infos.iter().map(one).collect();
     (tensors, content.metadata.into_iter().collect())
 }
@@ -118,7 +127,10 @@ fn tensors_match_the_gguf_package_and_are_read_back() {
             let kind = dtype.unwrap_or("stored");
             let file = dir.path().join(format!("{name}-{kind}.gguf"));
             let notes = written(&source, &file, dtype).unwrap();
-            assert!(notes.iter().any(|note| note.contains("no source has a tokenizer")), "{notes:?}");
+            assert!(
+                notes.iter().any(|note| note.contains("no source has a tokenizer")),
+                "{notes:?}"
+            );
             let (found, keys) = read_back(&file);
             let factors = |name: &str| name.starts_with("rope_f");
             for (tensor, expected) in &tensors {
@@ -139,8 +151,12 @@ fn tensors_match_the_gguf_package_and_are_read_back() {
                 let Gguf::String(family) = &keys["general.architecture"] else { panic!() };
                 keys[&format!("{family}.{key}")].to_u32().unwrap() as usize
             };
-            assert_eq!((own_key("block_count"), own_key("attention.head_count")), (architecture.layers, architecture.heads));
-            // Reading it back gives the same logits. llama.cpp has no window for mistral: five positions are within it.
+            assert_eq!(
+                (own_key("block_count"), own_key("attention.head_count")),
+                (architecture.layers, architecture.heads)
+            );
+            // Reading it back gives the same logits. llama.cpp has no window for mistral: five
+            // positions are within it.
             let ids: Vec<u32> = (0..12).map(|i| i * 7 % 64).collect();
             let ids = if name == "mistral-window" { &ids[..5] } else { &ids[..] };
             let back = open(&file);
@@ -168,8 +184,12 @@ fn what_llama_cpp_would_compute_differently_is_an_error() {
     ];
     let dir = tempfile::tempdir().unwrap();
     for (name, reason) in cases {
-        let error = written(&data("families").join(name), &dir.path().join("out.gguf"), None).unwrap_err();
-        assert!(matches!(&error, Error::GgufExport { reason: found } if found.contains(reason)), "{name}: {error:?}");
+        let error =
+            written(&data("families").join(name), &dir.path().join("out.gguf"), None).unwrap_err();
+        assert!(
+            matches!(&error, Error::GgufExport { reason: found } if found.contains(reason)),
+            "{name}: {error:?}"
+        );
         assert!(error.hint().unwrap().contains("directory"));
     }
     let edited = |name: &str, key: &str, value: Value| {
@@ -179,12 +199,17 @@ fn what_llama_cpp_would_compute_differently_is_an_error() {
         written(&source, &dir.path().join("out.gguf"), None).unwrap_err().to_string()
     };
     assert!(edited("qwen3", "hidden_act", json!("gelu_pytorch_tanh")).contains("GeluTanh"));
-    let yarn =
-        json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 4.0, "original_max_position_embeddings": 32});
+    let yarn = json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 4.0, "original_max_position_embeddings": 32});
     assert!(edited("qwen3", "rope_parameters", yarn).contains("beta_fast"));
     let long = json!({"rope_type": "longrope", "rope_theta": 1e4, "short_factor": vec![1.0; 4], "long_factor": vec![2.0; 4]});
     assert!(edited("llama-biases", "rope_parameters", long).contains("rotary"));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count(), 0);
+    assert_eq!(
+        fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some())
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -206,7 +231,12 @@ fn scaled_rotary_frequencies_are_read_back() {
         configure(&source, |config| config["rope_parameters"] = rope.clone());
         let file = dir.path().join(format!("{i}.gguf"));
         written(&source, &file, Some("f32")).unwrap();
-        assert_close(&logits(&open(&file), &ids), &logits(&open(&source), &ids), 1e-5, &rope.to_string());
+        assert_close(
+            &logits(&open(&file), &ids),
+            &logits(&open(&source), &ids),
+            1e-5,
+            &rope.to_string(),
+        );
     }
 }
 
@@ -218,17 +248,33 @@ fn a_gguf_file_round_trips() {
     written(&original, &file, Some("q8_0")).unwrap();
     let ((before, old), (after, new)) = (read_back(&original), read_back(&file));
     assert_eq!(before, after);
-    for key in ["model", "tokens", "token_type", "bos_token_id", "eos_token_id", "unknown_token_id", "add_bos_token"] {
+    for key in [
+        "model",
+        "tokens",
+        "token_type",
+        "bos_token_id",
+        "eos_token_id",
+        "unknown_token_id",
+        "add_bos_token",
+    ] {
         let key = format!("tokenizer.ggml.{key}");
         assert_eq!(format!("{:?}", old[&key]), format!("{:?}", new[&key]), "{key}");
     }
-    assert_eq!(format!("{:?}", old["tokenizer.chat_template"]), format!("{:?}", new["tokenizer.chat_template"]));
-    // Overwriting it without --force is an error, and so is overwriting a source or anything that is not a GGUF file.
+    assert_eq!(
+        format!("{:?}", old["tokenizer.chat_template"]),
+        format!("{:?}", new["tokenizer.chat_template"])
+    );
+    // Overwriting it without --force is an error, and so is overwriting a source or anything that
+    // is not a GGUF file.
     let again = written(&original, &file, None).unwrap_err();
     assert!(matches!(again, Error::Exists { .. }), "{again:?}");
     let forced = |source: &Path, to: &Path| {
-        let models = load([format!("a={}", source.display()), format!("b={}", source.display())]).unwrap();
-        models.merge(Linear::default()).unwrap().bake_with(to, &Bake { force: true, ..Bake::default() })
+        let models =
+            load([format!("a={}", source.display()), format!("b={}", source.display())]).unwrap();
+        models
+            .merge(Linear::default())
+            .unwrap()
+            .bake_with(to, &Bake { force: true, ..Bake::default() })
     };
     assert!(matches!(forced(&file, &file).unwrap_err(), Error::Sources { .. }));
     assert!(forced(&original, &file).is_ok());
@@ -237,7 +283,10 @@ fn a_gguf_file_round_trips() {
     assert!(matches!(forced(&original, &other).unwrap_err(), Error::NotReplaced { .. }));
     assert_eq!(fs::read(&other).unwrap(), b"mine");
     fs::create_dir(dir.path().join("folder.gguf")).unwrap();
-    assert!(matches!(forced(&original, &dir.path().join("folder.gguf")).unwrap_err(), Error::NotReplaced { .. }));
+    assert!(matches!(
+        forced(&original, &dir.path().join("folder.gguf")).unwrap_err(),
+        Error::NotReplaced { .. }
+    ));
     // Temporary files are private, and none remain.
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
@@ -251,9 +300,13 @@ fn with_tokenizer(name: &str, rows: usize, to: &Path) {
     fs::write(to.join("config.json"), config.to_string()).unwrap();
     fs::copy(data("gguf_out").join(format!("{name}.json")), to.join("tokenizer.json")).unwrap();
     let chat = match name {
-        "llama3" => json!({"bos_token": "<|begin|>", "eos_token": "<|eot|>", "chat_template": "{{ messages }}"}),
+        "llama3" => {
+            json!({"bos_token": "<|begin|>", "eos_token": "<|eot|>", "chat_template": "{{ messages }}"})
+        }
         "qwen2" => json!({"eos_token": "<|im_end|>", "pad_token": "<|end|>"}),
-        "spm" | "spm-legacy" => json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+        "spm" | "spm-legacy" => {
+            json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+        }
         _ => json!({"bos_token": "<|end|>", "eos_token": "<|end|>"}),
     };
     fs::write(to.join("tokenizer_config.json"), chat.to_string()).unwrap();
@@ -276,10 +329,17 @@ fn with_tokenizer(name: &str, rows: usize, to: &Path) {
         let start = bytes.len();
         let count: usize = shape.iter().product();
         (0..count).for_each(|i| bytes.extend(((i % 17) as f32 / 16.0 - 0.5).to_le_bytes()));
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, bytes.len()]}));
+        header.insert(
+            name,
+            json!({"dtype": "F32", "shape": shape, "data_offsets": [start, bytes.len()]}),
+        );
     }
     let text = Value::Object(header).to_string();
-    fs::write(to.join("model.safetensors"), [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes].concat()).unwrap();
+    fs::write(
+        to.join("model.safetensors"),
+        [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes].concat(),
+    )
+    .unwrap();
 }
 
 const TEXTS: [&str; 7] = [
@@ -319,7 +379,8 @@ fn written_tokenizers_split_text_identically() {
         let Gguf::Array(tokens) = &keys["tokenizer.ggml.tokens"] else { panic!() };
         assert_eq!(tokens.len(), rows);
         // As in transformers, no space is put before a text that begins with one.
-        for text in TEXTS.into_iter().filter(|text| name != "spm-legacy" || !text.starts_with(' ')) {
+        for text in TEXTS.into_iter().filter(|text| name != "spm-legacy" || !text.starts_with(' '))
+        {
             assert_eq!(ids(&back, text), ids(&own, text), "{name}: {text}");
             if let Some(expected) = theirs.get(name).and_then(|texts| texts.get(text)) {
                 assert_eq!(&ids(&own, text), expected, "{name}: {text}");
@@ -337,7 +398,8 @@ fn written_tokenizers_split_text_identically() {
     assert_eq!(ids(&open(&file), TEXTS[0]), ids(&open(&source), TEXTS[0]));
     // An unsupported tokenizer is an error that names the file.
     with_tokenizer("unknown", 300, &dir.path().join("unknown"));
-    let error = written(&dir.path().join("unknown"), &dir.path().join("unknown.gguf"), None).unwrap_err();
+    let error =
+        written(&dir.path().join("unknown"), &dir.path().join("unknown.gguf"), None).unwrap_err();
     assert!(
         matches!(&error, Error::GgufExport { reason } if reason.contains("tokenizer.json") && reason.contains("pre-tokenizer")),
         "{error:?}"
@@ -357,12 +419,27 @@ fn tokenizer_error(name: &str, change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 fn tokenizers_that_would_split_differently_are_errors() {
-    assert!(tokenizer_error("llama3", |t| t["model"]["ignore_merges"] = false.into()).contains("pre-tokenizer"));
-    assert!(tokenizer_error("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"})).contains("pre-tokenizer"));
+    assert!(
+        tokenizer_error("llama3", |t| t["model"]["ignore_merges"] = false.into())
+            .contains("pre-tokenizer")
+    );
+    assert!(
+        tokenizer_error("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"}))
+            .contains("pre-tokenizer")
+    );
     // White space after a special token is stripped.
-    assert!(tokenizer_error("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into()).contains("differently"));
-    assert!(tokenizer_error("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()).contains("pre-tokenizer"));
-    assert!(tokenizer_error("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5)).contains("scores"));
+    assert!(
+        tokenizer_error("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into())
+            .contains("differently")
+    );
+    assert!(
+        tokenizer_error("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into())
+            .contains("pre-tokenizer")
+    );
+    assert!(
+        tokenizer_error("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5))
+            .contains("scores")
+    );
     let processor = json!({"type": "BertProcessing", "sep": ["<|end|>", 0], "cls": ["<|end|>", 0]});
     assert!(tokenizer_error("gpt2", |t| t["post_processor"] = processor).contains("around"));
 }
@@ -371,10 +448,16 @@ fn tokenizers_that_would_split_differently_are_errors() {
 fn verbs_write_gguf_files_and_report_invalid_options() {
     let dir = tempfile::tempdir().unwrap();
     let model = data("gguf/llama.gguf").display().to_string();
-    let (replies, fine) = json(dir.path(), &format!("load a={model} b={model}; wrap; bake merged.gguf dtype=q8_0"));
+    let (replies, fine) =
+        json(dir.path(), &format!("load a={model} b={model}; wrap; bake merged.gguf dtype=q8_0"));
     assert!(fine && replies.last().unwrap().to_string().contains("merged.gguf"), "{replies:?}");
-    assert!(json(dir.path(), &format!("load a={model} b={model}; merge linear static.gguf dtype=f16")).1);
-    assert!(json(dir.path(), "load a=merged.gguf b=static.gguf; merge linear; generate abc tokens=2").1);
+    assert!(
+        json(dir.path(), &format!("load a={model} b={model}; merge linear static.gguf dtype=f16"))
+            .1
+    );
+    assert!(
+        json(dir.path(), "load a=merged.gguf b=static.gguf; merge linear; generate abc tokens=2").1
+    );
     for (line, expected) in [
         ("bake out dtype=q8_0", "GGUF"),
         ("bake out.gguf shard=1GB", "shard"),
@@ -382,7 +465,10 @@ fn verbs_write_gguf_files_and_report_invalid_options() {
         ("merge linear out dtype=q8_0", "GGUF"),
     ] {
         let (replies, fine) = json(dir.path(), &format!("load a={model} b={model}; wrap; {line}"));
-        assert!(!fine && replies.last().unwrap().to_string().contains(expected), "{line}: {replies:?}");
+        assert!(
+            !fine && replies.last().unwrap().to_string().contains(expected),
+            "{line}: {replies:?}"
+        );
     }
     assert!(!dir.path().join("out.gguf").exists() && !dir.path().join("out").exists());
 }

@@ -1,5 +1,6 @@
-//! Agreement with PyTorch: the numbers in `tests/data/golden` come from an independent implementation (PyTorch 2.15,
-//! transformers 5.23), which was checked against the published DAM code.
+//! Agreement with PyTorch: the numbers in `tests/data/golden` come from an independent
+//! implementation (PyTorch 2.15, transformers 5.23), which was checked against the published DAM
+//! code.
 
 use std::path::{Path, PathBuf};
 
@@ -31,12 +32,16 @@ fn expected_json() -> serde_json::Value {
 
 /// Three sources and the base, as in the reference run: batches of two, in order, no clipping.
 fn models() -> Models {
-    let mut models =
-        load(["base", "model0", "model1", "model2"].map(|n| format!("{}={}", n.replace("model", "m"), place(n)))).unwrap();
+    let mut models = load(
+        ["base", "model0", "model1", "model2"]
+            .map(|n| format!("{}={}", n.replace("model", "m"), place(n))),
+    )
+    .unwrap();
     for i in 0..3 {
         assert_eq!(models.data(&format!("m{i}"), &place(&format!("data{i}.jsonl"))).unwrap(), 2);
     }
-    models.settings = Settings { batch_size: 2, shuffle: false, lr: 1e-2, clip: 0.0, ..Settings::default() };
+    models.settings =
+        Settings { batch_size: 2, shuffle: false, lr: 1e-2, clip: 0.0, ..Settings::default() };
     models
 }
 
@@ -65,16 +70,25 @@ fn agrees(found: &Tensor, expected: &Tensor, relative: f64, what: &str) {
 }
 
 fn batch(expected: &Tensors, i: usize) -> Batch {
-    let ids: Vec<Vec<u32>> = expected[&format!("input_ids.{i}")].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
-    let mask: Vec<Vec<f32>> = expected[&format!("attention_mask.{i}")].to_dtype(DType::F32).unwrap().to_vec2().unwrap();
-    let cut: Vec<Vec<u32>> =
-        ids.iter().zip(&mask).map(|(ids, m)| ids[..m.iter().filter(|x| **x > 0.0).count()].to_vec()).collect();
+    let ids: Vec<Vec<u32>> =
+        expected[&format!("input_ids.{i}")].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
+    let mask: Vec<Vec<f32>> =
+        expected[&format!("attention_mask.{i}")].to_dtype(DType::F32).unwrap().to_vec2().unwrap();
+    let cut: Vec<Vec<u32>> = ids
+        .iter()
+        .zip(&mask)
+        .map(|(ids, m)| ids[..m.iter().filter(|x| **x > 0.0).count()].to_vec())
+        .collect();
     Batch::new(cut.iter().map(Vec::as_slice), &Device::Cpu).unwrap()
 }
 
 /// The unpadded tokens of `batch` in padded logits: batch x positions x vocabulary.
 fn unmasked(batch: &Batch, logits: &Tensor) -> Tensor {
-    let rows = batch.lengths.iter().enumerate().map(|(i, n)| logits.get(i).unwrap().narrow(0, 0, *n).unwrap());
+    let rows = batch
+        .lengths
+        .iter()
+        .enumerate()
+        .map(|(i, n)| logits.get(i).unwrap().narrow(0, 0, *n).unwrap());
     Tensor::cat(&rows.collect::<Vec<_>>(), 0).unwrap()
 }
 
@@ -118,7 +132,12 @@ fn source_logits_agree() {
         let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
         let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
-        agrees(&logits, &unmasked(&batch, &expected[&format!("teacher_logits.{i}")]), 1e-5, "teacher");
+        agrees(
+            &logits,
+            &unmasked(&batch, &expected[&format!("teacher_logits.{i}")]),
+            1e-5,
+            "teacher",
+        );
     }
 }
 
@@ -130,13 +149,23 @@ fn uniform_merge_logits_agree() {
     for i in 0..3 {
         let batch = batch(&expected, i);
         let logits = merge_logits(&merge, &three[0], &batch);
-        agrees(&logits, &unmasked(&batch, &expected[&format!("uniform_logits.{i}")]), 1e-5, "uniform");
+        agrees(
+            &logits,
+            &unmasked(&batch, &expected[&format!("uniform_logits.{i}")]),
+            1e-5,
+            "uniform",
+        );
     }
     let four = sources(&["model0", "model1", "model2", "base"]);
     let merge = Merge::new(&four, Columns::default(), Device::Cpu).unwrap();
     let batch = batch(&expected, 0);
     let logits = merge_logits(&merge, &four[0], &batch);
-    agrees(&logits, &unmasked(&batch, &expected["uniform_with_base_logits.0"]), 1e-5, "uniform with base");
+    agrees(
+        &logits,
+        &unmasked(&batch, &expected["uniform_with_base_logits.0"]),
+        1e-5,
+        "uniform with base",
+    );
 }
 
 #[test]
@@ -151,7 +180,12 @@ fn logits_agree_for_every_nonlinearity() {
         let (merge, sources) = at_golden(f, &expected);
         let batch = batch(&expected, 0);
         let logits = merge_logits(&merge, &sources[0], &batch);
-        agrees(&logits, &unmasked(&batch, &expected[&format!("merged_logits.{name}.0")]), 1e-5, name);
+        agrees(
+            &logits,
+            &unmasked(&batch, &expected[&format!("merged_logits.{name}.0")]),
+            1e-5,
+            name,
+        );
     }
 }
 
@@ -163,11 +197,22 @@ fn loss_terms_agree() {
     for (i, source) in sources.iter().enumerate() {
         let batch = batch(&expected, i);
         let student = merge_logits(&merge, source, &batch);
-        let teacher = TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
-        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2, tokens: batch.tokens() };
+        let teacher =
+            TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
+        let compared = Distillation {
+            student: &student,
+            teacher: &teacher,
+            temperature: 2.0,
+            size: 2,
+            tokens: batch.tokens(),
+        };
         let value = |x: Tensor| values(&x)[0];
         close(value(compared.kl(Reduction::Reference).unwrap()), &parts[format!("kl.{i}")], 1e-5);
-        close(value(compared.kl(Reduction::TokenMean).unwrap()) / 2.0, &parts[format!("kl.{i}")], 1e-5);
+        close(
+            value(compared.kl(Reduction::TokenMean).unwrap()) / 2.0,
+            &parts[format!("kl.{i}")],
+            1e-5,
+        );
         close(value(compared.mse().unwrap()), &parts[format!("mse.{i}")], 1e-5);
         close(0.1 * value(compared.entropy().unwrap()), &parts[format!("entropy.{i}")], 1e-5);
     }
@@ -203,10 +248,20 @@ fn gradients_agree() {
     let loss = dam.loss().unwrap();
     close(loss.total, &json["total_kl_cosine"], 1e-5);
     let step = dam.step().unwrap();
-    // One AdamW step from zero moments changes each coefficient by lr * sign(gradient), so the gradient is compared
-    // through its norm and, below, through the path of five steps.
-    let norm = expected.iter().filter(|(k, _)| k.starts_with("grad.")).flat_map(|(_, g)| values(g)).map(|g| g * g).sum::<f64>();
-    assert!((step.grad_norm - norm.sqrt()).abs() <= 1e-4 * norm.sqrt(), "{} and {}", step.grad_norm, norm.sqrt());
+    // One AdamW step from zero moments changes each coefficient by lr * sign(gradient), so the
+    // gradient is compared through its norm and, below, through the path of five steps.
+    let norm = expected
+        .iter()
+        .filter(|(k, _)| k.starts_with("grad."))
+        .flat_map(|(_, g)| values(g))
+        .map(|g| g * g)
+        .sum::<f64>();
+    assert!(
+        (step.grad_norm - norm.sqrt()).abs() <= 1e-4 * norm.sqrt(),
+        "{} and {}",
+        step.grad_norm,
+        norm.sqrt()
+    );
 }
 
 #[test]
@@ -219,15 +274,23 @@ fn every_gradient_agrees() {
         let batch = batch(&expected, i);
         let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         let student = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
-        let teacher = TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
-        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2, tokens: batch.tokens() };
+        let teacher =
+            TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
+        let compared = Distillation {
+            student: &student,
+            teacher: &teacher,
+            temperature: 2.0,
+            size: 2,
+            tokens: batch.tokens(),
+        };
         loss = (loss + compared.kl(Reduction::Reference).unwrap()).unwrap();
     }
     let by_weight = loss.backward().unwrap();
     for tensor in &merge.tensors {
         let name = &tensor.spec.name;
         let from_data = merge.pull_back(tensor, by_weight.get(&weights[name]).unwrap()).unwrap();
-        let cosine = (objective::cosine(&merge.coefficients(tensor).unwrap()).unwrap() * 0.01).unwrap();
+        let cosine =
+            (objective::cosine(&merge.coefficients(tensor).unwrap()).unwrap() * 0.01).unwrap();
         let from_cosine = merge.gradients(tensor, &cosine).unwrap();
         assert_eq!((from_data[0].0, from_data.len(), from_cosine.len()), (from_cosine[0].0, 1, 1));
         let gradient = (&from_data[0].1 + &from_cosine[0].1).unwrap().squeeze(1).unwrap();
@@ -285,7 +348,9 @@ fn the_uniform_start_agrees() {
         assert_eq!((dam.report().tensors, dam.report().coefficients), (21, 2112));
         let loss = dam.loss().unwrap();
         for (name, part) in json[key]["loss_parts"].as_object().unwrap() {
-            if let Some((_, value)) = loss.terms.iter().find(|(term, _)| *term == name.replace("kl.", "kl.m")) {
+            if let Some((_, value)) =
+                loss.terms.iter().find(|(term, _)| *term == name.replace("kl.", "kl.m"))
+            {
                 close(*value, part, 1e-5);
             } else {
                 assert_eq!(name, "overlap");
@@ -298,7 +363,9 @@ fn the_uniform_start_agrees() {
         if f == Nonlinearity::None {
             let dir = tempfile::tempdir().unwrap();
             let baked = dam.bake(dir.path().join("merged")).unwrap();
-            for (name, tensor) in safetensors::load(baked.path.join("model.safetensors"), &Device::Cpu).unwrap() {
+            for (name, tensor) in
+                safetensors::load(baked.path.join("model.safetensors"), &Device::Cpu).unwrap()
+            {
                 agrees(&tensor, &expected[&format!("uniform_adamw5_baked.{name}")], 1e-4, &name);
             }
         }

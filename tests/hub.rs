@@ -19,9 +19,14 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(golden("model0")).unwrap() {
         let path = entry.unwrap().path();
-        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+        files.insert(
+            path.file_name().unwrap().to_str().unwrap().to_owned(),
+            fs::read(&path).unwrap(),
+        );
     }
-    for unused in ["pytorch_model.bin", "onnx/model.onnx", "README.md", "original/consolidated.safetensors"] {
+    for unused in
+        ["pytorch_model.bin", "onnx/model.onnx", "README.md", "original/consolidated.safetensors"]
+    {
         files.insert(unused.into(), vec![0; 100]);
     }
     files
@@ -37,7 +42,8 @@ fn program(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> C
 /// The output of `dam -c VERBS`.
 fn run(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> (Output, String) {
     let output = program(home, endpoint, verbs, more).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     (output, text)
 }
 
@@ -81,9 +87,19 @@ fn side_files_are_downloaded_from_the_hub() {
         "preprocessor_config.json",
         "tokenizer.model",
     ];
-    let not = ["a.png", "figures/b.json", "another/config.json", "train.jsonl", "trainer_state.json", ".gitattributes"];
+    let not = [
+        "a.png",
+        "figures/b.json",
+        "another/config.json",
+        "train.jsonl",
+        "trainer_state.json",
+        ".gitattributes",
+    ];
     let mut files = repository();
-    needed.iter().chain(&not).for_each(|name| drop(files.insert((*name).to_owned(), name.as_bytes().to_vec())));
+    needed
+        .iter()
+        .chain(&not)
+        .for_each(|name| drop(files.insert((*name).to_owned(), name.as_bytes().to_vec())));
     files.insert("large.json".into(), vec![b' '; (64 << 20) + 1]);
     let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
     let home = home.path();
@@ -100,9 +116,17 @@ fn side_files_are_downloaded_from_the_hub() {
     // The second time nothing is downloaded, and the same files are copied.
     run_ok(home, &server.endpoint, "load a=org/name b=org/name; merge linear again", &[]);
     let log = server.log();
-    assert!(log.iter().all(|line| line.contains("/api/") || line.contains("large.json")), "{log:?}");
+    assert!(
+        log.iter().all(|line| line.contains("/api/") || line.contains("large.json")),
+        "{log:?}"
+    );
     assert!(home.join("again/1_Pooling/config.json").exists());
-    run_ok(home, "http://127.0.0.1:9", "load a=org/name b=org/name; merge linear offline", &[("HF_HUB_OFFLINE", "1")]);
+    run_ok(
+        home,
+        "http://127.0.0.1:9",
+        "load a=org/name b=org/name; merge linear offline",
+        &[("HF_HUB_OFFLINE", "1")],
+    );
     assert!(home.join("offline/LICENSE").exists());
 }
 
@@ -114,7 +138,10 @@ fn only_needed_files_are_downloaded_and_only_once() {
     assert!(text.contains("name") && text.contains("llama"), "{text}");
     let log = server.log();
     assert!(
-        !log.iter().any(|l| l.contains(".bin") || l.contains("onnx") || l.contains("README") || l.contains("original")),
+        !log.iter().any(|l| l.contains(".bin")
+            || l.contains("onnx")
+            || l.contains("README")
+            || l.contains("original")),
         "{log:?}"
     );
     // The cache layout is Python's.
@@ -149,9 +176,13 @@ fn concurrent_programs_download_once() {
         }
     });
     let folder = home.path().join("hub/models--org--name");
-    let weights = fs::read_link(folder.join("snapshots").join(COMMIT).join("model.safetensors")).unwrap();
+    let weights =
+        fs::read_link(folder.join("snapshots").join(COMMIT).join("model.safetensors")).unwrap();
     let etag = weights.file_name().unwrap().to_str().unwrap().to_owned();
-    assert_eq!(fs::read(folder.join("blobs").join(&etag)).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
+    assert_eq!(
+        fs::read(folder.join("blobs").join(&etag)).unwrap(),
+        fs::read(golden("model0/model.safetensors")).unwrap()
+    );
     assert!(!folder.join("blobs").join(format!("{etag}.incomplete")).exists());
     // The lock is where Python expects it.
     assert!(home.path().join("hub/.locks/models--org--name").join(format!("{etag}.lock")).exists());
@@ -161,7 +192,10 @@ fn concurrent_programs_download_once() {
 fn a_session_with_hub_sources_can_be_reopened() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let data = golden("data0.jsonl");
-    let verbs = format!("load a=org/name b=org/other; data a={0} b={0}; wrap; step; save s.dam", data.display());
+    let verbs = format!(
+        "load a=org/name b=org/other; data a={0} b={0}; wrap; step; save s.dam",
+        data.display()
+    );
     run_ok(home.path(), &server.endpoint, &verbs, &[]);
     run_ok(home.path(), "http://127.0.0.1:1", "open s.dam; step", &[]);
 }
@@ -171,7 +205,10 @@ fn shards_gguf_files_and_adapters_are_downloaded() {
     let (mut files, home) = (BTreeMap::new(), tempfile::tempdir().unwrap());
     for entry in fs::read_dir(data("families/llama-sharded")).unwrap() {
         let path = entry.unwrap().path();
-        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+        files.insert(
+            path.file_name().unwrap().to_str().unwrap().to_owned(),
+            fs::read(&path).unwrap(),
+        );
     }
     files.insert("q/llama.gguf".into(), fs::read(data("gguf/llama.gguf")).unwrap());
     let server = Server::start(files);
@@ -179,9 +216,15 @@ fn shards_gguf_files_and_adapters_are_downloaded() {
     let text = run_ok(home.path(), &server.endpoint, "load org/sharded/q/llama.gguf", &[]);
     assert!(text.contains("Q8_0"), "{text}");
     let adapter = ["adapter_config.json", "adapter_model.safetensors"];
-    let files = adapter.map(|name| (name.to_owned(), fs::read(data("lora/plain").join(name)).unwrap()));
+    let files =
+        adapter.map(|name| (name.to_owned(), fs::read(data("lora/plain").join(name)).unwrap()));
     let server = Server::start(files.into());
-    let text = run_ok(home.path(), &server.endpoint, &format!("load {}+org/adapter", golden("model0").display()), &[]);
+    let text = run_ok(
+        home.path(),
+        &server.endpoint,
+        &format!("load {}+org/adapter", golden("model0").display()),
+        &[],
+    );
     assert!(text.contains("LoRA"), "{text}");
     let (output, text) = run(home.path(), &server.endpoint, "load org/adapter", &[]);
     assert!(!output.status.success() && text.contains("BASE+org/adapter"), "{text}");
@@ -191,12 +234,23 @@ fn shards_gguf_files_and_adapters_are_downloaded() {
 fn the_tokenizer_of_an_adapter_is_downloaded() {
     let math = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
     let adapter = ["adapter_config.json", "adapter_model.safetensors"];
-    let mut files = BTreeMap::from(adapter.map(|name| (name.to_owned(), fs::read(data("adapters/tokens").join(name)).unwrap())));
-    files.insert("tokenizer_config.json".into(), fs::read(math.join("tokenizer_config.json")).unwrap());
+    let mut files = BTreeMap::from(
+        adapter
+            .map(|name| (name.to_owned(), fs::read(data("adapters/tokens").join(name)).unwrap())),
+    );
+    files.insert(
+        "tokenizer_config.json".into(),
+        fs::read(math.join("tokenizer_config.json")).unwrap(),
+    );
     files.insert("notes.txt".into(), b"x".to_vec());
     let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
     let base = data("adapters/untied").display().to_string();
-    run_ok(home.path(), &server.endpoint, &format!("load {base}+org/adapter; merge passthrough out"), &[]);
+    run_ok(
+        home.path(),
+        &server.endpoint,
+        &format!("load {base}+org/adapter; merge passthrough out"),
+        &[],
+    );
     let written = fs::read_to_string(home.path().join("out/tokenizer_config.json")).unwrap();
     assert!(written.contains("<|end|>"));
 }
@@ -230,7 +284,12 @@ fn interrupted_downloads_are_resumed() {
     let blobs = home.path().join("hub/models--org--name/blobs");
     fs::create_dir_all(&blobs).unwrap();
     server.fault(Fault::Drops(0));
-    assert_fails(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "0 of", "load again"]);
+    assert_fails(
+        home.path(),
+        &server.endpoint,
+        "load org/name",
+        &["model.safetensors", "0 of", "load again"],
+    );
     server.fault(Fault::NoRanges);
     run_ok(home.path(), &server.endpoint, "load org/name", &[]);
 }
@@ -284,25 +343,43 @@ fn an_etag_that_is_not_a_checksum_is_accepted() {
 fn datasets_are_downloaded_from_the_hub() {
     let home = tempfile::tempdir().unwrap();
     let line = |id: u32| format!("{{\"input_ids\": [{id}, 2, 3]}}\n").into_bytes();
-    let files = [("data/train-1.jsonl", 5), ("data/train-0.jsonl", 4), ("data/test-0.jsonl", 9), ("README.md", 1)];
+    let files = [
+        ("data/train-1.jsonl", 5),
+        ("data/train-0.jsonl", 4),
+        ("data/test-0.jsonl", 9),
+        ("README.md", 1),
+    ];
     let server = Server::start(files.map(|(name, id)| (name.to_owned(), line(id))).into());
     let load = format!("load a={}", golden("model0").display());
     let text = run_ok(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set"), &[]);
     assert!(text.contains("2 examples"), "{text}");
-    let text = run_ok(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set@main/data/test-0.jsonl"), &[]);
+    let text = run_ok(
+        home.path(),
+        &server.endpoint,
+        &format!("{load}; data a=hub:org/set@main/data/test-0.jsonl"),
+        &[],
+    );
     assert!(text.contains("1 examples"), "{text}");
     assert!(server.log().iter().any(|l| l.contains("/datasets/org/set/resolve/")));
     run_ok(home.path(), "http://127.0.0.1:1", &format!("{load}; data a=hub:org/set"), &[]);
-    let (output, text) = run(home.path(), &server.endpoint, &format!("{load}; data a=hub:../x"), &[]);
+    let (output, text) =
+        run(home.path(), &server.endpoint, &format!("{load}; data a=hub:../x"), &[]);
     assert!(!output.status.success() && text.contains("hub:org/name"), "{text}");
 }
 
 #[test]
 fn unsupported_weights_are_named() {
     let home = tempfile::tempdir().unwrap();
-    let only = |names: &[&str]| Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect());
+    let only = |names: &[&str]| {
+        Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect())
+    };
     let server = only(&["config.json", "tf_model.h5"]);
-    assert_fails(home.path(), &server.endpoint, "load org/h5", &["neither safetensors nor pytorch_model.bin"]);
+    assert_fails(
+        home.path(),
+        &server.endpoint,
+        "load org/h5",
+        &["neither safetensors nor pytorch_model.bin"],
+    );
     let server = only(&["a.Q4_K.gguf"]);
     assert_fails(home.path(), &server.endpoint, "load org/gguf", &["org/gguf/a.Q4_K.gguf"]);
 }
@@ -312,7 +389,10 @@ fn bin_weights_are_downloaded_if_there_are_no_others() {
     let (home, mut files) = (tempfile::tempdir().unwrap(), BTreeMap::new());
     for entry in fs::read_dir(data("formats/bin-shards")).unwrap() {
         let path = entry.unwrap().path();
-        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+        files.insert(
+            path.file_name().unwrap().to_str().unwrap().to_owned(),
+            fs::read(&path).unwrap(),
+        );
     }
     let server = Server::start(files);
     run_ok(home.path(), &server.endpoint, "load org/old", &[]);
@@ -337,10 +417,17 @@ fn a_file_with_a_wrong_checksum_is_downloaded_once_more() {
     let home = tempfile::tempdir().unwrap();
     server.fault(Fault::Flipped(100));
     server.log();
-    assert_fails(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"]);
+    assert_fails(
+        home.path(),
+        &server.endpoint,
+        "load org/name",
+        &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"],
+    );
     assert_eq!(server.log().iter().filter(|line| line.starts_with("cdn")).count(), 2);
     let blobs = home.path().join("hub/models--org--name/blobs");
-    assert!(!blobs.join(format!("{}.incomplete", sha256(&repository()["model.safetensors"]))).exists());
+    assert!(
+        !blobs.join(format!("{}.incomplete", sha256(&repository()["model.safetensors"]))).exists()
+    );
     server.fault(Fault::FlippedSmall(100));
     assert_fails(home.path(), &server.endpoint, "load org/other", &["twice", "checksum"]);
 }
@@ -366,7 +453,8 @@ fn resumed_downloads_are_verified_in_full() {
     fs::write(&part, &whole[..whole.len() / 2]).unwrap();
     server.log();
     run_ok(home.path(), &server.endpoint, "load org/name", &[]);
-    let cdn: Vec<String> = server.log().into_iter().filter(|line| line.starts_with("cdn")).collect();
+    let cdn: Vec<String> =
+        server.log().into_iter().filter(|line| line.starts_with("cdn")).collect();
     assert!(cdn.iter().any(|line| line.ends_with(&format!("from {}", whole.len() / 2))), "{cdn:?}");
     assert!(blobs.join(git(&repository()["config.json"])).exists());
 }
@@ -376,11 +464,16 @@ fn downloads_that_stall_or_make_no_progress_fail() {
     let size = repository()["model.safetensors"].len();
     let quick = [("HF_HUB_DOWNLOAD_TIMEOUT", "1")];
     let stuck = |fault: Fault, words: &[&str]| {
-        let (server, home, begin) = (Server::start(repository()), tempfile::tempdir().unwrap(), Instant::now());
+        let (server, home, begin) =
+            (Server::start(repository()), tempfile::tempdir().unwrap(), Instant::now());
         server.fault(fault);
         let (output, text) = run(home.path(), &server.endpoint, "load org/name", &quick);
         assert!(!output.status.success() && words.iter().all(|word| text.contains(word)), "{text}");
-        assert!(text.contains("hint:") && begin.elapsed() < Duration::from_secs(25), "{:?} {text}", begin.elapsed());
+        assert!(
+            text.contains("hint:") && begin.elapsed() < Duration::from_secs(25),
+            "{:?} {text}",
+            begin.elapsed()
+        );
         server.log().iter().filter(|line| line.starts_with("cdn")).count()
     };
     let tries = stuck(Fault::Stalls(size / 3), &["model.safetensors", "load again"]);
@@ -390,8 +483,10 @@ fn downloads_that_stall_or_make_no_progress_fail() {
     stuck(Fault::Trickles, &["bytes per second"]);
     stuck(Fault::TricklesListing, &["bytes per second"]);
     // Without ranges, each attempt ends below the best so far.
-    let tries =
-        stuck(Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]), &["cannot resume", &format!("{} of {size}", size / 2)]);
+    let tries = stuck(
+        Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]),
+        &["cannot resume", &format!("{} of {size}", size / 2)],
+    );
     assert!((5..=7).contains(&tries), "{tries}");
 }
 
@@ -441,24 +536,39 @@ fn links_that_leave_the_cache_are_not_followed() {
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         symlink(if is_folder { out.clone() } else { out.join("kept") }, &link).unwrap();
         let (output, text) = run(home.path(), &server.endpoint, "load org/name", &[]);
-        assert!(!output.status.success() && text.contains("leaves the cache") && text.contains("hint:"), "{link:?} {text}");
+        assert!(
+            !output.status.success() && text.contains("leaves the cache") && text.contains("hint:"),
+            "{link:?} {text}"
+        );
         assert_eq!(fs::read_to_string(out.join("kept")).unwrap(), "kept", "{link:?}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{link:?}");
     };
-    for link in ["blobs/BLOB.incomplete", "blobs/BLOB", "refs/main", "snapshots/COMMIT/model.safetensors"] {
+    for link in
+        ["blobs/BLOB.incomplete", "blobs/BLOB", "refs/main", "snapshots/COMMIT/model.safetensors"]
+    {
         at(link, false);
     }
-    for link in ["", "blobs", "refs", "snapshots", "snapshots/COMMIT", "../.locks", "../.locks/models--org--name"] {
+    for link in [
+        "",
+        "blobs",
+        "refs",
+        "snapshots",
+        "snapshots/COMMIT",
+        "../.locks",
+        "../.locks/models--org--name",
+    ] {
         at(link, true);
     }
     // The same for reading a complete snapshot.
     let home = tempfile::tempdir().unwrap();
     run_ok(home.path(), &server.endpoint, "load org/name", &[]);
-    let pointer = home.path().join("hub/models--org--name/snapshots").join(COMMIT).join("config.json");
+    let pointer =
+        home.path().join("hub/models--org--name/snapshots").join(COMMIT).join("config.json");
     fs::write(home.path().join("config.json"), fs::read(&pointer).unwrap()).unwrap();
     fs::remove_file(&pointer).unwrap();
     symlink(home.path().join("config.json"), &pointer).unwrap();
-    let (output, text) = run(home.path(), &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
+    let (output, text) =
+        run(home.path(), &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
     assert!(!output.status.success() && text.contains("leaves the cache"), "{text}");
 }
 
@@ -466,8 +576,15 @@ fn links_that_leave_the_cache_are_not_followed() {
 fn the_cache_is_where_python_expects_it() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let at = |name: &str| home.path().join(name).display().to_string();
-    run_ok(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("older"))]);
-    assert!(home.path().join("older/models--org--name").exists() && !home.path().join("hub").exists());
+    run_ok(
+        home.path(),
+        &server.endpoint,
+        "load org/name",
+        &[("HUGGINGFACE_HUB_CACHE", &at("older"))],
+    );
+    assert!(
+        home.path().join("older/models--org--name").exists() && !home.path().join("hub").exists()
+    );
     // The newer name takes precedence.
     run_ok(
         home.path(),
@@ -475,5 +592,7 @@ fn the_cache_is_where_python_expects_it() {
         "load org/name",
         &[("HUGGINGFACE_HUB_CACHE", &at("other")), ("HF_HUB_CACHE", &at("newer"))],
     );
-    assert!(home.path().join("newer/models--org--name").exists() && !home.path().join("other").exists());
+    assert!(
+        home.path().join("newer/models--org--name").exists() && !home.path().join("other").exists()
+    );
 }

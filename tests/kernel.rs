@@ -8,14 +8,17 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::jupyter::Kernel;
-use jupyter_protocol::messaging::{CommInfoRequest, InterruptRequest, KernelInfoRequest, ShutdownRequest, UnknownMessage};
+use jupyter_protocol::messaging::{
+    CommInfoRequest, InterruptRequest, KernelInfoRequest, ShutdownRequest, UnknownMessage,
+};
 
 fn kernel() -> (Kernel, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     (Kernel::start(directory.path()), directory)
 }
 
-const MERGE: &str = "let dam = load([\"builtin:japanese\", \"builtin:math\"])?.wrap(Columns::default())?;";
+const MERGE: &str =
+    "let dam = load([\"builtin:japanese\", \"builtin:math\"])?.wrap(Columns::default())?;";
 
 /// The descendants of `process`.
 fn descendants(process: u32) -> Vec<u32> {
@@ -38,7 +41,10 @@ fn descendants(process: u32) -> Vec<u32> {
 }
 
 fn is_alive(process: u32) -> bool {
-    let state = std::process::Command::new("ps").args(["-o", "stat=", "-p", &process.to_string()]).output().unwrap();
+    let state = std::process::Command::new("ps")
+        .args(["-o", "stat=", "-p", &process.to_string()])
+        .output()
+        .unwrap();
     let state = String::from_utf8(state.stdout).unwrap();
     !state.trim().is_empty() && !state.starts_with('Z')
 }
@@ -76,14 +82,23 @@ fn errors_have_status_error_and_the_message_first() {
     assert_eq!(cell.outputs.last().unwrap()["ename"], "panic", "{cell:?}");
     // The message comes first, then the position in the cell.
     let lines = cell.outputs.last().unwrap()["traceback"].clone();
-    assert!(lines[0].as_str().unwrap().contains("called `Option::unwrap()` on a `None` value"), "{cell:?}");
-    assert!(lines[1].as_str().unwrap().contains("cell:1:36") && lines.as_array().unwrap().len() == 2, "{cell:?}");
+    assert!(
+        lines[0].as_str().unwrap().contains("called `Option::unwrap()` on a `None` value"),
+        "{cell:?}"
+    );
+    assert!(
+        lines[1].as_str().unwrap().contains("cell:1:36") && lines.as_array().unwrap().len() == 2,
+        "{cell:?}"
+    );
     assert_eq!(cell.text("stderr"), "");
     assert_eq!(kernel.run("kept").text("shown"), "7");
 
     let cell = kernel.run("kept.no_such_method()");
     assert_eq!(cell.status, "error");
-    assert!(cell.text("error").contains("no_such_method") && cell.text("error").contains("E0599"), "{cell:?}");
+    assert!(
+        cell.text("error").contains("no_such_method") && cell.text("error").contains("E0599"),
+        "{cell:?}"
+    );
 
     // Cells queued behind one that fails are aborted.
     let (first, second) = (kernel.send("load([\"nowhere\"])?;"), kernel.send("println!(\"ran\")"));
@@ -100,7 +115,9 @@ fn errors_have_status_error_and_the_message_first() {
 #[test]
 fn a_client_that_disconnects_does_not_affect_the_replies_of_others() {
     let (mut kernel, _directory) = kernel();
-    kernel.send_and_disconnect("std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;");
+    kernel.send_and_disconnect(
+        "std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;",
+    );
     assert_eq!(kernel.run("kept").text("shown"), "7");
 }
 
@@ -142,12 +159,21 @@ fn a_live_display_updates_in_place_a_few_times_per_second() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let cell = kernel.run("let report = dam.train(60)?;");
-    let shown: Vec<_> = cell.outputs.iter().filter(|output| output["output_type"] == "display_data").collect();
+    let shown: Vec<_> =
+        cell.outputs.iter().filter(|output| output["output_type"] == "display_data").collect();
     assert_eq!(shown.len(), 1, "{cell:?}");
-    assert!(shown[0]["data"]["text/html"].as_str().unwrap().contains("<img src=\"data:image/svg+xml"), "{shown:?}");
+    assert!(
+        shown[0]["data"]["text/html"].as_str().unwrap().contains("<img src=\"data:image/svg+xml"),
+        "{shown:?}"
+    );
     assert!(shown[0]["data"]["text/plain"].as_str().unwrap().contains("60/60"), "{shown:?}");
     assert!(cell.updates.len() >= 2, "{} updates in {} s", cell.updates.len(), cell.seconds);
-    assert!((cell.updates.len() as f64) < 5.0 * cell.seconds + 2.0, "{} updates in {} s", cell.updates.len(), cell.seconds);
+    assert!(
+        (cell.updates.len() as f64) < 5.0 * cell.seconds + 2.0,
+        "{} updates in {} s",
+        cell.updates.len(),
+        cell.seconds
+    );
     assert!(shown[0]["data"]["text/html"].as_str().unwrap().len() < 200_000);
 }
 
@@ -156,7 +182,8 @@ fn a_second_interrupt_kills_the_process_and_reports_it() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run("let lost = 7;").status, "ok");
     let mut count = 0;
-    let code = "println!(\"on\"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }";
+    let code =
+        "println!(\"on\"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }";
     let cell = kernel.run_while(code, |kernel, cell| {
         // Once when the cell runs, and again after the first interrupt.
         if cell.text("stdout").contains("on") && count < 2 {
@@ -200,12 +227,18 @@ fn verbs_and_rust_share_one_session() {
 fn outputs_arrive_in_order_and_separately() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
-    let cell = kernel.run("println!(\"before\"); dam.loss()?.evcxr_display(); print!(\"between\"); dam.step()?");
-    let kinds: Vec<&str> = cell.outputs.iter().map(|output| output["output_type"].as_str().unwrap()).collect();
+    let cell = kernel
+        .run("println!(\"before\"); dam.loss()?.evcxr_display(); print!(\"between\"); dam.step()?");
+    let kinds: Vec<&str> =
+        cell.outputs.iter().map(|output| output["output_type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["stream", "display_data", "stream", "execute_result"], "{cell:?}");
     assert_eq!(cell.text("stdout"), "before\n\nbetween");
     let result = &cell.outputs[3]["data"];
-    assert!(result["text/html"].as_str().unwrap().contains("<table") && result["text/plain"].as_str().is_some(), "{result}");
+    assert!(
+        result["text/html"].as_str().unwrap().contains("<table")
+            && result["text/plain"].as_str().is_some(),
+        "{result}"
+    );
     let cell = kernel.run("eprintln!(\"a warning\")");
     assert_eq!((cell.status.as_str(), cell.text("stderr").as_str()), ("ok", "a warning\n"));
     assert!(kernel.run(":vars").text("shown").contains("dam"));
@@ -217,12 +250,26 @@ fn errors_have_their_line_and_column_in_the_cell() {
     let (mut kernel, _directory) = kernel();
     let plain = |cell: &common::jupyter::CellResult| {
         let lines = cell.outputs.last().unwrap()["traceback"].clone();
-        let text = lines.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n");
+        let text = lines
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n");
         console::strip_ansi_codes(&text).into_owned()
     };
     let cell = kernel.run("// 十二足す七\nlet 挨拶 = \"こんにちは\"; 挨拶.nothing();");
-    assert!(plain(&cell).contains("cell:2:22") && plain(&cell).contains("E0599"), "{}", plain(&cell));
-    assert!(plain(&cell).contains("let 挨拶 = \"こんにちは\"; 挨拶.nothing();"), "{}", plain(&cell));
+    assert!(
+        plain(&cell).contains("cell:2:22") && plain(&cell).contains("E0599"),
+        "{}",
+        plain(&cell)
+    );
+    assert!(
+        plain(&cell).contains("let 挨拶 = \"こんにちは\"; 挨拶.nothing();"),
+        "{}",
+        plain(&cell)
+    );
     // After a line of verbs, and in the value of the cell.
     let cell = kernel.run("%help\n\n1 + \"七\"");
     assert!(plain(&cell).contains("cell:3:3"), "{}", plain(&cell));
@@ -230,12 +277,17 @@ fn errors_have_their_line_and_column_in_the_cell() {
     assert_eq!(cell.text("shown"), "1");
     let cell = kernel.run("let a = 1;\nat(7)");
     assert!(
-        plain(&cell).contains("cell [3]:3:6") && plain(&cell).contains("the len is 1 but the index is 7"),
+        plain(&cell).contains("cell [3]:3:6")
+            && plain(&cell).contains("the len is 1 but the index is 7"),
         "{}",
         plain(&cell)
     );
     let cell = kernel.run("let 文 = \"十二\";\nassert_eq!(文.len(), 7); 文");
-    assert!(plain(&cell).contains("cell:2:1") && plain(&cell).contains("left: 6"), "{}", plain(&cell));
+    assert!(
+        plain(&cell).contains("cell:2:1") && plain(&cell).contains("left: 6"),
+        "{}",
+        plain(&cell)
+    );
 }
 
 #[test]
@@ -264,25 +316,49 @@ fn the_last_expression_is_shown_in_its_own_format() {
         "ok"
     );
     let cell = kernel.run("Figure::curve(\"loss\", \"step\", \"nats\", vec![points])");
-    assert!(cell.outputs.last().unwrap()["data"]["text/html"].as_str().unwrap_or_default().contains("<img src"), "{cell:?}");
-    let cell = kernel.run("let x = Tensor::new(&[[1f32, 2.5]], &dam_prelude::candle_core::Device::Cpu)?; x");
+    assert!(
+        cell.outputs.last().unwrap()["data"]["text/html"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("<img src"),
+        "{cell:?}"
+    );
+    let cell = kernel
+        .run("let x = Tensor::new(&[[1f32, 2.5]], &dam_prelude::candle_core::Device::Cpu)?; x");
     assert!(cell.text("shown").contains("[[1.0000, 2.5000]]"), "{cell:?}");
     // A `Result` without `?` shows its value, or its error and hint.
     let cell = kernel.run("dam.loss()");
-    assert!(cell.outputs[0]["data"]["text/html"].as_str().unwrap_or_default().contains("<table"), "{cell:?}");
+    assert!(
+        cell.outputs[0]["data"]["text/html"].as_str().unwrap_or_default().contains("<table"),
+        "{cell:?}"
+    );
     let cell = kernel.run("load([\"builtin:mth\"])");
-    assert!(cell.status == "ok" && cell.text("shown").contains("`mth`") && cell.text("shown").contains("hint: "), "{cell:?}");
+    assert!(
+        cell.status == "ok"
+            && cell.text("shown").contains("`mth`")
+            && cell.text("shown").contains("hint: "),
+        "{cell:?}"
+    );
     // A value that cannot be shown is an error that says why.
     let cell = kernel.run("struct Silent; Silent");
     assert!(cell.status == "error" && cell.text("error").contains("Debug"), "{cell:?}");
-    for (code, shown) in
-        [("panic!(\"七\")", ""), ("for i in 0..2 { println!(\"{i}\"); }", ""), ("[1, 2]", "[1, 2]"), ("\"a\"", "\"a\"")]
-    {
+    for (code, shown) in [
+        ("panic!(\"七\")", ""),
+        ("for i in 0..2 { println!(\"{i}\"); }", ""),
+        ("[1, 2]", "[1, 2]"),
+        ("\"a\"", "\"a\""),
+    ] {
         assert_eq!(kernel.run(code).text("shown"), shown, "{code}");
     }
     let cell = kernel.run(":vars");
     let html = cell.outputs[0]["data"]["text/html"].as_str().unwrap().to_owned();
-    assert!(html.contains("<table") && html.contains("dam") && html.contains("Tensor") && !html.contains("<td></td>"), "{html}");
+    assert!(
+        html.contains("<table")
+            && html.contains("dam")
+            && html.contains("Tensor")
+            && !html.contains("<td></td>"),
+        "{html}"
+    );
     // In evcxr's format, if the user has set one.
     assert!(kernel.run(":fmt {:#?}\n[1]").text("shown").contains("[\n    1,\n]"));
 }
@@ -292,14 +368,26 @@ fn completion_lists_members_of_the_type_first() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let words = kernel.complete("dam.");
-    for word in
-        ["into()", "try_into()", "borrow()", "to_owned()", "type_id()", "session()", "free_caches()", "0", "with_weights("]
-    {
+    for word in [
+        "into()",
+        "try_into()",
+        "borrow()",
+        "to_owned()",
+        "type_id()",
+        "session()",
+        "free_caches()",
+        "0",
+        "with_weights(",
+    ] {
         assert!(!words.contains(&word.to_owned()), "{word}: {words:?}");
     }
     let at = |name: &str| words.iter().position(|word| word.trim_end_matches(['(', ')']) == name);
     for own in ["train", "loss", "step", "inspect", "bake"] {
-        assert!(at(own).unwrap_or_else(|| panic!("{own}: {words:?}")) < at("clone").unwrap_or(usize::MAX), "{own}: {words:?}");
+        assert!(
+            at(own).unwrap_or_else(|| panic!("{own}: {words:?}"))
+                < at("clone").unwrap_or(usize::MAX),
+            "{own}: {words:?}"
+        );
     }
     let begin = Instant::now();
     kernel.complete("dam.");
@@ -314,7 +402,11 @@ fn adding_a_crate_keeps_the_variables() {
     let dice = directory.path().join("dice");
     let write = |code: &str| {
         std::fs::create_dir_all(dice.join("src")).unwrap();
-        std::fs::write(dice.join("Cargo.toml"), "[package]\nname = \"dice\"\nversion = \"0.1.0\"\nedition = \"2024\"\n").unwrap();
+        std::fs::write(
+            dice.join("Cargo.toml"),
+            "[package]\nname = \"dice\"\nversion = \"0.1.0\"\nedition = \"2024\"\n",
+        )
+        .unwrap();
         std::fs::write(dice.join("src/lib.rs"), code).unwrap();
     };
     let add = format!(":dep dice = {{ path = {dice:?} }}");
@@ -322,7 +414,12 @@ fn adding_a_crate_keeps_the_variables() {
     // A crate that does not compile is reported with its error and changes nothing.
     write("pub fn roll() -> usize { nowhere }");
     let cell = kernel.run(&format!("{add}\ndice::roll()"));
-    assert!(cell.status == "error" && cell.text("error").contains("nowhere") && cell.text("error").contains("E0425"), "{cell:?}");
+    assert!(
+        cell.status == "error"
+            && cell.text("error").contains("nowhere")
+            && cell.text("error").contains("E0425"),
+        "{cell:?}"
+    );
     let cell = kernel.run(":dep nowhere = { path = \"/nowhere\" }");
     assert!(cell.status == "error" && cell.text("error").contains("/nowhere"), "{cell:?}");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "2");
@@ -337,7 +434,11 @@ fn adding_a_crate_keeps_the_variables() {
     let begin = Instant::now();
     let cell = kernel.run(&format!("{add}\ndice::roll() + dam.steps()"));
     assert!(cell.text("shown").ends_with('6'), "{cell:?}");
-    assert!(begin.elapsed() < Duration::from_secs(60), "only this crate was built: {:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "only this crate was built: {:?}",
+        begin.elapsed()
+    );
     assert_eq!(kernel.run("dam.train(dice::roll())?.steps").text("shown"), "4");
     // evcxr adds tokio for a cell with `await`.
     let cell = kernel.run("async fn two() -> usize { 2 }\ntwo().await + dam.steps()");
@@ -354,7 +455,11 @@ fn a_cell_that_reads_gets_a_line_or_end_of_file() {
     let read = "print!(\"who? \"); let mut line = String::new();\nlet n = std::io::stdin().read_line(&mut line)?;\nprintln!(\"{n} {}\", line.trim());";
     // Without a front end that allows input.
     let cell = kernel.run(read);
-    assert_eq!((cell.status.as_str(), cell.text("stdout").as_str()), ("ok", "who? 0 \n"), "{cell:?}");
+    assert_eq!(
+        (cell.status.as_str(), cell.text("stdout").as_str()),
+        ("ok", "who? 0 \n"),
+        "{cell:?}"
+    );
     let (question, written) = kernel.run_and_answer(read, "十二");
     assert_eq!((question.is_empty(), written.as_str()), (false, "who? 7 十二\n"));
     // A reply that arrives after the interrupt is not given to the next cell.
@@ -369,8 +474,16 @@ fn large_output_arrives_complete_in_few_messages() {
     let mut count = 0;
     let cell = kernel.run_while("for i in 0..200_000 { println!(\"{i}\"); } 7", |_, _| count += 1);
     let expected: String = (0..200_000).map(|i| format!("{i}\n")).collect();
-    assert!(cell.text("stdout") == expected && cell.text("shown") == "7", "{} bytes", cell.text("stdout").len());
-    assert!(f64::from(count) < 100.0 + 20.0 * cell.seconds, "{count} messages in {} s", cell.seconds);
+    assert!(
+        cell.text("stdout") == expected && cell.text("shown") == "7",
+        "{} bytes",
+        cell.text("stdout").len()
+    );
+    assert!(
+        f64::from(count) < 100.0 + 20.0 * cell.seconds,
+        "{count} messages in {} s",
+        cell.seconds
+    );
 }
 
 /// The socket types of clients, one per kernel socket.
@@ -400,7 +513,9 @@ fn unauthenticated(port: u16, kind: &str) -> TcpStream {
 fn assert_disconnects(mut stream: TcpStream, what: &str) {
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let end = stream.read_to_end(&mut Vec::new());
-    let reset = end.as_ref().is_err_and(|e| [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()));
+    let reset = end
+        .as_ref()
+        .is_err_and(|e| [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()));
     assert!(end.is_ok() || reset, "{what}: {end:?}");
 }
 
@@ -409,7 +524,9 @@ fn an_impossible_length_closes_only_its_connection() {
     let (mut kernel, _directory) = kernel();
     for (port, kind) in kernel.ports().into_iter().zip(KINDS) {
         // A message before and after the handshake, and a command instead of it.
-        for (mut stream, first) in [(greeting_only(port), 2u8), (unauthenticated(port, kind), 2), (greeting_only(port), 6)] {
+        for (mut stream, first) in
+            [(greeting_only(port), 2u8), (unauthenticated(port, kind), 2), (greeting_only(port), 6)]
+        {
             stream.write_all(&[&[first][..], &(1u64 << 62).to_be_bytes()].concat()).unwrap();
             assert_disconnects(stream, &format!("{kind}, {first}"));
         }
@@ -439,7 +556,10 @@ fn idle_connections_do_not_block_other_clients() {
     // Shell, iopub and control, which a client needs: more connections to each than the limit.
     let [shell, iopub, _, control, _] = kernel.ports();
     let idle: Vec<TcpStream> = (0..140)
-        .flat_map(|_| [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")].map(|(port, kind)| unauthenticated(port, kind)))
+        .flat_map(|_| {
+            [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")]
+                .map(|(port, kind)| unauthenticated(port, kind))
+        })
         .collect();
     assert_eq!(kernel.run_with_shared_identity("let kept = 7;"), "ok");
     assert_eq!(kernel.run("kept").text("shown"), "7");
@@ -448,7 +568,10 @@ fn idle_connections_do_not_block_other_clients() {
 
 /// The resident memory of a process, in KiB.
 fn memory(process: u32) -> u64 {
-    let asked = std::process::Command::new("ps").args(["-o", "rss=", "-p", &process.to_string()]).output().unwrap();
+    let asked = std::process::Command::new("ps")
+        .args(["-o", "rss=", "-p", &process.to_string()])
+        .output()
+        .unwrap();
     String::from_utf8(asked.stdout).unwrap().trim().parse().unwrap()
 }
 
@@ -480,7 +603,8 @@ fn unauthenticated_messages_do_not_fill_the_memory() {
 #[test]
 fn every_request_is_bracketed_by_busy_and_idle() {
     let (mut kernel, _directory) = kernel();
-    let unknown = || UnknownMessage { msg_type: "nothing_request".into(), content: serde_json::json!({}) };
+    let unknown =
+        || UnknownMessage { msg_type: "nothing_request".into(), content: serde_json::json!({}) };
     assert_eq!(kernel.request(KernelInfoRequest {})["implementation"], "dam");
     assert_eq!(kernel.request(CommInfoRequest { target_name: None })["status"], "ok");
     assert_eq!(kernel.request(unknown())["status"], "error");
@@ -558,7 +682,10 @@ fn undo_reverts_changes_of_cells_but_not_the_first_merge() {
     assert_eq!(kernel.run("%undo").status, "ok");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "0");
     let cell = kernel.run("%undo");
-    assert!(cell.status == "error" && cell.text("error").contains("a Rust cell created this merge"), "{cell:?}");
+    assert!(
+        cell.status == "error" && cell.text("error").contains("a Rust cell created this merge"),
+        "{cell:?}"
+    );
     assert_eq!(kernel.run("%redo\nlatest()?.steps()").text("shown").lines().last(), Some("3"));
 }
 
@@ -566,19 +693,30 @@ fn undo_reverts_changes_of_cells_but_not_the_first_merge() {
 fn verbs_work_with_prompts_between_rust_and_with_papermill() {
     let (mut kernel, directory) = kernel();
     // With prompts, as in the README.
-    let cell = kernel.run("dam> load builtin:japanese builtin:math\ndam> wrap\ndam 2 sources · step 0 > step 4");
-    assert!(cell.status == "ok" && kernel.run("latest()?.steps()").text("shown") == "4", "{cell:?}");
-    let cell = kernel.run(&format!("{MERGE}\n%step 2\nlet steps = dam.steps();\n%step\n(steps, dam.steps())"));
+    let cell = kernel
+        .run("dam> load builtin:japanese builtin:math\ndam> wrap\ndam 2 sources · step 0 > step 4");
+    assert!(
+        cell.status == "ok" && kernel.run("latest()?.steps()").text("shown") == "4",
+        "{cell:?}"
+    );
+    let cell = kernel
+        .run(&format!("{MERGE}\n%step 2\nlet steps = dam.steps();\n%step\n(steps, dam.steps())"));
     assert!(cell.status == "ok" && cell.text("shown").ends_with("(2, 3)"), "{cell:?}");
     // Nothing runs after a panic.
     let cell = kernel.run("panic!(\"no\");\n%step");
     let steps = kernel.run("dam.steps()");
     assert!(cell.status == "error" && steps.text("shown") == "3", "{cell:?} {steps:?}");
     // Parameters as papermill inserts them.
-    assert_eq!(kernel.run("let steps: usize = 1; let name = String::new(); let lr = 0.0f64;").status, "ok");
+    assert_eq!(
+        kernel.run("let steps: usize = 1; let name = String::new(); let lr = 0.0f64;").status,
+        "ok"
+    );
     let cell = kernel.run("# Parameters\nsteps = 2\nname = \"七\"\nlr = 1\nall = [1, 2]\n");
     assert_eq!(cell.status, "ok", "{cell:?}");
-    assert_eq!(kernel.run("let n: usize = steps; (n, name.as_str(), lr, all.len())").text("shown"), "(2, \"七\", 1.0, 2)");
+    assert_eq!(
+        kernel.run("let n: usize = steps; (n, name.as_str(), lr, all.len())").text("shown"),
+        "(2, \"七\", 1.0, 2)"
+    );
     drop(directory);
 }
 
@@ -590,14 +728,24 @@ fn uninstalling_a_kernel_keeps_the_others_usable() {
     let cache = directory.path().join("cache");
     std::fs::create_dir_all(&cache).unwrap();
     // The prelude built once for all tests, without the directories of running kernels.
-    let all = std::fs::read_dir(common::jupyter::cache().join("dam")).unwrap().flatten().map(|entry| entry.path());
-    let built = all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("prelude-"));
+    let all = std::fs::read_dir(common::jupyter::cache().join("dam"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let built =
+        all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("prelude-"));
     std::fs::create_dir(cache.join("dam")).unwrap();
-    let copied = std::process::Command::new("cp").arg("-al").args(built).arg(cache.join("dam")).status().unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-al")
+        .args(built)
+        .arg(cache.join("dam"))
+        .status()
+        .unwrap();
     assert!(copied.success());
     let dam = |arguments: &[&str]| {
         let mut command = common::jupyter::dam(directory.path());
-        let output = command.env("XDG_CACHE_HOME", &cache).arg("jupyter").args(arguments).output().unwrap();
+        let output =
+            command.env("XDG_CACHE_HOME", &cache).arg("jupyter").args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -611,8 +759,13 @@ fn uninstalling_a_kernel_keeps_the_others_usable() {
     dam(&["install", "--prefix", "one"]);
     dam(&["install", "--prefix", "one", "--name", "other"]);
     dam(&["install", "--prefix", "two"]);
-    assert!(dam(&["uninstall", "--prefix", "one", "--name", "other"]).contains("stays, because") && built());
-    assert!(dam(&["uninstall", "--prefix", "one"]).contains("two/share/jupyter/kernels/dam") && built());
+    assert!(
+        dam(&["uninstall", "--prefix", "one", "--name", "other"]).contains("stays, because")
+            && built()
+    );
+    assert!(
+        dam(&["uninstall", "--prefix", "one"]).contains("two/share/jupyter/kernels/dam") && built()
+    );
     assert!(dam(&["uninstall", "--prefix", "two"]).contains("removed ") && !built());
 }
 
@@ -638,7 +791,10 @@ fn kernels_run_side_by_side_and_leave_no_process() {
     let (first, second) = (one.send("let x = 1;"), two.send("let x = 2;"));
     one.outputs(&first, |_, _| {});
     two.outputs(&second, |_, _| {});
-    assert_eq!((one.reply()["status"].clone(), two.reply()["status"].clone()), ("ok".into(), "ok".into()));
+    assert_eq!(
+        (one.reply()["status"].clone(), two.reply()["status"].clone()),
+        ("ok".into(), "ok".into())
+    );
     assert_eq!((one.run("x").text("shown"), two.run("x").text("shown")), ("1".into(), "2".into()));
     let mut processes = descendants(one.id());
     assert!(processes.len() >= 2, "{processes:?}");

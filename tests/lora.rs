@@ -1,4 +1,5 @@
-//! LoRA adapters match the weights merged by PEFT. The adapters and numbers were made by `tests/data/lora/make.py`.
+//! LoRA adapters match the weights merged by PEFT. The adapters and numbers were made by
+//! `tests/data/lora/make.py`.
 
 mod common;
 
@@ -28,8 +29,18 @@ fn weights_match_peft() {
         assert_eq!(source.name(), name);
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
         for spec in source.architecture().unwrap().tensors() {
-            let difference = (weights.weight(&spec.name).unwrap() - &expected[&format!("{name}/{}", spec.name)]).unwrap();
-            let worst: f32 = difference.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+            let difference = (weights.weight(&spec.name).unwrap()
+                - &expected[&format!("{name}/{}", spec.name)])
+                .unwrap();
+            let worst: f32 = difference
+                .abs()
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .max(0)
+                .unwrap()
+                .to_scalar()
+                .unwrap();
             assert!(worst < 2e-6, "{name} {}: {worst:e}", spec.name);
         }
     }
@@ -39,10 +50,14 @@ fn weights_match_peft() {
 fn adapted_sources_merge_train_and_can_be_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let plain = with(&data("lora/plain"));
-    let mut models = load([format!("a={plain}"), format!("b={plain}+{}", data("lora/patterns").display())]).unwrap();
+    let mut models =
+        load([format!("a={plain}"), format!("b={plain}+{}", data("lora/patterns").display())])
+            .unwrap();
     assert_eq!(models.report().0[1].dtype, "f32 + LoRA");
     for i in 0..2 {
-        models.data(["a", "b"][i], &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+        models
+            .data(["a", "b"][i], &golden(&format!("data{i}.jsonl")).display().to_string())
+            .unwrap();
     }
     let dam = models.wrap(Columns::default()).unwrap();
     dam.train(2).unwrap();
@@ -57,12 +72,18 @@ fn adapted_sources_merge_train_and_can_be_reopened() {
 fn corrupt_adapters_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let error = load([with(dir.path())]).unwrap_err();
-    assert!(matches!(&error, Error::Adapter { .. }) && error.to_string().contains("no `adapter_config.json`"), "{error:?}");
+    assert!(
+        matches!(&error, Error::Adapter { .. })
+            && error.to_string().contains("no `adapter_config.json`"),
+        "{error:?}"
+    );
     assert!(matches!(load([with(&dir.path().join("none"))]).unwrap_err(), Error::NotFound { .. }));
     let copy = |edit: &dyn Fn(&mut HashMap<String, Tensor>)| {
-        let mut tensors = safetensors::load(data("lora/plain/adapter_model.safetensors"), &Device::Cpu).unwrap();
+        let mut tensors =
+            safetensors::load(data("lora/plain/adapter_model.safetensors"), &Device::Cpu).unwrap();
         edit(&mut tensors);
-        fs::copy(data("lora/plain/adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        fs::copy(data("lora/plain/adapter_config.json"), dir.path().join("adapter_config.json"))
+            .unwrap();
         safetensors::save(&tensors, dir.path().join("adapter_model.safetensors")).unwrap();
         load([with(dir.path())]).unwrap_err()
     };
@@ -70,12 +91,18 @@ fn corrupt_adapters_are_errors() {
     let partner = key.replace("lora_A", "lora_B");
     let error = copy(&|t| drop(t.remove(&partner)));
     assert!(matches!(error, Error::MissingTensor { .. }), "{error:?}");
-    let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((4, 31), DType::F32, &Device::Cpu).unwrap())));
+    let error = copy(&|t| {
+        drop(t.insert(key.into(), Tensor::zeros((4, 31), DType::F32, &Device::Cpu).unwrap()))
+    });
     assert!(error.to_string().contains("32 x 31, but the base's is [32, 32]"), "{error:?}");
     assert!(error.hint().unwrap().contains("trained on"), "{error:?}");
-    let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap())));
+    let error = copy(&|t| {
+        drop(t.insert(key.into(), Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap()))
+    });
     assert!(matches!(error, Error::Shape { .. }), "{error:?}");
-    let error = copy(&|t| drop(t.insert(key.into(), Tensor::new(&[[f32::NAN; 32]; 4], &Device::Cpu).unwrap())));
+    let error = copy(&|t| {
+        drop(t.insert(key.into(), Tensor::new(&[[f32::NAN; 32]; 4], &Device::Cpu).unwrap()))
+    });
     assert!(matches!(error, Error::NonFinite { .. }), "{error:?}");
     let error = copy(&|t| {
         let a = t.remove(key).unwrap();
@@ -84,7 +111,11 @@ fn corrupt_adapters_are_errors() {
         t.insert(partner.replace("layers.0", "layers.9"), b);
     });
     let text = error.to_string();
-    assert!(text.contains("target_modules") && text.contains("no tensor `model.layers.9.self_attn.q_proj.weight`"), "{text}");
+    assert!(
+        text.contains("target_modules")
+            && text.contains("no tensor `model.layers.9.self_attn.q_proj.weight`"),
+        "{text}"
+    );
     let error = copy(&|t| t.clear());
     assert!(matches!(error, Error::MissingTensor { .. }), "{error:?}");
 }

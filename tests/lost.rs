@@ -1,5 +1,5 @@
-//! No work is lost: closed pipes, files that change, programs that write at once, and sessions that reopen bit for
-//! bit.
+//! No work is lost: closed pipes, files that change, programs that write at once, and sessions that
+//! reopen bit for bit.
 
 mod common;
 
@@ -22,7 +22,9 @@ fn copy(name: &str, directory: &Path) -> String {
 fn merge(directory: &Path) -> Dam {
     let mut models = load([copy("model0", directory), copy("model1", directory)]).unwrap();
     for i in 0..2 {
-        models.data(["model0", "model1"][i], &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+        models
+            .data(["model0", "model1"][i], &golden(&format!("data{i}.jsonl")).display().to_string())
+            .unwrap();
     }
     models.wrap(Columns::default()).unwrap()
 }
@@ -38,7 +40,12 @@ fn a_closed_pipe_is_not_an_error() {
             command.arg("--json");
         }
         let line = line.replace("merged", if json { "merged-json" } else { "merged" });
-        let mut child = command.args(["-c", &line]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .args(["-c", &line])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut first = [0; 1];
         child.stdout.take().unwrap().read_exact(&mut first).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -46,21 +53,31 @@ fn a_closed_pipe_is_not_an_error() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(errors.matches("standard output is closed").count(), 1, "{errors}");
     }
-    assert!(dir.path().join("merged/model.safetensors").is_file() && dir.path().join("merged-json/model.safetensors").is_file());
+    assert!(
+        dir.path().join("merged/model.safetensors").is_file()
+            && dir.path().join("merged-json/model.safetensors").is_file()
+    );
 }
 
 #[test]
 fn opened_sessions_equal_saved_ones_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
-    let settings = dam_prelude::train::Settings { lr: 0.1 + 0.2, temperature: 2.000_000_000_000_000_4, ..dam.settings() };
+    let settings = dam_prelude::train::Settings {
+        lr: 0.1 + 0.2,
+        temperature: 2.000_000_000_000_000_4,
+        ..dam.settings()
+    };
     dam.set(settings).unwrap();
     dam.train(5).unwrap();
     dam.eval(&[]).unwrap();
     let file = dir.path().join("s.dam");
     dam.save(&file).unwrap();
     let opened = Dam::open(&file).unwrap();
-    assert_eq!((opened.settings(), opened.history(), opened.scores()), (dam.settings(), dam.history(), dam.scores()));
+    assert_eq!(
+        (opened.settings(), opened.history(), opened.scores()),
+        (dam.settings(), dam.history(), dam.scores())
+    );
     let again = dir.path().join("again.dam");
     opened.save(&again).unwrap();
     assert_eq!(fs::read(&file).unwrap(), fs::read(&again).unwrap());
@@ -100,14 +117,18 @@ fn one_of_several_concurrent_saves_succeeds() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
-        assert!(results.iter().all(|r| r.is_ok() || matches!(r, Err(Error::Exists { .. }))), "{results:?}");
+        assert!(
+            results.iter().all(|r| r.is_ok() || matches!(r, Err(Error::Exists { .. }))),
+            "{results:?}"
+        );
         fs::remove_file(&file).unwrap();
     }
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
-/// A checkpoint exists throughout its replacement, and leftovers of a killed program are removed by the next.
+/// A checkpoint exists throughout its replacement, and leftovers of a killed program are removed by
+/// the next.
 #[test]
 fn a_checkpoint_exists_throughout_its_replacement() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,11 +146,15 @@ fn a_checkpoint_exists_throughout_its_replacement() {
     fs::create_dir(&busy).unwrap();
     let lock = fs::File::open(&busy).unwrap();
     lock.lock().unwrap();
-    let (done, seen) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
+    let (done, seen) =
+        (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                assert!(out.join("config.json").is_file(), "there was a moment without a checkpoint");
+                assert!(
+                    out.join("config.json").is_file(),
+                    "there was a moment without a checkpoint"
+                );
                 seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             }
         });
@@ -151,11 +176,15 @@ fn changed_sources_are_detected() {
     dam.step().unwrap();
     let weights = dir.path().join("model1/model.safetensors");
     let before = fs::metadata(&weights).unwrap().modified().unwrap();
-    let touch = |when| fs::File::options().write(true).open(&weights).unwrap().set_modified(when).unwrap();
+    let touch =
+        |when| fs::File::options().write(true).open(&weights).unwrap().set_modified(when).unwrap();
     touch(before + std::time::Duration::from_secs(5));
     let file = dir.path().join("s.dam");
     let changed = |error: Error| {
-        assert!(matches!(&error, Error::Changed { file } if file.ends_with("model1/model.safetensors")), "{error:?}")
+        assert!(
+            matches!(&error, Error::Changed { file } if file.ends_with("model1/model.safetensors")),
+            "{error:?}"
+        )
     };
     changed(dam.bake(dir.path().join("out")).unwrap_err());
     changed(dam.save(&file).unwrap_err());
@@ -167,7 +196,8 @@ fn changed_sources_are_detected() {
     assert!(!file.exists() && !dir.path().join("out").exists());
     dam.inspect("").unwrap();
     dam.plot("coefficients").unwrap();
-    // A truncated file is not read, which would crash the process; when it is restored, everything works again.
+    // A truncated file is not read, which would crash the process; when it is restored, everything
+    // works again.
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..100]).unwrap();
     changed(dam.step().unwrap_err());
@@ -191,7 +221,9 @@ fn changed_side_files_are_detected() {
         let bytes = fs::read(&file).unwrap();
         let before = fs::metadata(&file).unwrap().modified().unwrap();
         text.map_or_else(|| fs::remove_file(&file), |text| fs::write(&file, text)).unwrap();
-        let changed = |error: Error| assert!(matches!(&error, Error::Changed { file } if file.ends_with(name)), "{error:?}");
+        let changed = |error: Error| {
+            assert!(matches!(&error, Error::Changed { file } if file.ends_with(name)), "{error:?}")
+        };
         changed(dam.bake(&out).unwrap_err());
         changed(merged.bake(&out).unwrap_err());
         changed(dam.save(dir.path().join("s.dam")).unwrap_err());
@@ -202,12 +234,16 @@ fn changed_side_files_are_detected() {
     dam.bake(&out).unwrap();
 }
 
-/// Snapshots within the memory budget are in memory, the others in files; both restore the same state.
+/// Snapshots within the memory budget are in memory, the others in files; both restore the same
+/// state.
 #[test]
 fn snapshots_of_another_scheme_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
-    let other = dam.models().wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() }).unwrap();
+    let other = dam
+        .models()
+        .wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() })
+        .unwrap();
     let error = other.restore(&dam.snapshot().unwrap()).unwrap_err();
     assert!(error.to_string().contains("other options"), "{error}");
     other.restore(&other.snapshot().unwrap()).unwrap();
@@ -218,8 +254,16 @@ fn snapshots_of_another_scheme_are_rejected() {
 fn shell_completions_work() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_dam")).current_dir(dir.path()).args(arguments).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        let output = Command::new(env!("CARGO_BIN_EXE_dam"))
+            .current_dir(dir.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     for shell in ["bash", "zsh", "fish"] {
         let (ok, text) = run(&["completions", shell]);

@@ -1,4 +1,5 @@
-//! Static merges: mergekit's numbers, any family, no partial output, the same bytes with any number of threads.
+//! Static merges: mergekit's numbers, any family, no partial output, the same bytes with any number
+//! of threads.
 
 mod common;
 
@@ -37,15 +38,22 @@ fn every_recipe_agrees_with_mergekit() {
         let name = golden.file_name().unwrap().to_string_lossy().into_owned();
         let merged = models.merge_recipe(golden.join("recipe.yml")).unwrap();
         let found = tensors(&merged.bake(dir.path().join(&name)).unwrap().path);
-        let expected = safetensors::load(golden.join("expected.safetensors"), &Device::Cpu).unwrap();
+        let expected =
+            safetensors::load(golden.join("expected.safetensors"), &Device::Cpu).unwrap();
         assert_eq!(found.len(), expected.len(), "{name}");
-        let angular = ["slerp", "nuslerp", "karcher", "multislerp"].iter().any(|method| name.starts_with(method));
+        let angular = ["slerp", "nuslerp", "karcher", "multislerp"]
+            .iter()
+            .any(|method| name.starts_with(method));
         // mergekit sums the L1 norms for rescaling in f32.
         let rescaled = ["ties_rescale", "breadcrumbs_ties"].contains(&name.as_str());
-        let tolerance = if angular { 1e-5 } else { f32::EPSILON * if rescaled { 16.0 } else { 8.0 } };
+        let tolerance =
+            if angular { 1e-5 } else { f32::EPSILON * if rescaled { 16.0 } else { 8.0 } };
         for (tensor, expected) in expected {
             for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
-                assert!((a - b).abs() <= tolerance * b.abs().max(0.05), "{name}, {tensor}: {a} and {b}");
+                assert!(
+                    (a - b).abs() <= tolerance * b.abs().max(0.05),
+                    "{name}, {tensor}: {a} and {b}"
+                );
             }
         }
         recipes += 1;
@@ -57,7 +65,11 @@ fn every_recipe_agrees_with_mergekit() {
 fn bytes(models: &Models, method: &TaskVectors, threads: usize, directory: &Path) -> Vec<u8> {
     let mut models = models.clone();
     models.settings.threads = threads;
-    let written = models.merge(method.clone()).unwrap().bake(directory.join(format!("{}{threads}", method.name))).unwrap();
+    let written = models
+        .merge(method.clone())
+        .unwrap()
+        .bake(directory.join(format!("{}{threads}", method.name)))
+        .unwrap();
     fs::read(written.path.join("model.safetensors")).unwrap()
 }
 
@@ -76,17 +88,28 @@ fn draws_do_not_depend_on_threads_or_the_order_of_sources() {
         assert!(one == bytes(&models, &method, 3, dir.path()), "{}", method.name);
 
         // The sources in another order.
-        let shuffled = loaded(["base", "model2", "model0", "model1"]).merge(method.clone()).unwrap();
+        let shuffled =
+            loaded(["base", "model2", "model0", "model1"]).merge(method.clone()).unwrap();
         let found = tensors(&dir.path().join(format!("{}1", method.name)));
-        let again = tensors(&shuffled.bake(dir.path().join(format!("{} shuffled", method.name))).unwrap().path);
+        let again = tensors(
+            &shuffled.bake(dir.path().join(format!("{} shuffled", method.name))).unwrap().path,
+        );
         for (name, tensor) in &found {
             for (a, b) in values(tensor).iter().zip(values(&again[name])) {
                 // Sums of three values, each up to a few tenths, in another order.
-                assert!((a - b).abs() <= 1e-6 * b.abs().max(0.1), "{}, {name}: {a} and {b}", method.name);
+                assert!(
+                    (a - b).abs() <= 1e-6 * b.abs().max(0.1),
+                    "{}, {name}: {a} and {b}",
+                    method.name
+                );
             }
         }
     }
-    let seeded = |seed| TaskVectors { density: vec![0.5], sparsify: Sparsify::Random { seed }, ..dare_ties() };
+    let seeded = |seed| TaskVectors {
+        density: vec![0.5],
+        sparsify: Sparsify::Random { seed },
+        ..dare_ties()
+    };
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     assert!(bytes(&three(), &seeded(0), 1, &a) != bytes(&three(), &seeded(1), 1, &b));
 }
@@ -107,17 +130,23 @@ fn a_merge_can_be_scored_without_writing_it() {
     );
     assert!(!replies[4]["text"].as_str().unwrap().is_empty());
     let norm = &replies[5]["tensors"][0]["sources"]["math"];
-    assert!(norm["cosine"].as_f64().unwrap() > 0.9 && norm["relative"].as_f64().unwrap() > 0.0, "{norm}");
+    assert!(
+        norm["cosine"].as_f64().unwrap() > 0.9 && norm["relative"].as_f64().unwrap() > 0.0,
+        "{norm}"
+    );
 
     // The written merge equals the scored one.
     let out = dir.path().join("out");
     assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("\"density\""));
-    let one = load([format!("base={}", out.display()), "builtin:math".into(), "builtin:japanese".into()]).unwrap();
+    let one =
+        load([format!("base={}", out.display()), "builtin:math".into(), "builtin:japanese".into()])
+            .unwrap();
     let baked = one.merge_named("linear", &[("weight", "0,0,1"), ("base", "on")]).unwrap();
     assert_eq!(baked.inspect("model.norm.weight").unwrap().tensors[0].sources[2].1.relative, 0.0);
     let files = vec!["builtin:math-heldout".to_owned()];
     let tried = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
-    let tried = tried.merge(TaskVectors { density: vec![0.5], weight: vec![1.0, 0.5], ..ties() }).unwrap();
+    let tried =
+        tried.merge(TaskVectors { density: vec![0.5], weight: vec![1.0, 0.5], ..ties() }).unwrap();
     let written = one.merge_named("linear", &[("weight", "1,0,0"), ("base", "on")]).unwrap();
     assert_eq!(tried.eval(&files).unwrap(), written.eval(&files).unwrap());
 }
@@ -137,7 +166,11 @@ fn a_greedy_soup_adds_sources_that_do_not_lower_the_score() {
     assert_eq!(replies[1]["notes"][0], "the soup contains math");
     assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 21);
     assert_eq!(replies[3]["method"], "greedy_soup");
-    assert!(fs::read_to_string(dir.path().join("out/README.md")).unwrap().contains("# A greedy_soup merge"));
+    assert!(
+        fs::read_to_string(dir.path().join("out/README.md"))
+            .unwrap()
+            .contains("# A greedy_soup merge")
+    );
     let (replies, ok) = json(dir.path(), &format!("{load}; merge greedy_soup density=1"));
     assert!(!ok && replies[1]["hint"].as_str().unwrap().contains("data"), "{replies:?}");
 }
@@ -164,7 +197,9 @@ fn dam_starts_from_a_merge() {
         }
     }
     let with_base = Columns { with_base: true, ..Columns::default() };
-    let arithmetic = models.merge_named("task_arithmetic", &[("weight", "0.6,0.3,0.2"), ("lambda", "0.8")]).unwrap();
+    let arithmetic = models
+        .merge_named("task_arithmetic", &[("weight", "0.6,0.3,0.2"), ("lambda", "0.8")])
+        .unwrap();
     let dam = models.wrap_from(with_base, &arithmetic).unwrap();
     assert!(residual(&dam.report().notes) < 1e-5, "{}", text(&dam.report().notes));
     let c: Vec<Vec<f32>> = dam.coefficients(UP).unwrap().to_vec2().unwrap();
@@ -179,7 +214,13 @@ fn dam_starts_from_a_merge() {
     dam.inspect(UP).unwrap();
 
     let other = models.merge_recipe(data("golden/mergekit/passthrough_slices/recipe.yml")).unwrap();
-    assert!(models.wrap_from(Columns::default(), &other).unwrap_err().to_string().contains("different tensors"));
+    assert!(
+        models
+            .wrap_from(Columns::default(), &other)
+            .unwrap_err()
+            .to_string()
+            .contains("different tensors")
+    );
     let scaled = Columns { f: Nonlinearity::Tanh, ..Columns::default() };
     assert!(models.wrap_from(scaled, &ties).unwrap_err().to_string().contains("`tanh`"));
 
@@ -192,13 +233,23 @@ fn dam_starts_from_a_merge() {
 
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 
-/// A checkpoint of a family that cannot be run, with a convolution, a tied output layer and a buffer.
+/// A checkpoint of a family that cannot be run, with a convolution, a tied output layer and a
+/// buffer.
 fn other_family(directory: &Path, scale: f32, tied_stored: bool) {
     fs::create_dir_all(directory).unwrap();
-    fs::write(directory.join("config.json"), r#"{"model_type": "mamba", "tie_word_embeddings": true}"#).unwrap();
+    fs::write(
+        directory.join("config.json"),
+        r#"{"model_type": "mamba", "tie_word_embeddings": true}"#,
+    )
+    .unwrap();
     let random = |shape: &[usize]| {
         let count: usize = shape.iter().product();
-        Tensor::from_vec((0..count).map(|i| scale * i as f32).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
+        Tensor::from_vec(
+            (0..count).map(|i| scale * i as f32).collect::<Vec<_>>(),
+            shape,
+            &Device::Cpu,
+        )
+        .unwrap()
     };
     let mut tensors = HashMap::from([
         ("backbone.embeddings.weight".to_owned(), random(&[6, 4])),

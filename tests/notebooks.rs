@@ -1,7 +1,7 @@
 //! The course: every notebook runs in the real kernel and reproduces its committed outputs.
 //!
-//! `DAM_NOTEBOOKS=update cargo test --release --features jupyter --test notebooks` rewrites the outputs. Numbers in cells
-//! with the tag `chaotic` are not compared.
+//! `DAM_NOTEBOOKS=update cargo test --release --features jupyter --test notebooks` rewrites the
+//! outputs. Numbers in cells with the tag `chaotic` are not compared.
 #![cfg(unix)]
 
 mod common;
@@ -48,23 +48,33 @@ fn directory() -> PathBuf {
 
 fn run(name: &str) {
     let file = directory().join(name);
-    let mut notebook: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let mut notebook: Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let update = std::env::var("DAM_NOTEBOOKS").is_ok_and(|what| what == "update");
     let place = tempfile::tempdir().unwrap();
     let mut kernel = Kernel::start(place.path());
     let mut wrong = Vec::new();
     let mut count = 0;
-    for cell in notebook["cells"].as_array_mut().unwrap().iter_mut().filter(|cell| cell["cell_type"] == "code") {
+    for cell in notebook["cells"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .filter(|cell| cell["cell_type"] == "code")
+    {
         count += 1;
         let source = text(&cell["source"]);
         // Where training diverges, rounding differences between machines change the numbers.
-        let chaotic = cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.contains(&"chaotic".into()));
+        let chaotic = cell["metadata"]["tags"]
+            .as_array()
+            .is_some_and(|tags| tags.contains(&"chaotic".into()));
         let done = kernel.run(&source);
         wrong.extend(faults(&done).map(|fault| format!("{source}\n  {fault}")));
         if update {
             cell["outputs"] = kept(&done);
             cell["execution_count"] = count.into();
-        } else if let Err(difference) = compare(cell["outputs"].as_array().unwrap(), kept(&done).as_array().unwrap(), chaotic) {
+        } else if let Err(difference) =
+            compare(cell["outputs"].as_array().unwrap(), kept(&done).as_array().unwrap(), chaotic)
+        {
             wrong.push(format!("{source}\n  {difference}"));
         }
     }
@@ -74,7 +84,11 @@ fn run(name: &str) {
     if update {
         let mut text = Vec::new();
         let indent = serde_json::ser::PrettyFormatter::with_indent(b" ");
-        serde::Serialize::serialize(&notebook, &mut serde_json::Serializer::with_formatter(&mut text, indent)).unwrap();
+        serde::Serialize::serialize(
+            &notebook,
+            &mut serde_json::Serializer::with_formatter(&mut text, indent),
+        )
+        .unwrap();
         text.push(b'\n');
         std::fs::write(file, text).unwrap();
     }
@@ -91,7 +105,10 @@ fn text(value: &Value) -> String {
 /// Outputs that must not occur in a notebook.
 fn faults(cell: &CellResult) -> impl Iterator<Item = String> {
     let kinds = ["error", "stderr"].map(|kind| (kind, cell.text(kind)));
-    kinds.into_iter().filter(|(_, text)| !text.is_empty()).map(|(kind, text)| format!("{kind}: {text}"))
+    kinds
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(kind, text)| format!("{kind}: {text}"))
 }
 
 /// The outputs as stored in a notebook.
@@ -104,23 +121,35 @@ fn kept(cell: &CellResult) -> Value {
         output
     };
     // A wait message that was removed.
-    let is_blank = |output: &&Value| output["data"].as_object().is_some_and(|data| data.values().all(|form| form == ""));
+    let is_blank = |output: &&Value| {
+        output["data"].as_object().is_some_and(|data| data.values().all(|form| form == ""))
+    };
     cell.outputs.iter().filter(|output| !is_blank(output)).map(one).collect()
 }
 
 /// The start of an image. (Jupyter removes any other kind of image from an untrusted notebook.)
 const PICTURE: &str = "<img src=\"data:image/svg+xml;base64,";
 
-/// Compares outputs with those committed: the same types, number of images and words, with numbers to four digits.
+/// Compares outputs with those committed: the same types, number of images and words, with numbers
+/// to four digits.
 fn compare(committed: &[Value], found: &[Value], chaotic: bool) -> Result<(), String> {
-    let kinds = |outputs: &[Value]| outputs.iter().map(|o| o["output_type"].clone()).collect::<Vec<_>>();
+    let kinds =
+        |outputs: &[Value]| outputs.iter().map(|o| o["output_type"].clone()).collect::<Vec<_>>();
     if kinds(committed) != kinds(found) {
-        return Err(format!("committed are {}, found {}", json!(kinds(committed)), json!(kinds(found))));
+        return Err(format!(
+            "committed are {}, found {}",
+            json!(kinds(committed)),
+            json!(kinds(found))
+        ));
     }
     for (committed, found) in committed.iter().zip(found) {
         let pictures = |output: &Value| text(&output["data"]["text/html"]).matches(PICTURE).count();
         if pictures(committed) != pictures(found) {
-            return Err(format!("{} pictures are committed, {} found", pictures(committed), pictures(found)));
+            return Err(format!(
+                "{} pictures are committed, {} found",
+                pictures(committed),
+                pictures(found)
+            ));
         }
         let texts = [
             |output: &Value| text(&output["text"]),
@@ -128,7 +157,8 @@ fn compare(committed: &[Value], found: &[Value], chaotic: bool) -> Result<(), St
             |output: &Value| lines_of(&text(&output["data"]["text/html"])),
         ];
         for of in texts {
-            let of = |output: &Value| if chaotic { without_numbers(&of(output)) } else { of(output) };
+            let of =
+                |output: &Value| if chaotic { without_numbers(&of(output)) } else { of(output) };
             same_text(&of(committed), &of(found))?;
         }
     }
@@ -141,10 +171,14 @@ const CELL: usize = 64;
 /// The text of a page without images, with each table row as a line of right-aligned cells.
 fn lines_of(html: &str) -> String {
     let (mut lines, mut rest) = (String::new(), html);
-    while let Some((before, (tag, after))) = rest.split_once('<').and_then(|(before, tag)| Some((before, tag.split_once('>')?))) {
+    while let Some((before, (tag, after))) =
+        rest.split_once('<').and_then(|(before, tag)| Some((before, tag.split_once('>')?)))
+    {
         match tag {
             "/td" | "/th" => lines += &format!("{before:>CELL$} "),
-            "/tr" | "/table" | "/caption" | "/p" | "/pre" | "/div" => lines += &format!("{before}\n"),
+            "/tr" | "/table" | "/caption" | "/p" | "/pre" | "/div" => {
+                lines += &format!("{before}\n")
+            }
             _ => lines += before,
         }
         if tag == "/table" {
@@ -166,7 +200,12 @@ fn images_and_measured_columns_are_not_compared() {
         }}])
     };
     let same = |found: Value| {
-        compare(page("as it was", "1.2345", "1.9", "YQ==").as_array().unwrap(), found.as_array().unwrap(), false).is_ok()
+        compare(
+            page("as it was", "1.2345", "1.9", "YQ==").as_array().unwrap(),
+            found.as_array().unwrap(),
+            false,
+        )
+        .is_ok()
     };
     assert!(same(page("as it was", "1.2344", "17.3", "Yg==")));
     assert!(!same(page("as it was", "1.3345", "1.9", "YQ==")));

@@ -13,7 +13,8 @@ use dam_prelude::{Columns, Error, Models, load};
 use serde_json::{Value, json};
 
 fn models() -> Models {
-    load(["base", "model0", "model1", "model2"].map(|name| golden(name).display().to_string())).unwrap()
+    load(["base", "model0", "model1", "model2"].map(|name| golden(name).display().to_string()))
+        .unwrap()
 }
 
 fn recipe(directory: &Path, text: &str) -> PathBuf {
@@ -30,7 +31,10 @@ fn tensor(directory: &Path, text: &str, name: &str) -> Vec<f32> {
 }
 
 fn stored(directory: &Path, name: &str) -> Vec<f32> {
-    let found: Tensor = safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap().remove(name).unwrap();
+    let found: Tensor = safetensors::load(directory.join("model.safetensors"), &Device::Cpu)
+        .unwrap()
+        .remove(name)
+        .unwrap();
     found.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -43,8 +47,8 @@ fn close(found: &[f32], expected: impl IntoIterator<Item = f32>) {
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 const NORM: &str = "model.norm.weight";
 
-/// A model's own entry overrides the slice, and the slice overrides the recipe; if no filter matches a tensor, the
-/// next level applies.
+/// A model's own entry overrides the slice, and the slice overrides the recipe; if no filter
+/// matches a tensor, the next level applies.
 #[test]
 fn the_most_specific_parameter_applies() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +99,10 @@ slices:
     // It runs in memory and after writing.
     let files = vec![golden("data0.jsonl").display().to_string()];
     let written = again.merge_named("passthrough", &[]).unwrap();
-    assert_eq!(merged.eval(&files).unwrap().data["data0"], written.eval(&files).unwrap().data["data0"]);
+    assert_eq!(
+        merged.eval(&files).unwrap().data["data0"],
+        written.eval(&files).unwrap().data["data0"]
+    );
 }
 
 #[test]
@@ -117,8 +124,10 @@ dtype: float32
 ";
     fs::write(dir.path().join("models/recipe.yaml"), text.replace("models/", "")).unwrap();
     recipe(dir.path(), text);
-    let (replies, ok) =
-        verbs(dir.path(), "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml");
+    let (replies, ok) = verbs(
+        dir.path(),
+        "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml",
+    );
     assert!(ok, "{replies:?}");
     assert_eq!(
         fs::read(dir.path().join("out/model.safetensors")).unwrap(),
@@ -127,7 +136,13 @@ dtype: float32
     let config = fs::read_to_string(dir.path().join("out/config.json")).unwrap();
     assert!(config.contains("bfloat16"), "{config}");
     assert_eq!(replies[0]["base"], "base");
-    assert!(replies[0]["notes"][0].as_str().unwrap().contains("`density` of `models/base` has no effect"), "{replies:?}");
+    assert!(
+        replies[0]["notes"][0]
+            .as_str()
+            .unwrap()
+            .contains("`density` of `models/base` has no effect"),
+        "{replies:?}"
+    );
     let card = fs::read_to_string(dir.path().join("out/README.md")).unwrap();
     assert!(card.contains("```yaml") && card.contains("merge_method: ties"));
 }
@@ -144,45 +159,113 @@ fn unsupported_keys_are_rejected() {
         ("merge_method: linear\nmodels: []", "models", "expected a list"),
         ("merge_method: linear", "models", "either `models` or `slices`"),
         (&format!("merge_method: karcher\nmodules: {{}}\n{two}"), "modules", "it is empty"),
-        (&format!("merge_method: karcher\nmodules: {{default: {{slices: []}}}}\n{two}"), "modules", "`models` too"),
-        (&format!("merge_method: karcher\nmodules: {{text_decoder: {{}}}}\n{two}"), "modules.text_decoder", "only the module"),
-        (&format!("merge_method: karcher\nchat_template: vicunia\n{two}"), "chat_template", "nor the name of one"),
-        (&format!("merge_method: karcher\ntokenizer: {{sourc: union}}\n{two}"), "tokenizer.sourc", "no such key"),
-        (&format!("merge_method: karcher\ntokenizer: {{pad_to_multiple_of: 0}}\n{two}"), "tokenizer.pad_to_multiple_of", "`0`"),
         (
-            &format!("merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: nil}}}}}}}}\n{two}"),
+            &format!("merge_method: karcher\nmodules: {{default: {{slices: []}}}}\n{two}"),
+            "modules",
+            "`models` too",
+        ),
+        (
+            &format!("merge_method: karcher\nmodules: {{text_decoder: {{}}}}\n{two}"),
+            "modules.text_decoder",
+            "only the module",
+        ),
+        (
+            &format!("merge_method: karcher\nchat_template: vicunia\n{two}"),
+            "chat_template",
+            "nor the name of one",
+        ),
+        (
+            &format!("merge_method: karcher\ntokenizer: {{sourc: union}}\n{two}"),
+            "tokenizer.sourc",
+            "no such key",
+        ),
+        (
+            &format!("merge_method: karcher\ntokenizer: {{pad_to_multiple_of: 0}}\n{two}"),
+            "tokenizer.pad_to_multiple_of",
+            "`0`",
+        ),
+        (
+            &format!(
+                "merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: nil}}}}}}}}\n{two}"
+            ),
             "tokenizer.tokens.a.source.kind",
             "zero or model_token",
         ),
         (
-            &format!("merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: model_token, model: b}}}}}}}}\n{two}"),
+            &format!(
+                "merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: model_token, model: b}}}}}}}}\n{two}"
+            ),
             "tokenizer.tokens.a.source",
             "either `token` or `token_id`",
         ),
         (&format!("merge_method: karcher\nexperts: []\n{two}"), "experts", "mergekit-moe"),
         (&format!("merge_methd: karcher\n{two}"), "merge_methd", "no such key"),
-        (&format!("merge_method: karcher\ntokenizer_source: union\n{two}"), "tokenizer_source", "no tokenizer.json"),
-        (&format!("merge_method: karcher\ntokenizer_source: base\n{two}"), "tokenizer_source", "`base_model` is missing"),
-        (&format!("merge_method: karcher\ntokenizer_source: model2\n{two}"), "tokenizer_source", "not a merged model"),
+        (
+            &format!("merge_method: karcher\ntokenizer_source: union\n{two}"),
+            "tokenizer_source",
+            "no tokenizer.json",
+        ),
+        (
+            &format!("merge_method: karcher\ntokenizer_source: base\n{two}"),
+            "tokenizer_source",
+            "`base_model` is missing",
+        ),
+        (
+            &format!("merge_method: karcher\ntokenizer_source: model2\n{two}"),
+            "tokenizer_source",
+            "not a merged model",
+        ),
         (&format!("merge_method: karcher\ndtype: int8\n{two}"), "dtype", "`int8`"),
         (&format!("merge_method: karcher\ndtype: float64\n{two}"), "dtype", "`float64`"),
-        (&format!("merge_method: karcher\nparameters: {{max_itr: 1}}\n{two}"), "parameters.max_itr", "no such parameter"),
-        (&format!("merge_method: karcher\nparameters: {{foo: 1}}\n{two}"), "parameters.foo", "no such parameter"),
-        (&format!("merge_method: karcher\nparameters: {{tol: []}}\n{two}"), "parameters.tol", "empty"),
+        (
+            &format!("merge_method: karcher\nparameters: {{max_itr: 1}}\n{two}"),
+            "parameters.max_itr",
+            "no such parameter",
+        ),
+        (
+            &format!("merge_method: karcher\nparameters: {{foo: 1}}\n{two}"),
+            "parameters.foo",
+            "no such parameter",
+        ),
+        (
+            &format!("merge_method: karcher\nparameters: {{tol: []}}\n{two}"),
+            "parameters.tol",
+            "empty",
+        ),
         (&format!("merge_method: linear\n{two}"), "weight", "none of `model0`"),
         (&format!("merge_method: slerp\nbase_model: model0\n{two}"), "t", "slerp needs it"),
-        (&format!("merge_method: slerp\nparameters: {{t: 0.5}}\n{two}"), "base_model", "slerp needs a base model"),
+        (
+            &format!("merge_method: slerp\nparameters: {{t: 0.5}}\n{two}"),
+            "base_model",
+            "slerp needs a base model",
+        ),
         (&format!("merge_method: model_stock\n{two}"), "base_model", "needs a base model"),
         (&format!("merge_method: passthrough\n{two}"), "models", "merges 1 models, not 2"),
-        ("merge_method: karcher\nmodels: [{model: model0}, {model: model0}]", "models", "named twice"),
-        ("merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]", "models[1].model.model", "a model"),
-        ("merge_method: karcher\nmodels: [{model: {lora: x}}]", "models[0].model.model", "it is missing"),
+        (
+            "merge_method: karcher\nmodels: [{model: model0}, {model: model0}]",
+            "models",
+            "named twice",
+        ),
+        (
+            "merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]",
+            "models[1].model.model",
+            "a model",
+        ),
+        (
+            "merge_method: karcher\nmodels: [{model: {lora: x}}]",
+            "models[0].model.model",
+            "it is missing",
+        ),
         (
             "merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]",
             "models",
             "merges whole models",
         ),
-        (&format!("name: x\nmerge_method: karcher\n{two}---\nname: y"), "merge_method", "it is missing"),
+        (
+            &format!("name: x\nmerge_method: karcher\n{two}---\nname: y"),
+            "merge_method",
+            "it is missing",
+        ),
         ("", "", "it is empty"),
         (
             "merge_method: slerp\nbase_model: model0\nmodels: [{model: model0}, {model: model1, parameters: {t: 1}}]",
@@ -222,11 +305,16 @@ fn unsupported_keys_are_rejected() {
         "merge_method: ties\nbase_model: base\nmodels: [{model: model0, parameters: {weight: 1, density: 2}}]",
     ));
     assert!(error.unwrap_err().to_string().contains("invalid value `2` for `density`"));
-    let missing =
-        models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
+    let missing = models().merge_recipe(recipe(
+        dir.path(),
+        &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere"),
+    ));
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
     let (replies, ok) = verbs(dir.path(), "merge recipe.yml weight=1 out");
-    assert!(!ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"), "{replies:?}");
+    assert!(
+        !ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"),
+        "{replies:?}"
+    );
 }
 
 /// Aliases of aliases: a few hundred bytes that would expand to gigabytes.
@@ -241,9 +329,15 @@ fn nested_aliases_are_rejected() {
     let error = models().merge_recipe(recipe(dir.path(), &text)).unwrap_err();
     assert!(matches!(error, Error::Yaml { .. }), "{error:?}");
     let deep = format!("models: {}{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(matches!(models().merge_recipe(recipe(dir.path(), &deep)).unwrap_err(), Error::Yaml { .. }));
+    assert!(matches!(
+        models().merge_recipe(recipe(dir.path(), &deep)).unwrap_err(),
+        Error::Yaml { .. }
+    ));
     let long = format!("models: '{}'", "x".repeat(2 << 20));
-    assert!(matches!(models().merge_recipe(recipe(dir.path(), &long)).unwrap_err(), Error::Yaml { .. }));
+    assert!(matches!(
+        models().merge_recipe(recipe(dir.path(), &long)).unwrap_err(),
+        Error::Yaml { .. }
+    ));
 }
 
 /// A slice with a single model is passed through; slerp starts at the base, wherever it is listed.
@@ -265,7 +359,8 @@ parameters: {t: 0}
 
 /// The merge of a recipe in `tests/data/recipes`, baked into `directory`.
 fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
-    let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
+    let merged =
+        Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
     let notes = merged.report().notes;
     (merged.bake(directory.join(name)).unwrap().path, notes)
 }
@@ -288,9 +383,12 @@ fn merges_agree_with_mergekit() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let (out, _) = followed(&name, dir.path());
         let found = safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
-        // mergekit writes names with the prefix of the whole model, which transformers reads the same way.
-        let bare = |name: String| name.strip_prefix("transformer.").map_or(name.clone(), str::to_owned);
-        let found: HashMap<String, Tensor> = found.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
+        // mergekit writes names with the prefix of the whole model, which transformers reads the
+        // same way.
+        let bare =
+            |name: String| name.strip_prefix("transformer.").map_or(name.clone(), str::to_owned);
+        let found: HashMap<String, Tensor> =
+            found.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
         let expected = safetensors::load(file.with_extension("safetensors"), &Device::Cpu).unwrap();
         let tensors = |all: &HashMap<String, Tensor>| all.keys().cloned().collect::<BTreeSet<_>>();
         assert_eq!(tensors(&found), tensors(&expected), "{name}");
@@ -298,22 +396,31 @@ fn merges_agree_with_mergekit() {
             assert_eq!(found[&tensor].dims(), expected.dims(), "{name}, {tensor}");
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
-                // mergekit divides by `1 + cos` in f32, which is nearly 0 for opposite task vectors.
+                // mergekit divides by `1 + cos` in f32, which is nearly 0 for opposite task
+                // vectors.
                 let relative = if name == "stock_opposed" { 1e-5 } else { 1e-6 };
-                assert!((a - b).abs() <= relative * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
+                assert!(
+                    (a - b).abs() <= relative * b.abs().max(0.5),
+                    "{name}, {tensor}: {a} and {b}"
+                );
             }
         }
-        let (said, config) = (json_of(&file.with_extension("json")), json_of(&out.join("config.json")));
+        let (said, config) =
+            (json_of(&file.with_extension("json")), json_of(&out.join("config.json")));
         for key in ["model_type", "num_hidden_layers", "n_layer", "vocab_size", "rms_norm_eps"] {
             assert_eq!(config[key], said["config"][key], "{name}: {key}");
         }
         let theta = &said["config"]["rope_parameters"]["rope_theta"];
-        assert!(theta.is_null() || config["rope_theta"].as_f64() == theta.as_f64(), "{name}: {theta}");
+        assert!(
+            theta.is_null() || config["rope_theta"].as_f64() == theta.as_f64(),
+            "{name}: {theta}"
+        );
         assert_eq!(config["sliding_window"], said["config"]["sliding_window"], "{name}");
         if let Some(tokens) = said["tokens"].as_object().filter(|tokens| !tokens.is_empty()) {
             let source = Source::open(&out.display().to_string()).unwrap();
             let vocabulary = source.tokenizer().unwrap().get_vocab(true);
-            let expected: HashMap<String, u32> = tokens.iter().map(|(t, id)| (t.clone(), id.as_u64().unwrap() as u32)).collect();
+            let expected: HashMap<String, u32> =
+                tokens.iter().map(|(t, id)| (t.clone(), id.as_u64().unwrap() as u32)).collect();
             assert_eq!(vocabulary, expected, "{name}");
             if let Some(template) = said["chat_template"].as_str() {
                 assert_eq!(source.chat_template().map(str::trim), Some(template.trim()), "{name}");
@@ -329,9 +436,11 @@ fn static_merges_name_the_source_of_their_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let (out, notes) = followed("three_mistrals", dir.path());
     let text = notes.join("\n");
-    for word in
-        ["configuration of `mistral`", "rope_theta is 10000 in `mistral` and 1000000 in `instruct`", "sliding_window is 32"]
-    {
+    for word in [
+        "configuration of `mistral`",
+        "rope_theta is 10000 in `mistral` and 1000000 in `instruct`",
+        "sliding_window is 32",
+    ] {
         assert!(text.contains(word), "{text}");
     }
     assert!(!text.contains("medical"), "{text}");
@@ -339,25 +448,37 @@ fn static_merges_name_the_source_of_their_configuration() {
     fs::write(&file, "{\"input_ids\": [3, 4, 5, 6, 7]}\n").unwrap();
     let files = [file.display().to_string()];
     let merged = Models::default().merge_recipe(data("recipes/three_mistrals.yml")).unwrap();
-    let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
+    let written =
+        load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
     assert_eq!(merged.eval(&files).unwrap().data, written.eval(&files).unwrap().data);
 
     // With verbs: the base's configuration, else the first source's; training is rejected.
     let place = |name: &str| data("recipes").join(name).display().to_string();
-    let models = load([format!("base={}", place("mistral")), place("instruct"), place("medical")]).unwrap();
-    assert!(models.to_string().contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"), "{models}");
-    let baked = models.merge_named("task_arithmetic", &[]).unwrap().bake(dir.path().join("base")).unwrap();
+    let models =
+        load([format!("base={}", place("mistral")), place("instruct"), place("medical")]).unwrap();
+    assert!(
+        models
+            .to_string()
+            .contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"),
+        "{models}"
+    );
+    let baked =
+        models.merge_named("task_arithmetic", &[]).unwrap().bake(dir.path().join("base")).unwrap();
     assert_eq!(json_of(&baked.path.join("config.json"))["rope_theta"], 10000.0);
     let models = load([place("instruct"), place("medical")]).unwrap();
     let baked = models.merge_named("linear", &[]).unwrap().bake(dir.path().join("first")).unwrap();
     assert_eq!(json_of(&baked.path.join("config.json"))["rope_theta"], 1000000.0);
     let error = models.wrap(Columns::default()).unwrap_err();
     let text = format!("{error:?}");
-    assert!(text.contains("`instruct` and `medical` cannot be trained together: norm epsilon"), "{text}");
+    assert!(
+        text.contains("`instruct` and `medical` cannot be trained together: norm epsilon"),
+        "{text}"
+    );
     assert!(text.contains("merge linear"), "{text}");
 }
 
-/// Ignored keys are noted, keys that hold anchors are not, and all of mergekit's forms of model references work.
+/// Ignored keys are noted, keys that hold anchors are not, and all of mergekit's forms of model
+/// references work.
 #[test]
 fn keys_without_effect_are_noted_and_all_model_references_work() {
     let dir = tempfile::tempdir().unwrap();
@@ -382,16 +503,25 @@ residual_weight: 1
     let merged = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text)).unwrap();
     let (a, b) = (merged(plain), merged(long));
     let bytes = |merged: &dam_prelude::Merged, name: &str| {
-        fs::read(merged.bake(dir.path().join(name)).unwrap().path.join("model.safetensors")).unwrap()
+        fs::read(merged.bake(dir.path().join(name)).unwrap().path.join("model.safetensors"))
+            .unwrap()
     };
     assert_eq!(bytes(&a, "a"), bytes(&b, "b"));
     let notes = b.report().notes.join("\n");
-    for word in
-        ["`seed`", "`residual_weight`", "override_architecture", "`models[1].parameters.density`", "int8_mask", "parameters.t`"]
-    {
+    for word in [
+        "`seed`",
+        "`residual_weight`",
+        "override_architecture",
+        "`models[1].parameters.density`",
+        "int8_mask",
+        "parameters.t`",
+    ] {
         assert!(notes.contains(word), "{word}: {notes}");
     }
-    assert!(!notes.contains("x-weights") && !notes.contains("_more") && a.report().notes.is_empty(), "{notes}");
+    assert!(
+        !notes.contains("x-weights") && !notes.contains("_more") && a.report().notes.is_empty(),
+        "{notes}"
+    );
 }
 
 #[test]
@@ -407,15 +537,24 @@ fn recipes_use_each_other_by_name_and_leave_no_files() {
     let text = |documents: &[String]| documents.join("---\n");
     let make = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text));
     // The recipe without a name is the result, wherever it is; the recipes it uses are made first.
-    let merged = make(&text(&[one("", "both", "model2"), one("both", "model0", "model1")])).unwrap();
+    let merged =
+        make(&text(&[one("", "both", "model2"), one("both", "model0", "model1")])).unwrap();
     let [a, b, c] = ["model0", "model1", "model2"].map(|name| stored(&golden(name), UP));
     let out = merged.bake(dir.path().join("out")).unwrap().path;
     close(&stored(&out, UP), (0..a.len()).map(|i| (a[i] + b[i]) / 4.0 + c[i] / 2.0));
     let circle = make(&text(&[one("p", "q", "model0"), one("q", "p", "model1")])).unwrap_err();
-    assert!(matches!(circle, Error::NotFound { .. }) && circle.to_string().contains('q'), "{circle:?}");
-    let twice = make(&text(&[one("p", "model0", "model1"), one("p", "model0", "model2")])).unwrap_err();
-    assert!(twice.to_string().contains("two recipes are called `p`") && twice.hint().is_some(), "{twice:?}");
-    let none = make(&text(&[one("", "model0", "model1"), one("", "model0", "model2")])).unwrap_err();
+    assert!(
+        matches!(circle, Error::NotFound { .. }) && circle.to_string().contains('q'),
+        "{circle:?}"
+    );
+    let twice =
+        make(&text(&[one("p", "model0", "model1"), one("p", "model0", "model2")])).unwrap_err();
+    assert!(
+        twice.to_string().contains("two recipes are called `p`") && twice.hint().is_some(),
+        "{twice:?}"
+    );
+    let none =
+        make(&text(&[one("", "model0", "model1"), one("", "model0", "model2")])).unwrap_err();
     assert!(none.to_string().contains("two recipes have no name"), "{none:?}");
 }
 
@@ -432,7 +571,9 @@ fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)],
 
 /// `[tensor, ...]` of layers 0.. under a prefix.
 fn layers(prefix: &str, count: usize, rests: &[&str]) -> Vec<(String, Vec<usize>)> {
-    let one = |layer: usize| rests.iter().map(move |rest| (format!("{prefix}.{layer}.{rest}"), vec![2, 3]));
+    let one = |layer: usize| {
+        rests.iter().map(move |rest| (format!("{prefix}.{layer}.{rest}"), vec![2, 3]))
+    };
     (0..count).flat_map(one).collect()
 }
 
@@ -446,8 +587,13 @@ slices:
 - sources: [{model: a, layer_range: [0, 2]}]
 - sources: [{model: b, layer_range: [1, 2]}]
 ";
-    let moe = layers("model.layers", 2, &["mlp.experts.0.up_proj.weight", "mlp.experts.1.up_proj.weight", "mlp.gate.weight"]);
-    let bert = layers("bert.encoder.layer", 2, &["attention.self.query.weight", "output.dense.weight"]);
+    let moe = layers(
+        "model.layers",
+        2,
+        &["mlp.experts.0.up_proj.weight", "mlp.experts.1.up_proj.weight", "mlp.gate.weight"],
+    );
+    let bert =
+        layers("bert.encoder.layer", 2, &["attention.self.query.weight", "output.dense.weight"]);
     let opt = layers("model.decoder.layers", 2, &["fc1.weight"]);
     let llava = [
         layers("vision_tower.vision_model.encoder.layers", 2, &["mlp.fc1.weight"]),
@@ -463,25 +609,41 @@ slices:
             "model.layers",
         ),
         (json!({"model_type": "bert", "num_hidden_layers": 2}), bert, "bert.encoder.layer"),
-        (json!({"model_type": "opt", "num_hidden_layers": 2, "eos_token_id": [1, 2]}), opt, "model.decoder.layers"),
+        (
+            json!({"model_type": "opt", "num_hidden_layers": 2, "eos_token_id": [1, 2]}),
+            opt,
+            "model.decoder.layers",
+        ),
         (
             json!({"model_type": "llava", "text_config": {"num_hidden_layers": 2, "layer_types": ["x", "y"]}, "vision_config": {"num_hidden_layers": 2}}),
             llava,
             "language_model.model.layers",
         ),
-        (json!({"model_type": "gpt_neo", "num_layers": 2, "attention_layers": ["global", "local"]}), neo, "transformer.h"),
+        (
+            json!({"model_type": "gpt_neo", "num_layers": 2, "attention_layers": ["global", "local"]}),
+            neo,
+            "transformer.h",
+        ),
     ];
     for (i, (config, tensors, stack)) in cases.iter().enumerate() {
         let place = dir.path().join(i.to_string());
-        let all =
-            [&tensors[..], &[("model.embed_tokens.weight".into(), vec![5, 3]), ("final_norm.weight".into(), vec![3])]].concat();
+        let all = [
+            &tensors[..],
+            &[
+                ("model.embed_tokens.weight".into(), vec![5, 3]),
+                ("final_norm.weight".into(), vec![3]),
+            ],
+        ]
+        .concat();
         checkpoint(&place.join("a"), config, &all, 1.0);
         checkpoint(&place.join("b"), config, &all, 101.0);
         let merged = Models::default().merge_recipe(recipe(&place, text)).unwrap();
         let out = merged.bake(place.join("out")).unwrap().path;
         let read = |path: &Path| -> HashMap<String, f32> {
             let all = safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
-            all.into_iter().map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])).collect()
+            all.into_iter()
+                .map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]))
+                .collect()
         };
         let (a, b, found) = (read(&place.join("a")), read(&place.join("b")), read(&out));
         let mut expected = a.clone();
@@ -493,18 +655,33 @@ slices:
         // Tensors after the layers come from the last slice.
         expected.insert("final_norm.weight".into(), b["final_norm.weight"]);
         if config["model_type"] == "llava" {
-            expected.insert("multi_modal_projector.linear_1.weight".into(), b["multi_modal_projector.linear_1.weight"]);
+            expected.insert(
+                "multi_modal_projector.linear_1.weight".into(),
+                b["multi_modal_projector.linear_1.weight"],
+            );
         }
         assert_eq!(found, expected, "{config}");
         let said = json_of(&out.join("config.json"));
         match config["model_type"].as_str().unwrap() {
             "llava" => {
                 let expected = json!({"num_hidden_layers": 3, "layer_types": ["x", "y", "y"]});
-                assert_eq!((&said["text_config"], &said["vision_config"]["num_hidden_layers"]), (&expected, &json!(2)));
-                assert!(merged.report().notes.join("").contains("`vision_tower.vision_model.encoder.layers`"));
+                assert_eq!(
+                    (&said["text_config"], &said["vision_config"]["num_hidden_layers"]),
+                    (&expected, &json!(2))
+                );
+                assert!(
+                    merged
+                        .report()
+                        .notes
+                        .join("")
+                        .contains("`vision_tower.vision_model.encoder.layers`")
+                );
             }
             "gpt_neo" => {
-                assert_eq!((&said["num_layers"], &said["attention_layers"]), (&json!(3), &json!(["global", "local", "local"])))
+                assert_eq!(
+                    (&said["num_layers"], &said["attention_layers"]),
+                    (&json!(3), &json!(["global", "local", "local"]))
+                )
             }
             "qwen3_moe" => assert_eq!(
                 (&said["num_hidden_layers"], &said["mlp_only_layers"], &said["num_experts"]),
@@ -518,17 +695,30 @@ slices:
     }
 
     // Two candidate stacks, and none.
-    let t5 = [layers("encoder.block", 2, &["layer.0.q.weight"]), layers("decoder.block", 2, &["layer.0.q.weight"])].concat();
+    let t5 = [
+        layers("encoder.block", 2, &["layer.0.q.weight"]),
+        layers("decoder.block", 2, &["layer.0.q.weight"]),
+    ]
+    .concat();
     let none = vec![("embed.weight".to_owned(), vec![5, 3])];
-    for (name, tensors, word) in
-        [("t5", t5, "`decoder.block` (2 layers), `encoder.block` (2 layers)"), ("none", none, "no numbered layers")]
-    {
+    for (name, tensors, word) in [
+        ("t5", t5, "`decoder.block` (2 layers), `encoder.block` (2 layers)"),
+        ("none", none, "no numbered layers"),
+    ] {
         let place = dir.path().join(name);
         for model in ["a", "b"] {
-            checkpoint(&place.join(model), &json!({"model_type": name, "num_layers": 2, "num_decoder_layers": 2}), &tensors, 0.0);
+            checkpoint(
+                &place.join(model),
+                &json!({"model_type": name, "num_layers": 2, "num_decoder_layers": 2}),
+                &tensors,
+                0.0,
+            );
         }
         let error = Models::default().merge_recipe(recipe(&place, text)).unwrap_err();
-        assert!(error.to_string().contains(word) && error.hint().unwrap().contains("`models`"), "{error:?}");
+        assert!(
+            error.to_string().contains(word) && error.hint().unwrap().contains("`models`"),
+            "{error:?}"
+        );
     }
 }
 
@@ -544,7 +734,9 @@ fn layers_with_numbered_attention_keep_it() {
     );
     let merged = Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
-    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attention.clone();
+    let of = |path: &Path| {
+        Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attention.clone()
+    };
     let (old, new) = (of(&model), of(&out));
     assert_eq!(new, [&old[..], &old[..1], &old[..1]].concat());
 }
@@ -560,7 +752,12 @@ slices:
 ";
     models().merge_recipe(recipe(dir.path(), text)).unwrap().bake(dir.path().join("four")).unwrap();
     let more = "merge_method: passthrough\nslices: [{sources: [{model: model0, layer_range: [0, 1]}]}, {sources: [{model: four, layer_range: [3, 4]}]}]";
-    let out = models().merge_recipe(recipe(dir.path(), more)).unwrap().bake(dir.path().join("out")).unwrap().path;
+    let out = models()
+        .merge_recipe(recipe(dir.path(), more))
+        .unwrap()
+        .bake(dir.path().join("out"))
+        .unwrap()
+        .path;
     assert_eq!(stored(&out, UP), stored(&golden("model1"), UP));
     let whole = "merge_method: linear\nmodels: [model0, four]\nparameters: {weight: 1}";
     let error = models().merge_recipe(recipe(dir.path(), whole)).unwrap_err();
@@ -570,13 +767,19 @@ slices:
 #[test]
 fn a_chat_template_of_a_recipe_is_baked_and_used() {
     let dir = tempfile::tempdir().unwrap();
-    let models = "merge_method: karcher\nmodels: [A, B]\n".replace('A', &data("recipes/a").display().to_string());
+    let models = "merge_method: karcher\nmodels: [A, B]\n"
+        .replace('A', &data("recipes/a").display().to_string());
     let models = models.replace('B', &data("recipes/b").display().to_string());
     let inline = "'{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}'";
-    for (template, word) in [("llama3", "<|start_header_id|>"), ("alpaca", "Instruction"), (inline, "[{{ m.role }}]")] {
+    for (template, word) in
+        [("llama3", "<|start_header_id|>"), ("alpaca", "Instruction"), (inline, "[{{ m.role }}]")]
+    {
         let file = recipe(dir.path(), &format!("{models}chat_template: {template}\n"));
         let merged = Models::default().merge_recipe(file).unwrap();
-        let out = merged.bake(dir.path().join(word.replace(|c: char| !c.is_alphanumeric(), ""))).unwrap().path;
+        let out = merged
+            .bake(dir.path().join(word.replace(|c: char| !c.is_alphanumeric(), "")))
+            .unwrap()
+            .path;
         assert!(fs::read_to_string(out.join("chat_template.jinja")).unwrap().contains(word));
         assert!(json_of(&out.join("tokenizer_config.json")).get("chat_template").is_none());
         assert!(merged.models().source("a").unwrap().chat_template().unwrap().contains(word));
@@ -591,13 +794,22 @@ fn a_merge_with_another_vocabulary_runs() {
     fs::write(&file, "{\"text\": \"w3 <x> w5 <y> w7 w8\"}\n").unwrap();
     let files = [file.display().to_string()];
     for name in ["union_tokens", "base_tokens", "given_tokens"] {
-        let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
+        let merged =
+            Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
         let (out, notes) = followed(name, dir.path());
-        let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
+        let written =
+            load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
         let (a, b) = (merged.eval(&files).unwrap(), written.eval(&files).unwrap());
         assert_eq!(a.data, b.data, "{name}");
-        assert!(notes.iter().any(|note| note.contains("changes the vocabulary")), "{name}: {notes:?}");
-        assert_eq!(notes.iter().any(|note| note.contains("are dropped")), name == "base_tokens", "{name}: {notes:?}");
+        assert!(
+            notes.iter().any(|note| note.contains("changes the vocabulary")),
+            "{name}: {notes:?}"
+        );
+        assert_eq!(
+            notes.iter().any(|note| note.contains("are dropped")),
+            name == "base_tokens",
+            "{name}: {notes:?}"
+        );
     }
 }
 
@@ -606,8 +818,10 @@ fn missing_rows_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
     let bad = |tokens: &str| {
-        let text =
-            format!("merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n", models.join(", "));
+        let text = format!(
+            "merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n",
+            models.join(", ")
+        );
         let text = text.replace("YX", &models[1]);
         Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap_err()
     };
@@ -615,11 +829,25 @@ fn missing_rows_are_rejected() {
         ("<x>: {}", "tokenizer.tokens.<x>.source", "no source is given"),
         ("<x>: {source: zero}", "tokenizer.tokens.<x>.source", "`zero` is not merged"),
         ("<q>: {source: YX}", "tokenizer.tokens.<q>.source", "has no token `<q>`"),
-        ("<x>: {source: {kind: model_token, model: YX, token_id: 22}}", "tokenizer.tokens.<x>.source", "no row 22"),
-        ("<x>: {source: {kind: model_token, model: YX, token: <q>}}", "tokenizer.tokens.<x>.source", "no token `<q>`"),
+        (
+            "<x>: {source: {kind: model_token, model: YX, token_id: 22}}",
+            "tokenizer.tokens.<x>.source",
+            "no row 22",
+        ),
+        (
+            "<x>: {source: {kind: model_token, model: YX, token: <q>}}",
+            "tokenizer.tokens.<x>.source",
+            "no token `<q>`",
+        ),
     ] {
         let error = bad(tokens);
-        assert!(error.to_string().contains(reason) && error.hint().is_some(), "{tokens}: {error:?}");
-        assert!(matches!(&error, Error::Recipe { key: found, .. } if found == key), "{tokens}: {error:?}");
+        assert!(
+            error.to_string().contains(reason) && error.hint().is_some(),
+            "{tokens}: {error:?}"
+        );
+        assert!(
+            matches!(&error, Error::Recipe { key: found, .. } if found == key),
+            "{tokens}: {error:?}"
+        );
     }
 }

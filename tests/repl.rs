@@ -58,7 +58,9 @@ fn hints_suggest_the_next_line() {
     dam.wait_until("the hint to be accepted", |_| !dam.cell("base=builtin").dim());
     dam.send(ENTER);
     dam.wait_for_prompt("3 sources");
-    dam.wait_until("`wrap`", |screen| screen.lines().last().is_some_and(|line| line.ends_with("> wrap")));
+    dam.wait_until("`wrap`", |screen| {
+        screen.lines().last().is_some_and(|line| line.ends_with("> wrap"))
+    });
     dam.send(ctrl('e'));
     dam.send(ENTER);
     dam.wait_for_prompt("step 0");
@@ -67,7 +69,9 @@ fn hints_suggest_the_next_line() {
     dam.line("set lr=2e-3");
     dam.wait_for("lr=0.002");
     dam.send("se");
-    dam.wait_until("the earlier line", |screen| screen.lines().last().is_some_and(|line| line.ends_with("> set lr=2e-3")));
+    dam.wait_until("the earlier line", |screen| {
+        screen.lines().last().is_some_and(|line| line.ends_with("> set lr=2e-3"))
+    });
     dam.send(format!("{}{ENTER}", ctrl('f')));
     dam.wait_until("the setting again", |screen| screen.matches("lr=0.002").count() == 2);
 }
@@ -78,7 +82,9 @@ fn verbs_are_coloured_and_errors_underlined() {
     let mut dam = Terminal::dam(home.path());
     dam.send("wrap f=tanh colour=2 ");
     dam.wait_for("colour=2");
-    dam.wait_until("red", |_| dam.cell("colour").underline() && dam.cell("colour").fgcolor() == vt100::Color::Idx(1));
+    dam.wait_until("red", |_| {
+        dam.cell("colour").underline() && dam.cell("colour").fgcolor() == vt100::Color::Idx(1)
+    });
     assert!(dam.cell("wrap f").bold() && !dam.cell("tanh").underline());
     dam.send(format!("{}tra", ctrl('u')));
     dam.wait_for("> tra");
@@ -95,7 +101,9 @@ fn history_survives_the_session_and_can_be_searched() {
         dam.line(line);
         // The next prompt, with its hint.
         let entered = format!("> {line}\n");
-        dam.wait_until("the help", |screen| screen.matches(&entered).count() == times && screen.ends_with("sql"));
+        dam.wait_until("the help", |screen| {
+            screen.matches(&entered).count() == times && screen.ends_with("sql")
+        });
     }
     // Nothing is lost when the program is killed.
     dam.kill();
@@ -159,7 +167,8 @@ fn an_interrupt_stops_training_but_not_the_session() {
     dam.send(ctrl('c'));
     dam.wait_for_prompt("loss ");
     let prompt = dam.last_line();
-    let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let steps: usize =
+        prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(steps > 0 && steps < 100_000, "{prompt}");
     // It also ends the line: the rest does not run.
     dam.line("train 100000; bake half");
@@ -169,7 +178,8 @@ fn an_interrupt_stops_training_but_not_the_session() {
     dam.wait_for_prompt("loss ");
     assert!(!home.path().join("half").exists());
     let prompt = dam.last_line();
-    let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let steps: usize =
+        prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     // At the prompt Ctrl-C only clears the line.
     dam.send(format!("bake x{}", ctrl('c')));
     dam.line("help loss");
@@ -183,7 +193,9 @@ fn an_interrupt_stops_training_but_not_the_session() {
     dam.line("n");
     dam.wait_for_prompt("step");
     dam.line("quit");
-    dam.wait_until("the question again", |screen| screen.matches("are not saved: quit anyway?").count() == 2);
+    dam.wait_until("the question again", |screen| {
+        screen.matches("are not saved: quit anyway?").count() == 2
+    });
     std::fs::write(home.path().join("other"), "unrelated").unwrap();
     dam.line("save other");
     dam.wait_for("`other` already exists");
@@ -209,7 +221,8 @@ fn ctrl_d_twice_quits_without_saving() {
 fn the_terminal_can_be_resized_while_typing() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
-    let words = "generate what is twelve plus seven and what is nine plus thirty and what is that together";
+    let words =
+        "generate what is twelve plus seven and what is nine plus thirty and what is that together";
     dam.send(words);
     dam.wait_for("together");
     for columns in [40, 20, 120] {
@@ -228,11 +241,20 @@ fn tables_fit_the_terminal() {
     let mut dam = Terminal::dam(home.path());
     dam.line(WRAPPED);
     dam.wait_for_prompt("step 0");
-    for (columns, header) in [(100, " tensor "), (60, "tensor "), (40, "tensor layers.1.mlp.up_proj")] {
+    for (columns, header) in
+        [(100, " tensor "), (60, "tensor "), (40, "tensor layers.1.mlp.up_proj")]
+    {
         dam.resize(30, columns);
         dam.line("inspect layers.1.mlp");
-        let is_done = |screen: &str| screen.lines().last().is_some_and(|line| line.starts_with("dam") && !line.contains("mlp"));
-        let screen = dam.wait_until("the last tensor", |screen| screen.contains("0.50 to 0.50") && is_done(screen));
+        let is_done = |screen: &str| {
+            screen
+                .lines()
+                .last()
+                .is_some_and(|line| line.starts_with("dam") && !line.contains("mlp"))
+        };
+        let screen = dam.wait_until("the last tensor", |screen| {
+            screen.contains("0.50 to 0.50") && is_done(screen)
+        });
         let begins = |start: &str| screen.lines().any(|line| line.starts_with(start));
         assert!(begins(header), "{columns}:\n{screen}");
         dam.send(ctrl('l'));
@@ -244,7 +266,8 @@ fn tables_fit_the_terminal() {
 fn control_characters_are_ignored() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
-    // Cancels the line. Keys typed between two prompts belong to the terminal, so this waits until the next prompt is stable.
+    // Cancels the line. Keys typed between two prompts belong to the terminal, so this waits until
+    // the next prompt is stable.
     let next = |dam: &mut Terminal| {
         let count = |screen: &str| screen.matches("dam>").count();
         let before = count(&dam.screen());
@@ -302,8 +325,11 @@ fn input_that_is_not_utf_8_is_refused() {
 /// Without colours no escape sequence sets any; a dumb terminal gets no sequences at all.
 #[test]
 fn colours_are_off_when_unwanted() {
-    let sets = |rest: &&str| rest.trim_start_matches(|c: char| c == ';' || c.is_ascii_digit()).starts_with('m');
-    let colours = |bytes: &[u8]| String::from_utf8_lossy(bytes).split("\x1b[").skip(1).filter(sets).count();
+    let sets = |rest: &&str| {
+        rest.trim_start_matches(|c: char| c == ';' || c.is_ascii_digit()).starts_with('m')
+    };
+    let colours =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).split("\x1b[").skip(1).filter(sets).count();
     let home = home();
     for (name, value) in [("TERM", "xterm"), ("NO_COLOR", "1"), ("TERM", "dumb")] {
         let mut command = dam(home.path());
@@ -391,9 +417,13 @@ fn changes_can_be_undone_branched_and_exported() {
     dam.wait_for("2 steps of training (bold: 2) are not saved: quit anyway?");
     dam.line("y");
     assert!(dam.end().success());
-    let notebook: serde_json::Value = serde_json::from_slice(&std::fs::read(home.path().join("session.ipynb")).unwrap()).unwrap();
+    let notebook: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(home.path().join("session.ipynb")).unwrap()).unwrap();
     let text = notebook.to_string();
-    assert!(text.contains("dam.train(3)?") && !text.contains("1e-1") && !text.contains("train(2)"), "{text}");
+    assert!(
+        text.contains("dam.train(3)?") && !text.contains("1e-1") && !text.contains("train(2)"),
+        "{text}"
+    );
 }
 
 /// `dam` after a session ended unexpectedly, once it offers to resume it.
@@ -403,7 +433,8 @@ fn start_with_offer(home: &tempfile::TempDir) -> Terminal {
     dam
 }
 
-/// A killed session is offered with the training of its last autosave; declined, it is offered once more.
+/// A killed session is offered with the training of its last autosave; declined, it is offered once
+/// more.
 #[test]
 fn a_killed_session_is_offered_again() {
     let home = home();
@@ -452,8 +483,12 @@ fn an_unreadable_session_is_set_aside() {
     dam.wait_for("can be opened:");
     dam.wait_for_prompt("");
     let aside = home.path().join("state/dam/set-aside").join(session.file_name());
-    let states: Vec<_> = std::fs::read_dir(&aside).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(states.contains(&"journal.jsonl".into()) && states.iter().any(|name| *name == *"4.dam"), "{states:?}");
+    let states: Vec<_> =
+        std::fs::read_dir(&aside).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(
+        states.contains(&"journal.jsonl".into()) && states.iter().any(|name| *name == *"4.dam"),
+        "{states:?}"
+    );
     dam.line(&format!("open {}", aside.join("4.dam").display()));
     dam.wait_for_prompt("step 2");
 }
@@ -511,10 +546,15 @@ fn training_progress_is_drawn_in_place() {
     dam.send(ctrl('c'));
     dam.wait_for("stopped");
     dam.wait_for("· loss");
-    assert!(!dam.screen().contains("per second") && !dam.screen().contains("loss before"), "{}", dam.screen());
+    assert!(
+        !dam.screen().contains("per second") && !dam.screen().contains("loss before"),
+        "{}",
+        dam.screen()
+    );
 }
 
-/// The Rust prompt continues with the merge, Ctrl-C stops what runs there, and the result is imported.
+/// The Rust prompt continues with the merge, Ctrl-C stops what runs there, and the result is
+/// imported.
 #[test]
 #[cfg(feature = "jupyter")]
 fn the_rust_prompt_shares_the_merge_with_the_session() {
@@ -523,7 +563,11 @@ fn the_rust_prompt_shares_the_merge_with_the_session() {
     let mut command = dam(home.path());
     command.env("XDG_CACHE_HOME", common::jupyter::cache());
     for name in ["CARGO_HOME", "RUSTUP_HOME"] {
-        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" { ".cargo" } else { ".rustup" });
+        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" {
+            ".cargo"
+        } else {
+            ".rustup"
+        });
         command.env(name, std::env::var_os(name).map_or(own, Into::into));
     }
     let mut dam = Terminal::start(command, 40, 110);
@@ -553,17 +597,23 @@ fn the_rust_prompt_shares_the_merge_with_the_session() {
     assert!(dam.end().success());
 }
 
-/// Before `wrap`, Rust has the sources with their data and settings, and a merge wrapped there keeps them.
+/// Before `wrap`, Rust has the sources with their data and settings, and a merge wrapped there
+/// keeps them.
 #[test]
 #[cfg(feature = "jupyter")]
 fn rust_before_wrap_keeps_data_and_settings() {
     common::jupyter::prepare();
     let home = home();
-    std::fs::write(home.path().join("own.jsonl"), "{\"text\": \"seven\"}\n{\"text\": \"eight\"}\n").unwrap();
+    std::fs::write(home.path().join("own.jsonl"), "{\"text\": \"seven\"}\n{\"text\": \"eight\"}\n")
+        .unwrap();
     let mut command = dam(home.path());
     command.env("XDG_CACHE_HOME", common::jupyter::cache()).env_remove("RUST_BACKTRACE");
     for name in ["CARGO_HOME", "RUSTUP_HOME"] {
-        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" { ".cargo" } else { ".rustup" });
+        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" {
+            ".cargo"
+        } else {
+            ".rustup"
+        });
         command.env(name, std::env::var_os(name).map_or(own, Into::into));
     }
     let mut dam = Terminal::start(command, 40, 110);

@@ -1,5 +1,5 @@
-//! Rows of data in common layouts, with chat templates and file formats. The token ids were made with transformers by
-//! `tests/data/chat/make.py`.
+//! Rows of data in common layouts, with chat templates and file formats. The token ids were made
+//! with transformers by `tests/data/chat/make.py`.
 
 mod common;
 
@@ -70,7 +70,8 @@ fn assert_message(error: &Error, words: &[&str]) {
 #[test]
 fn rows_have_the_same_tokens_as_in_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("chat/templates.json")).unwrap()).unwrap();
+    let cases: Vec<Value> =
+        serde_json::from_slice(&fs::read(data("chat/templates.json")).unwrap()).unwrap();
     // As text, because the order of keys matters to templates.
     let text = fs::read_to_string(data("chat/rows.jsonl")).unwrap();
     let rows: Vec<&str> = text.lines().collect();
@@ -78,9 +79,13 @@ fn rows_have_the_same_tokens_as_in_transformers() {
     assert_eq!((cases.len(), rows.len()), (36, 36));
     for (case, row) in cases.iter().zip(rows) {
         let template = &case["template"];
-        let source = sources.entry(template.to_string()).or_insert_with(|| open(&model(dir.path(), template)));
-        let found = read_as(source, "row.jsonl", row.as_bytes()).unwrap_or_else(|e| panic!("{row}: {e:?}"));
-        let expected = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
+        let source = sources
+            .entry(template.to_string())
+            .or_insert_with(|| open(&model(dir.path(), template)));
+        let found =
+            read_as(source, "row.jsonl", row.as_bytes()).unwrap_or_else(|e| panic!("{row}: {e:?}"));
+        let expected =
+            |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
         let (prompt, rest) = (expected("prompt"), expected("rest"));
         let decoded = source.tokenizer().unwrap().decode(&found.examples[0].ids, false).unwrap();
         assert_eq!(decoded, case["text"].as_str().unwrap(), "{row}");
@@ -93,7 +98,8 @@ fn rows_have_the_same_tokens_as_in_transformers() {
 #[test]
 fn templates_are_found_as_in_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("chat/places.json")).unwrap()).unwrap();
+    let cases: Vec<Value> =
+        serde_json::from_slice(&fs::read(data("chat/places.json")).unwrap()).unwrap();
     for case in cases {
         let model = model(dir.path(), &case["config"]);
         for (file, text) in case["files"].as_object().unwrap() {
@@ -107,7 +113,11 @@ fn templates_are_found_as_in_transformers() {
             &source,
             &json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": []}),
         );
-        assert_eq!(with_tools.unwrap().examples[0].ids, ids(&source, case["with_tools"].as_str().unwrap()), "{case}");
+        assert_eq!(
+            with_tools.unwrap().examples[0].ids,
+            ids(&source, case["with_tools"].as_str().unwrap()),
+            "{case}"
+        );
         if case["default"].is_null() {
             assert_message(
                 &read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(),
@@ -117,12 +127,16 @@ fn templates_are_found_as_in_transformers() {
     }
     // The template of a processor, if there is no other.
     let other = model(dir.path(), &Value::Null);
-    fs::write(other.join("chat_template.json"), json!({"chat_template": PLAIN}).to_string()).unwrap();
+    fs::write(other.join("chat_template.json"), json!({"chat_template": PLAIN}).to_string())
+        .unwrap();
     assert_eq!(open(&other).chat_template(), Some(PLAIN));
     for bad in [json!(5), json!([{"name": "default"}]), json!({"default": 1})] {
         let model = model(dir.path(), &bad);
         let error = Source::open(&model.display().to_string()).unwrap_err().to_string();
-        assert!(error.contains("tokenizer_config.json") && error.contains("chat_template"), "{error}");
+        assert!(
+            error.contains("tokenizer_config.json") && error.contains("chat_template"),
+            "{error}"
+        );
     }
 }
 
@@ -132,16 +146,30 @@ fn a_system_column_becomes_a_system_message() {
     fs::copy(data("chat/s0.jsonl"), dir.path().join("s0.jsonl")).unwrap();
     fs::copy(data("chat/s1.jsonl"), dir.path().join("s1.jsonl")).unwrap();
     let source = Source::open("builtin:math").unwrap();
-    let weights = SourceWeights { source: &source, device: &candle_core::Device::Cpu, dtype: candle_core::DType::F32 };
+    let weights = SourceWeights {
+        source: &source,
+        device: &candle_core::Device::Cpu,
+        dtype: candle_core::DType::F32,
+    };
     let loss = |name: &str| {
         let read = Dataset::read(&data(name).display().to_string(), &source).unwrap();
         let text = source.tokenizer().unwrap().decode(&read.examples[0].ids, false).unwrap();
-        let score = score(source.architecture().unwrap(), &weights, &read.examples, 256, &candle_core::Device::Cpu).unwrap();
+        let score = score(
+            source.architecture().unwrap(),
+            &weights,
+            &read.examples,
+            256,
+            &candle_core::Device::Cpu,
+        )
+        .unwrap();
         (text, score.loss)
     };
     let (plain, system) = (loss("chat/s0.jsonl"), loss("chat/s1.jsonl"));
     assert_eq!(plain.0, "<|user|>q<|end|><|assistant|>a<|end|>");
-    assert_eq!(system.0, "<|system|>You are X, a long system prompt that matters<|end|><|user|>q<|end|><|assistant|>a<|end|>");
+    assert_eq!(
+        system.0,
+        "<|system|>You are X, a long system prompt that matters<|end|><|user|>q<|end|><|assistant|>a<|end|>"
+    );
     assert!((plain.1 - system.1).abs() > 1e-3, "{plain:?} {system:?}");
 }
 
@@ -162,8 +190,13 @@ fn without_a_template_messages_become_lines() {
     assert_eq!(text(json!({"prompt": "a b", "completion": " c"})), ("a b".into(), " c".into()));
     let call = json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]});
     let user = json!({"role": "user", "content": "a"});
-    for row in [json!({"messages": [user, call]}), json!({"input": "a", "output": "b", "tools": []})] {
-        assert_message(&read(&source, &row).unwrap_err(), &["row.jsonl", "line `1`", "chat template", "`model`"]);
+    for row in
+        [json!({"messages": [user, call]}), json!({"input": "a", "output": "b", "tools": []})]
+    {
+        assert_message(
+            &read(&source, &row).unwrap_err(),
+            &["row.jsonl", "line `1`", "chat template", "`model`"],
+        );
     }
 }
 
@@ -171,7 +204,8 @@ fn without_a_template_messages_become_lines() {
 fn invalid_rows_are_errors_that_name_the_column() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(&model(dir.path(), &json!(PLAIN)));
-    let (user, assistant) = (json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"}));
+    let (user, assistant) =
+        (json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"}));
     for (row, words) in [
         (json!({"prompt": "a"}), &["`prompt`", "no output"][..]),
         (json!({"a": 1, "b": 2}), &["no known columns", "a, b"]),
@@ -186,8 +220,14 @@ fn invalid_rows_are_errors_that_name_the_column() {
         (json!({"prompt": [user], "completion": [user]}), &["`completion`", "assistant"]),
         (json!({"messages": [user, assistant], "tools": {"name": "f"}}), &["`tools` is an object"]),
         (json!({"messages": [user, assistant], "tools": "f"}), &["`tools` is text"]),
-        (json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}), &["`system`", "differs"]),
-        (json!({"messages": [{"role": "user", "content": null}, assistant]}), &["`user` without content"]),
+        (
+            json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}),
+            &["`system`", "differs"],
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": null}, assistant]}),
+            &["`user` without content"],
+        ),
         (json!({"messages": [{"role": 5, "content": "a"}, assistant]}), &["role is a number"]),
         (json!({"messages": [["a", "b"]]}), &["a list instead of a message"]),
         (json!({"messages": "[{'role': 'user'}]"}), &["`messages` is text", "json.dumps"]),
@@ -195,15 +235,24 @@ fn invalid_rows_are_errors_that_name_the_column() {
             json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant]}),
             &["type `image`", "only text"],
         ),
-        (json!({"messages": [{"role": "user", "content": [{"type": "text"}]}, assistant]}), &["a part without text"]),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}, assistant]}),
+            &["a part without text"],
+        ),
         (
             json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f()"}]}),
             &["function_call", "JSON"],
         ),
         (json!({"instruction": "a", "output": "b", "history": [["a"]]}), &["`history`", "pair"]),
-        (json!({"instruction": "a", "output": "b", "history": {"a": "b"}}), &["`history` is an object"]),
+        (
+            json!({"instruction": "a", "output": "b", "history": {"a": "b"}}),
+            &["`history` is an object"],
+        ),
         (json!({"choices": ["a", "b"], "answer": 0}), &["`choices`", "no question"]),
-        (json!({"question": " ", "choices": ["a", "b"], "answer": 5}), &["not one of its 2 choices"]),
+        (
+            json!({"question": " ", "choices": ["a", "b"], "answer": 5}),
+            &["not one of its 2 choices"],
+        ),
         (json!({"input_ids": [1.5]}), &["`1.5` is not a token id"]),
         (json!({"input_ids": [1, 2], "attention_mask": [1]}), &["attention_mask"]),
         (json!({"input_ids": "1 2"}), &["`input_ids` is not a list"]),
@@ -211,7 +260,13 @@ fn invalid_rows_are_errors_that_name_the_column() {
         let error = read(&source, &row).unwrap_err();
         assert_message(&error, &[words, &["row.jsonl", "line `1`"]].concat());
     }
-    assert_eq!(read(&source, &json!({"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0]})).unwrap().examples[0].ids, [5, 6]);
+    assert_eq!(
+        read(&source, &json!({"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0]}))
+            .unwrap()
+            .examples[0]
+            .ids,
+        [5, 6]
+    );
     // JSON that is invalid, too deep, or too large.
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (line, words) in [
@@ -253,17 +308,25 @@ fn tables_are_read() {
     let tables = [
         ("a.csv", csv.to_owned()),
         ("a.CSV", format!("\u{feff}{}", csv.replace("id\n", "id\r\n").replace(",1\nq", ",1\r\nq"))),
-        ("a.tsv", "instruction\tinput\toutput\tid\n\"Say \"\"a\"\",\nthen b\"\tx\t1\t1\nq\t\t a \t2\n".into()),
+        (
+            "a.tsv",
+            "instruction\tinput\toutput\tid\n\"Say \"\"a\"\",\nthen b\"\tx\t1\t1\nq\t\t a \t2\n"
+                .into(),
+        ),
     ];
     for (name, table) in tables {
         let read = read_as(&source, name, table.as_bytes()).unwrap();
         assert_eq!((read.examples, read.unused), (expected.clone(), vec!["id".into()]), "{name}");
     }
     // Columns that are not text contain JSON.
-    let messages =
-        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).to_string().replace('"', "\"\"");
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        .to_string()
+        .replace('"', "\"\"");
     let talk = read_as(&source, "a.csv", format!("messages\n\"{messages}\"\n").as_bytes()).unwrap();
-    assert_eq!(talk.examples, read(&source, &json!({"input": "a", "output": "b"})).unwrap().examples);
+    assert_eq!(
+        talk.examples,
+        read(&source, &json!({"input": "a", "output": "b"})).unwrap().examples
+    );
     for (table, words) in [
         ("question,answer\na,b\nc,d,e\n", &["row `2`", "3 fields", "2"][..]),
         ("question,answer\na,\"b\nc,d\n", &["row `1`", "`question`", "no output"]),
@@ -293,7 +356,8 @@ fn parquet_rows_omit_null_fields() {
     let template = "{% for m in messages %}{{ m | tojson }}<|end|>{% endfor %}{% if add_generation_prompt %}{\"{% endif %}";
     let source = open(&model(dir.path(), &json!(template)));
     let found = Dataset::read(&data("chat/tools.parquet").display().to_string(), &source).unwrap();
-    let text = |i: usize| source.tokenizer().unwrap().decode(&found.examples[i].ids, false).unwrap();
+    let text =
+        |i: usize| source.tokenizer().unwrap().decode(&found.examples[i].ids, false).unwrap();
     assert_eq!(
         text(0),
         "{\"role\": \"user\", \"content\": \"hi\"}<|end|>{\"role\": \"assistant\", \"tool_calls\": [{\"type\": \"function\", \
@@ -326,14 +390,20 @@ fn unused_columns_are_named_once() {
     assert!(!text.contains("none"), "{text}");
     // Keys that a template never reads are unused too.
     let source = Source::open("builtin:math").unwrap();
-    assert_eq!(Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap().unused, ["tool_calls"]);
+    assert_eq!(
+        Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap().unused,
+        ["tool_calls"]
+    );
     // A template that concatenates the content of every message treats missing content as empty.
     let dir = tempfile::tempdir().unwrap();
     let chatml = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
     let source = open(&model(dir.path(), &json!(chatml)));
     let found = Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap();
     let text = source.tokenizer().unwrap().decode(&found.examples[0].ids, false).unwrap();
-    assert_eq!(text, "<|system|>S<|end|><|user|>hi<|end|><|assistant|><|end|><|tool|>4<|end|><|assistant|>four<|end|>");
+    assert_eq!(
+        text,
+        "<|system|>S<|end|><|user|>hi<|end|><|assistant|><|end|><|tool|>4<|end|><|assistant|>four<|end|>"
+    );
     assert_eq!(found.unused, ["tool_calls"]);
 }
 
@@ -347,10 +417,15 @@ fn a_template_error_names_the_row() {
     let model = model(dir.path(), &json!(template));
     let source = open(&model);
     let good = json!({"input": "a", "output": "b"}).to_string();
-    let row = |row: Value| read_as(&source, "rows.jsonl", format!("{good}\n\n{row}\n{good}\n").as_bytes()).unwrap_err();
+    let row = |row: Value| {
+        read_as(&source, "rows.jsonl", format!("{good}\n\n{row}\n{good}\n").as_bytes()).unwrap_err()
+    };
     let user = json!({"role": "user", "content": "a"});
     for (given, words) in [
-        (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first user message"][..]),
+        (
+            json!({"input": "a", "output": "b", "system": "s"}),
+            &["System role not supported", "first user message"][..],
+        ),
         (
             json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}),
             &["must alternate", "join consecutive messages"],
@@ -360,16 +435,26 @@ fn a_template_error_names_the_row() {
             &["hint"],
         ),
     ] {
-        assert_message(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
+        assert_message(
+            &row(given),
+            &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat(),
+        );
     }
     // The same for a prompt.
     let refuses = json!("{{ raise_exception('no ' ~ messages[0].role) }}");
-    fs::write(model.join("tokenizer_config.json"), json!({"chat_template": refuses}).to_string()).unwrap();
+    fs::write(model.join("tokenizer_config.json"), json!({"chat_template": refuses}).to_string())
+        .unwrap();
     for verb in ["generate", "ask"] {
-        let (replies, ok) = json(dir.path(), &format!("load x=model y=model; merge linear; {verb} hello"));
+        let (replies, ok) =
+            json(dir.path(), &format!("load x=model y=model; merge linear; {verb} hello"));
         assert!(!ok);
         let text = replies.last().unwrap().to_string();
-        assert!(text.contains("chat template of `x`") && text.contains("no user") && text.contains("hint"), "{text}");
+        assert!(
+            text.contains("chat template of `x`")
+                && text.contains("no user")
+                && text.contains("hint"),
+            "{text}"
+        );
     }
 }
 
@@ -382,15 +467,28 @@ fn hostile_templates_end_at_once() {
         ("{{ '%9999999999d' | format(1) }}", "fuel"),
         ("{{ strftime_now('%Y'*1000000) }}", "strftime_now"),
         ("{{ 'a' * 30000000 }}", "writes"),
-        ("{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}", "fuel"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}", "fuel"),
+        (
+            "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+            "fuel",
+        ),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}",
+            "fuel",
+        ),
         ("{{ [1] | tojson(indent=99999999999) }}", "]"),
     ] {
         let source = open(&model(dir.path(), &json!(template)));
         let before = std::time::Instant::now();
         match read(&source, &json!({"input": "a", "output": "b"})) {
             Err(error) => assert_message(&error, &["row.jsonl", "chat template of `model`"]),
-            Ok(read) => assert!(source.tokenizer().unwrap().decode(&read.examples[0].ids, false).unwrap().contains(word)),
+            Ok(read) => assert!(
+                source
+                    .tokenizer()
+                    .unwrap()
+                    .decode(&read.examples[0].ids, false)
+                    .unwrap()
+                    .contains(word)
+            ),
         }
         assert!(before.elapsed().as_secs() < 5, "{template}");
     }

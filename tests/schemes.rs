@@ -1,5 +1,5 @@
-//! The contract of every scheme: it starts like columns, its gradients are correct, it trains, saves, opens, displays
-//! and bakes; errors of a scheme are reported.
+//! The contract of every scheme: it starts like columns, its gradients are correct, it trains,
+//! saves, opens, displays and bakes; errors of a scheme are reported.
 
 mod common;
 
@@ -16,9 +16,12 @@ use dam_prelude::*;
 /// Three golden sources and the base, with their data.
 fn models(settings: Settings) -> Models {
     let names = [("base", "base"), ("m0", "model0"), ("m1", "model1"), ("m2", "model2")];
-    let mut models = load(names.map(|(name, dir)| format!("{name}={}", golden(dir).display()))).unwrap();
+    let mut models =
+        load(names.map(|(name, dir)| format!("{name}={}", golden(dir).display()))).unwrap();
     for i in 0..3 {
-        models.data(&format!("m{i}"), &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+        models
+            .data(&format!("m{i}"), &golden(&format!("data{i}.jsonl")).display().to_string())
+            .unwrap();
     }
     models.settings = settings;
     models
@@ -69,19 +72,32 @@ fn every_scheme_starts_like_columns_and_trains() {
     let columns = models(fast()).wrap(Columns::default()).unwrap().loss().unwrap();
     for known in SCHEMES {
         for optimizer in [Optimizer::AdamW, Optimizer::Mofo] {
-            let dam = models(Settings { optimizer, ..fast() }).wrap(builtin(known.name, Options::default())).unwrap();
+            let dam = models(Settings { optimizer, ..fast() })
+                .wrap(builtin(known.name, Options::default()))
+                .unwrap();
             let start = dam.loss().unwrap();
             for (name, value) in columns.terms.iter().filter(|(name, _)| name.starts_with("kl.")) {
                 let found = start.terms.iter().find(|(term, _)| term == name).unwrap().1;
-                assert!((found - value).abs() < 1e-5 * value, "{}: {name} is {found}, not {value}", known.name);
+                assert!(
+                    (found - value).abs() < 1e-5 * value,
+                    "{}: {name} is {found}, not {value}",
+                    known.name
+                );
             }
             let report = dam.train(8).unwrap();
-            assert!(report.last < report.first, "{}: {} to {}", known.name, report.first, report.last);
+            assert!(
+                report.last < report.first,
+                "{}: {} to {}",
+                known.name,
+                report.first,
+                report.last
+            );
         }
     }
 }
 
-/// The gradient of `sum(W * G)` with respect to every parameter, with `W` composed of candle's own operations.
+/// The gradient of `sum(W * G)` with respect to every parameter, with `W` composed of candle's own
+/// operations.
 #[test]
 fn gradients_by_parameters_agree_with_candle() {
     let sources: Vec<Source> = ["m0=model0", "base=base", "m1=model1"]
@@ -91,14 +107,22 @@ fn gradients_by_parameters_agree_with_candle() {
         .collect();
     for known in SCHEMES {
         for f in Nonlinearity::ALL {
-            let merge = Merge::new(&sources, builtin(known.name, Options { f, ..Options::default() }), Device::Cpu).unwrap();
+            let merge = Merge::new(
+                &sources,
+                builtin(known.name, Options { f, ..Options::default() }),
+                Device::Cpu,
+            )
+            .unwrap();
             for variable in &merge.variables {
-                let noise = Tensor::rand(-0.2f32, 0.2, variable.value.dims(), &Device::Cpu).unwrap();
+                let noise =
+                    Tensor::rand(-0.2f32, 0.2, variable.value.dims(), &Device::Cpu).unwrap();
                 variable.value.set(&(variable.value.as_tensor() + noise).unwrap()).unwrap();
             }
             for tensor in &merge.tensors {
-                let gradient = Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
-                let found: BTreeMap<usize, Tensor> = merge.pull_back(tensor, &gradient).unwrap().into_iter().collect();
+                let gradient =
+                    Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
+                let found: BTreeMap<usize, Tensor> =
+                    merge.pull_back(tensor, &gradient).unwrap().into_iter().collect();
                 let scales = f.apply(&merge.coefficients(tensor).unwrap()).unwrap();
                 let mut loss = Tensor::new(0f32, &Device::Cpu).unwrap();
                 let mut merged = gradient.zeros_like().unwrap();
@@ -107,21 +131,33 @@ fn gradients_by_parameters_agree_with_candle() {
                     let w = weights.weight(&tensor.spec.name).unwrap();
                     let scaled = match w.rank() {
                         2 => w.broadcast_mul(&scales.get(i).unwrap()).unwrap(),
-                        _ => w.broadcast_mul(&scales.get(i).unwrap().flatten_all().unwrap()).unwrap(),
+                        _ => {
+                            w.broadcast_mul(&scales.get(i).unwrap().flatten_all().unwrap()).unwrap()
+                        }
                     };
                     merged = (merged + &scaled).unwrap();
                     loss = (loss + (scaled * &gradient).unwrap().sum_all().unwrap()).unwrap();
                 }
                 let expected = loss.backward().unwrap();
                 for i in &tensor.variables {
-                    let expected = values(expected.get(merge.variables[*i].value.as_tensor()).unwrap());
+                    let expected =
+                        values(expected.get(merge.variables[*i].value.as_tensor()).unwrap());
                     let scale = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
                     for (a, b) in values(&found[i]).iter().zip(&expected) {
-                        assert!((a - b).abs() < 1e-4 * scale, "{} {f:?} {}: {a} and {b}", known.name, tensor.spec.name);
+                        assert!(
+                            (a - b).abs() < 1e-4 * scale,
+                            "{} {f:?} {}: {a} and {b}",
+                            known.name,
+                            tensor.spec.name
+                        );
                     }
                 }
                 let weight = values(merge.weight(tensor).unwrap().as_tensor());
-                assert!(weight.iter().zip(values(&merged)).all(|(a, b)| (a - b).abs() < 1e-5), "{}", tensor.spec.name);
+                assert!(
+                    weight.iter().zip(values(&merged)).all(|(a, b)| (a - b).abs() < 1e-5),
+                    "{}",
+                    tensor.spec.name
+                );
             }
         }
     }
@@ -131,7 +167,12 @@ fn gradients_by_parameters_agree_with_candle() {
 fn every_scheme_resumes_exactly_and_bakes_correctly() {
     let dir = tempfile::tempdir().unwrap();
     for (i, known) in SCHEMES.iter().enumerate() {
-        let options = Options { f: Nonlinearity::ALL[i % 4], init: Init::Random, seed: 3, ..Options::default() };
+        let options = Options {
+            f: Nonlinearity::ALL[i % 4],
+            init: Init::Random,
+            seed: 3,
+            ..Options::default()
+        };
         let mut settings = fast();
         (settings.weights.l1, settings.weights.l2, settings.weights.overlap) = (1e-3, 1e-3, 1e-3);
         settings.weights.weighted_overlap = 1e-3;
@@ -147,16 +188,26 @@ fn every_scheme_resumes_exactly_and_bakes_correctly() {
         let baked = dam.bake(dir.path().join(format!("{}-baked", known.name))).unwrap();
         let card = std::fs::read_to_string(baked.path.join("README.md")).unwrap();
         assert!(card.contains(&format!("\"scheme\": \"{}\"", known.name)), "{card}");
-        let written = candle_core::safetensors::load(baked.path.join("model.safetensors"), &Device::Cpu).unwrap();
+        let written =
+            candle_core::safetensors::load(baked.path.join("model.safetensors"), &Device::Cpu)
+                .unwrap();
         let name = "model.layers.1.self_attn.o_proj.weight";
         let c = dam.coefficients(name).unwrap();
         let c = if c.rank() == 2 { c.unsqueeze(1).unwrap() } else { c };
         let scales = Nonlinearity::ALL[i % 4].apply(&c).unwrap();
-        let names =
-            if known.name == "task" { &["base", "model0", "model1", "model2"][..] } else { &["model0", "model1", "model2"] };
+        let names = if known.name == "task" {
+            &["base", "model0", "model1", "model2"][..]
+        } else {
+            &["model0", "model1", "model2"]
+        };
         let mut expected = written[name].zeros_like().unwrap();
         for (i, source) in names.iter().enumerate() {
-            let w = candle_core::safetensors::load(golden(source).join("model.safetensors"), &Device::Cpu).unwrap()[name].clone();
+            let w = candle_core::safetensors::load(
+                golden(source).join("model.safetensors"),
+                &Device::Cpu,
+            )
+            .unwrap()[name]
+                .clone();
             expected = (expected + w.broadcast_mul(&scales.get(i).unwrap()).unwrap()).unwrap();
         }
         let differ = (&written[name] - expected).unwrap().abs().unwrap();
@@ -180,11 +231,17 @@ fn every_scheme_displays_itself() {
             _ => "columns are those",
         };
         assert!(text.contains(word), "{text}");
-        assert_eq!(dam.inspect("").unwrap().to_string().contains("over columns"), ["columns", "softmax"].contains(&known.name));
+        assert_eq!(
+            dam.inspect("").unwrap().to_string().contains("over columns"),
+            ["columns", "softmax"].contains(&known.name)
+        );
         let c = dam.coefficients(name).unwrap();
         let stats = &dam.inspect(name).unwrap().tensors[0].sources[1].1;
         let one = values(&c.get(1).unwrap());
-        assert!((stats.mean - one.iter().map(|x| f64::from(*x)).sum::<f64>() / one.len() as f64).abs() < 1e-6);
+        assert!(
+            (stats.mean - one.iter().map(|x| f64::from(*x)).sum::<f64>() / one.len() as f64).abs()
+                < 1e-6
+        );
     }
 }
 
@@ -193,8 +250,10 @@ fn every_scheme_displays_itself() {
 fn coefficients_by_hand() {
     let place = |name: &str| golden(name).display().to_string();
     let two = load([format!("a={}", place("model0")), format!("b={}", place("model1"))]).unwrap();
-    let (key, query) = ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.o_proj.weight");
-    let from = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+    let (key, query) =
+        ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.o_proj.weight");
+    let from =
+        |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
 
     let dam = two.wrap(Heads).unwrap();
     dam.set_parameter(key, &from(&[1.0, 2.0, 3.0, 4.0], &[2, 2, 1])).unwrap();
@@ -218,12 +277,20 @@ fn coefficients_by_hand() {
 
     let dam = two.wrap(LowRank { rank: 1 }).unwrap();
     dam.set_parameter(&format!("{key} A"), &from(&rows, &[2, 16, 1])).unwrap();
-    dam.set_parameter(&format!("{key} B"), &from(&[[1f32; 32], [2.0; 32]].concat(), &[2, 1, 32])).unwrap();
-    assert_eq!(dam.coefficients(key).unwrap().get(1).unwrap().to_vec2::<f32>().unwrap()[3], [38.5; 32]);
+    dam.set_parameter(&format!("{key} B"), &from(&[[1f32; 32], [2.0; 32]].concat(), &[2, 1, 32]))
+        .unwrap();
+    assert_eq!(
+        dam.coefficients(key).unwrap().get(1).unwrap().to_vec2::<f32>().unwrap()[3],
+        [38.5; 32]
+    );
 
     // The base is in the middle: 1 - (0.5 + 0.75).
-    let three =
-        load([format!("a={}", place("model0")), format!("base={}", place("base")), format!("b={}", place("model1"))]).unwrap();
+    let three = load([
+        format!("a={}", place("model0")),
+        format!("base={}", place("base")),
+        format!("b={}", place("model1")),
+    ])
+    .unwrap();
     let dam = three.wrap(Task).unwrap();
     assert_eq!(values(&dam.coefficients(key).unwrap()), [0.5, 0.0, 0.5]);
     dam.set_parameter(key, &from(&[0.5, 0.75], &[2, 1, 1])).unwrap();
@@ -232,9 +299,18 @@ fn coefficients_by_hand() {
     let dam = two.wrap(PerLayer).unwrap();
     dam.set_parameter("layers.0", &from(&[0.25, 0.5], &[2, 1, 1])).unwrap();
     assert_eq!(values(&dam.coefficients(key).unwrap()), [0.25, 0.5]);
-    assert_eq!(values(&dam.coefficients("model.layers.0.input_layernorm.weight").unwrap()), [0.25, 0.5]);
-    assert_eq!(values(&dam.coefficients("model.layers.1.input_layernorm.weight").unwrap()), [0.5, 0.5]);
-    says(&dam.set_parameter("layers.9", &from(&[1.0], &[1])).unwrap_err(), &["parameter `layers.9`", "layers.0"]);
+    assert_eq!(
+        values(&dam.coefficients("model.layers.0.input_layernorm.weight").unwrap()),
+        [0.25, 0.5]
+    );
+    assert_eq!(
+        values(&dam.coefficients("model.layers.1.input_layernorm.weight").unwrap()),
+        [0.5, 0.5]
+    );
+    says(
+        &dam.set_parameter("layers.9", &from(&[1.0], &[1])).unwrap_err(),
+        &["parameter `layers.9`", "layers.0"],
+    );
 }
 
 #[test]
@@ -253,7 +329,9 @@ fn coefficients_can_be_set_if_they_are_parameters() {
                 assert_eq!(parameters(&dam), before);
             }
         }
-        let error = dam.set_coefficients(name, &Tensor::zeros((3, 7), DType::F32, &Device::Cpu).unwrap()).unwrap_err();
+        let error = dam
+            .set_coefficients(name, &Tensor::zeros((3, 7), DType::F32, &Device::Cpu).unwrap())
+            .unwrap_err();
         says(&error, &[name, "[3, 1, 7]"]);
     }
 }
@@ -280,7 +358,11 @@ fn a_session_of_the_first_version_opens() {
         assert!(header.contains(new), "{header:.3000}");
         header = header.replace(new, old);
     }
-    std::fs::write(&old, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    std::fs::write(
+        &old,
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat(),
+    )
+    .unwrap();
     let opened = Dam::open(&old).unwrap();
     assert_eq!(opened.step().unwrap(), dam.step().unwrap());
 }
@@ -291,7 +373,9 @@ fn frozen_tensors_share_no_variable_with_trained_ones() {
     let dam = models(fast()).wrap(PerLayer.with(options)).unwrap();
     dam.train(3).unwrap();
     for t in dam.inspect("").unwrap().tensors {
-        let moved = values(&dam.coefficients(&t.name).unwrap()).iter().any(|c| (c - 1.0 / 3.0).abs() > 1e-6);
+        let moved = values(&dam.coefficients(&t.name).unwrap())
+            .iter()
+            .any(|c| (c - 1.0 / 3.0).abs() > 1e-6);
         assert_eq!(moved, t.name.contains("norm"), "{}", t.name);
     }
     // Two layers and the final norm train; two layers, the embedding and the output layer do not.
@@ -312,7 +396,10 @@ fn biases_train_in_every_scheme() {
             models.data(name, &file.path().display().to_string()).unwrap();
         }
         let dam = models.wrap(builtin(known.name, Options::default())).unwrap();
-        assert_eq!(dam.to_string().contains("bias coefficients start at 1"), !["softmax", "task"].contains(&known.name));
+        assert_eq!(
+            dam.to_string().contains("bias coefficients start at 1"),
+            !["softmax", "task"].contains(&known.name)
+        );
         let name = "model.layers.0.self_attn.q_proj.bias";
         let before = values(&dam.coefficients(name).unwrap());
         dam.train(2).unwrap();
@@ -359,7 +446,12 @@ impl Scheme for Wrong {
             Wrong::NoValues => parameter = Parameter::filled(site.name(), &[3, 0, 1], 0.0),
             Wrong::Count => parameter.start.pop().map(drop).unwrap(),
             Wrong::Shared => parameter.key = "model.norm.weight".into(),
-            Wrong::Unused => return vec![parameter, Parameter::filled(format!("{} more", site.name()), &[1], 1.0)],
+            Wrong::Unused => {
+                return vec![
+                    parameter,
+                    Parameter::filled(format!("{} more", site.name()), &[1], 1.0),
+                ];
+            }
             _ => {}
         }
         vec![parameter]
@@ -398,7 +490,10 @@ fn errors_of_schemes_are_reported() {
         (Wrong::NotFinite, &["initial value is `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
         (Wrong::Count, &["`2` initial values", "[3, 1, 1]", first]),
-        (Wrong::Backward, &["gradient by value", first, "finite differences give", "nothing detached"]),
+        (
+            Wrong::Backward,
+            &["gradient by value", first, "finite differences give", "nothing detached"],
+        ),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
         (Wrong::Drawn, &["change from call to call", first]),
@@ -428,7 +523,12 @@ fn a_shared_parameter_has_one_shape_and_start() {
     let error = models(fast()).wrap(Disagree).unwrap_err();
     says(
         &error,
-        &["`one for all`", "`Disagree`", "at `model.layers.0.mlp.down_proj.weight`", "those at `model.embed_tokens.weight`"],
+        &[
+            "`one for all`",
+            "`Disagree`",
+            "at `model.layers.0.mlp.down_proj.weight`",
+            "those at `model.embed_tokens.weight`",
+        ],
     );
 }
 
@@ -451,8 +551,12 @@ struct Strengths {
 
 impl Scheme for Strengths {
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
-        let strength = Parameter::filled(site.spec.role() + " strength", &[1, 1, site.columns()], 1.0);
-        vec![strength, site.parameter(site.name(), 1, if self.of_sources { 1 } else { site.columns() })]
+        let strength =
+            Parameter::filled(site.spec.role() + " strength", &[1, 1, site.columns()], 1.0);
+        vec![
+            strength,
+            site.parameter(site.name(), 1, if self.of_sources { 1 } else { site.columns() }),
+        ]
     }
 
     fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> candle_core::Result<Tensor> {
@@ -474,8 +578,14 @@ fn custom_schemes_train_save_and_open() {
     let error = Dam::open(&file).unwrap_err();
     assert!(matches!(error, Error::UnknownScheme { .. }));
     says(&error, &["`Strengths`", "Dam::open_with(FILE, Strengths)"]);
-    says(&Dam::open_with(&file, PerLayer).unwrap_err(), &["its scheme is `Strengths`, not `layer`"]);
-    says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["wrong number of"]);
+    says(
+        &Dam::open_with(&file, PerLayer).unwrap_err(),
+        &["its scheme is `Strengths`, not `layer`"],
+    );
+    says(
+        &Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(),
+        &["wrong number of"],
+    );
     let opened = Dam::open_with(&file, own()).unwrap();
     assert_eq!(opened.train(3).unwrap().losses, dam.train(3).unwrap().losses);
     assert_eq!(parameters(&opened), parameters(&dam));
@@ -496,10 +606,16 @@ fn verbs_wrap_with_any_scheme_and_suggest_names() {
         ),
     );
     assert!(good, "{replies:?}");
-    // Two layers, two sources: A and B of rank 2 for seven matrices, and columns for the output layer.
-    let linear: usize =
-        [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)].map(|(r, c)| (r + c) * 2).iter().sum();
-    assert_eq!((&replies[1]["scheme"], &replies[1]["trainable"]), (&"low_rank rank=2".into(), &(2 * (2 * linear + 32)).into()));
+    // Two layers, two sources: A and B of rank 2 for seven matrices, and columns for the output
+    // layer.
+    let linear: usize = [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)]
+        .map(|(r, c)| (r + c) * 2)
+        .iter()
+        .sum();
+    assert_eq!(
+        (&replies[1]["scheme"], &replies[1]["trainable"]),
+        (&"low_rank rank=2".into(), &(2 * (2 * linear + 32)).into())
+    );
     assert_eq!(replies[2]["tensors"][0]["along"], "element");
     assert_eq!(replies[3]["scheme"], "rows");
     assert!(replies[4]["tensors"][0]["rows"].is_array());
@@ -521,7 +637,8 @@ fn verbs_wrap_with_any_scheme_and_suggest_names() {
 
 #[test]
 fn schemes_convert_to_wraps() {
-    let how: Wrap = LowRank { rank: 2 }.with(Options { f: Nonlinearity::Tanh, ..Options::default() });
+    let how: Wrap =
+        LowRank { rank: 2 }.with(Options { f: Nonlinearity::Tanh, ..Options::default() });
     let dam = models(fast()).wrap(how.clone()).unwrap();
     assert_eq!(dam.report().scheme, "low_rank rank=2");
     assert!(Arc::strong_count(&how.scheme) >= 2);

@@ -1,5 +1,5 @@
-//! The contract of a session: training resumes exactly after `open`, the order of work does not matter, options take
-//! effect.
+//! The contract of a session: training resumes exactly after `open`, the order of work does not
+//! matter, options take effect.
 
 mod common;
 
@@ -7,12 +7,15 @@ use std::ops::ControlFlow;
 
 use common::golden;
 use dam_prelude::candle_core::Tensor;
-use dam_prelude::{Columns, Dam, Init, Kind, Models, Nonlinearity, Optimizer, Reduction, Schedule, Settings, load};
+use dam_prelude::{
+    Columns, Dam, Init, Kind, Models, Nonlinearity, Optimizer, Reduction, Schedule, Settings, load,
+};
 
 /// Three golden sources and the base. Their data sets have two examples each, so epochs are short.
 fn models(settings: Settings) -> Models {
     let place = |name: &str| golden(name).display().to_string();
-    let names = ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
+    let names =
+        ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
     let mut models = load(names.map(|(name, dir)| format!("{name}={}", place(dir)))).unwrap();
     for i in 0..3 {
         models.data(&format!("m{i}"), &place(&format!("data{i}.jsonl"))).unwrap();
@@ -27,7 +30,10 @@ fn wrap(settings: Settings) -> Dam {
 
 fn all(dam: &Dam) -> Vec<(String, Vec<Vec<f32>>)> {
     let tensors = dam.inspect("").unwrap().tensors;
-    tensors.into_iter().map(|t| (t.name.clone(), rows(&dam.coefficients(&t.name).unwrap()))).collect()
+    tensors
+        .into_iter()
+        .map(|t| (t.name.clone(), rows(&dam.coefficients(&t.name).unwrap())))
+        .collect()
 }
 
 fn rows(x: &Tensor) -> Vec<Vec<f32>> {
@@ -37,7 +43,8 @@ fn rows(x: &Tensor) -> Vec<Vec<f32>> {
 #[test]
 fn training_resumes_exactly_after_open() {
     let dir = tempfile::tempdir().unwrap();
-    let optimizers = [(Optimizer::AdamW, Nonlinearity::None), (Optimizer::Mofo, Nonlinearity::Tanh)];
+    let optimizers =
+        [(Optimizer::AdamW, Nonlinearity::None), (Optimizer::Mofo, Nonlinearity::Tanh)];
     for (optimizer, f) in optimizers {
         let mut settings = Settings {
             optimizer,
@@ -109,7 +116,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn teachers_run_once_per_example_with_a_small_cache() {
     let dam = wrap(Settings::default());
     dam.train(2).unwrap();
-    // One epoch is two steps, after which the cache is complete. Sources are f32 with hidden size 32.
+    // One epoch is two steps, after which the cache is complete. Sources are f32 with hidden size
+    // 32.
     let kept = dam.teacher_bytes();
     let tokens = kept / (32 * 4);
     assert!(tokens > 0 && tokens <= 3 * 2 * 12, "{tokens}");
@@ -136,7 +144,8 @@ fn top_k_of_the_whole_vocabulary_equals_the_full_teacher() {
 #[test]
 fn the_reference_reduction_divides_by_the_batch_size_too() {
     let loss = |reduction| {
-        let report = wrap(Settings { reduction, batch_size: 2, ..Settings::default() }).loss().unwrap();
+        let report =
+            wrap(Settings { reduction, batch_size: 2, ..Settings::default() }).loss().unwrap();
         report.terms.into_iter().find(|(name, _)| name == "kl.m0").unwrap().1
     };
     let (reference, token_mean) = (loss(Reduction::Reference), loss(Reduction::TokenMean));
@@ -170,7 +179,10 @@ fn starts_are_uniform_or_seeded() {
     assert_ne!(random(1), random(2));
     let each: Vec<f32> = random(1).iter().map(|row| row[0]).collect();
     assert!((each.iter().sum::<f32>() - 1.0).abs() < 1e-6 && each.iter().all(|c| *c > 0.0));
-    assert!(random(1).iter().zip(each).all(|(row, c)| row.iter().all(|x| *x == c)), "one value a source");
+    assert!(
+        random(1).iter().zip(each).all(|(row, c)| row.iter().all(|x| *x == c)),
+        "one value a source"
+    );
 }
 
 #[test]
@@ -189,7 +201,8 @@ fn penalties_train_without_data() {
 
 #[test]
 fn the_schedule_ends_after_one_epoch_and_reports_it() {
-    let mut models = models(Settings { schedule: Schedule::Linear, lr: 1e-2, ..Settings::default() });
+    let mut models =
+        models(Settings { schedule: Schedule::Linear, lr: 1e-2, ..Settings::default() });
     let dir = tempfile::tempdir().unwrap();
     let long = dir.path().join("long.jsonl");
     std::fs::write(&long, "{\"input_ids\": [1, 2]}\n".repeat(50)).unwrap();
@@ -203,8 +216,11 @@ fn the_schedule_ends_after_one_epoch_and_reports_it() {
 #[test]
 fn the_callback_can_stop_training_and_keeps_all_steps() {
     let dam = wrap(Settings { lr: 1e-2, ..Settings::default() });
-    let report =
-        dam.train_with(10, |step| if step.step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }).unwrap();
+    let report = dam
+        .train_with(10, |step| {
+            if step.step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
     assert_eq!((report.steps, report.stopped, dam.steps()), (3, true, 3));
     assert!(report.to_string().contains("stopped after step 3"));
     let other = wrap(Settings { lr: 1e-2, ..Settings::default() });

@@ -14,22 +14,36 @@ const NAME: &str = "<a&b> \"q\" 日本 'x'";
 /// A figure of every kind, of `values`.
 fn kinds(values: &[f64]) -> Vec<Figure> {
     let n = values.len();
-    let names = |what: &str| -> Vec<String> { (0..n).map(|i| format!("{what}{i}{NAME}")).collect() };
-    let points = |f: f64| values.iter().enumerate().map(move |(i, x)| (i as f64, f * x)).collect::<Vec<_>>();
+    let names =
+        |what: &str| -> Vec<String> { (0..n).map(|i| format!("{what}{i}{NAME}")).collect() };
+    let points =
+        |f: f64| values.iter().enumerate().map(move |(i, x)| (i as f64, f * x)).collect::<Vec<_>>();
     let main = Series { is_main: true, ..Series::new(NAME, points(1.0)) };
     let many = (0..9).map(|i| Series::new(format!("{i}{NAME}"), points(f64::from(i)))).collect();
-    let grid: Vec<Vec<f64>> = values.iter().map(|x| values.iter().map(|y| x + y).collect()).collect();
-    let wide = vec![(0..700).map(|i| values.get(i % n.max(1)).copied().unwrap_or(0.0)).collect(); 2];
+    let grid: Vec<Vec<f64>> =
+        values.iter().map(|x| values.iter().map(|y| x + y).collect()).collect();
+    let wide =
+        vec![(0..700).map(|i| values.get(i % n.max(1)).copied().unwrap_or(0.0)).collect(); 2];
     let columns = (0..700).map(|i| i.to_string()).collect();
     let counts = |k: u64| values.iter().map(|x| x.abs().min(1e15) as u64 * k).collect();
-    let series = vec![(NAME.to_owned(), values.to_vec()), ("second".to_owned(), values[..n / 2].to_vec())];
+    let series =
+        vec![(NAME.to_owned(), values.to_vec()), ("second".to_owned(), values[..n / 2].to_vec())];
     vec![
         Figure::curve(NAME, "step", "loss", vec![main.clone(), Series::new("other", points(0.5))]),
         Figure::curve(NAME, NAME, NAME, many),
         Figure::curve("", "", "", vec![main]),
         Figure::curve("none", "x", "y", Vec::new()),
         Figure::heatmap(NAME, "source", "value", names("row"), names("column"), grid, 0.3),
-        Figure::heatmap("wide", "column", "value", vec![NAME.into(), "b".into()], columns, wide, 0.0).percent(),
+        Figure::heatmap(
+            "wide",
+            "column",
+            "value",
+            vec![NAME.into(), "b".into()],
+            columns,
+            wide,
+            0.0,
+        )
+        .percent(),
         Figure::heatmap("ragged", "", NAME, names("r"), names("c"), vec![vec![1.0]], 0.0),
         Figure::histogram(
             NAME,
@@ -59,12 +73,15 @@ fn all() -> Vec<Figure> {
     data.iter().flat_map(|values| kinds(values)).collect()
 }
 
-/// A light check that `text` is well-formed: tags nest, attributes are quoted, special characters are escaped.
+/// A light check that `text` is well-formed: tags nest, attributes are quoted, special characters
+/// are escaped.
 fn check_xml(text: &str) {
     let mut open: Vec<String> = Vec::new();
     let mut rest = text;
     let escaped = |text: &str| {
-        text.split('&').skip(1).all(|part| ["amp;", "lt;", "gt;", "quot;", "apos;"].iter().any(|e| part.starts_with(e)))
+        text.split('&').skip(1).all(|part| {
+            ["amp;", "lt;", "gt;", "quot;", "apos;"].iter().any(|e| part.starts_with(e))
+        })
     };
     while let Some(start) = rest.find('<') {
         assert!(escaped(&rest[..start]) && !rest[..start].contains('>'), "{}", &rest[..start]);
@@ -87,13 +104,32 @@ fn every_kind_of_figure_is_drawn_for_any_data() {
     for figure in all() {
         for svg in [figure.svg(), figure.inline()] {
             check_xml(&svg);
-            assert!(!svg.contains("NaN") && !svg.contains("script") && !svg.contains("#010203"), "{svg}");
+            assert!(
+                !svg.contains("NaN") && !svg.contains("script") && !svg.contains("#010203"),
+                "{svg}"
+            );
         }
-        assert!(figure.inline().contains("currentColor") && !figure.inline().contains("<rect width=\"100%\""));
+        assert!(
+            figure.inline().contains("currentColor")
+                && !figure.inline().contains("<rect width=\"100%\"")
+        );
         check_xml(&format!("{}</img>", figure.html()));
-        assert!(figure.html().starts_with("<img src=\"data:image/svg+xml;base64,"), "{}", figure.html());
+        assert!(
+            figure.html().starts_with("<img src=\"data:image/svg+xml;base64,"),
+            "{}",
+            figure.html()
+        );
         assert!(!figure.svg().contains("currentColor"));
-        let height: u32 = figure.svg().split("height=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+        let height: u32 = figure
+            .svg()
+            .split("height=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         let bytes = figure.png().unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -122,13 +158,23 @@ fn text_respects_width_and_ascii() {
 fn values_are_at_the_right_positions() {
     let grid = vec![vec![0.25, 0.5], vec![0.75, 1.0]];
     let names = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
-    let figure = Figure::heatmap("t", "source", "c", names("layer 0", "layer 1"), names("ja", "math"), grid, 0.5);
+    let figure = Figure::heatmap(
+        "t",
+        "source",
+        "c",
+        names("layer 0", "layer 1"),
+        names("ja", "math"),
+        grid,
+        0.5,
+    );
     let text = figure.text(60, true);
     let row = text.lines().find(|line| line.starts_with("layer 1")).unwrap();
     assert!(row.contains("0.750") && row.contains("1.00"), "{text}");
     assert!(figure.svg().contains("\n0.750\n"));
-    let figure = Figure::bars("t", "", names("a", "b"), vec![("s".into(), vec![1.0, 0.5])]).percent();
-    let bars: Vec<usize> = figure.text(60, true).lines().skip(1).map(|line| line.matches('#').count()).collect();
+    let figure =
+        Figure::bars("t", "", names("a", "b"), vec![("s".into(), vec![1.0, 0.5])]).percent();
+    let bars: Vec<usize> =
+        figure.text(60, true).lines().skip(1).map(|line| line.matches('#').count()).collect();
     assert_eq!(bars[0], 2 * bars[1]);
     assert!(figure.text(60, true).contains("50.0%"));
 }
@@ -153,7 +199,10 @@ fn saved_figures_replace_only_figures() {
     let (svg, png) = (dir.path().join("a.svg"), dir.path().join("new/a.PNG"));
     assert_eq!(figure.save(&svg).unwrap().bytes, fs::metadata(&svg).unwrap().len());
     figure.save(&png).unwrap();
-    assert_eq!((fs::read_to_string(&svg).unwrap(), fs::read(&png).unwrap()), (figure.svg(), figure.png().unwrap()));
+    assert_eq!(
+        (fs::read_to_string(&svg).unwrap(), fs::read(&png).unwrap()),
+        (figure.svg(), figure.png().unwrap())
+    );
     figure.save(&svg).unwrap();
     let error = figure.save(dir.path().join("a.pdf")).unwrap_err();
     assert!(error.hint().unwrap().contains(".svg or .png"), "{error:?}");
@@ -166,7 +215,8 @@ fn saved_figures_replace_only_figures() {
 /// Three golden sources and their base, with data.
 fn models() -> Models {
     let place = |name: &str| golden(name).display().to_string();
-    let names = ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
+    let names =
+        ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
     let mut models = load(names.map(|(name, dir)| format!("{name}={}", place(dir)))).unwrap();
     for i in 0..3 {
         models.data(&format!("m{i}"), &place(&format!("data{i}.jsonl"))).unwrap();
@@ -202,9 +252,13 @@ fn figures_of_a_session_show_its_values() {
     dam.train(3).unwrap();
     let (rows, columns, values) = grid(&dam.plot("coefficients").unwrap());
     assert_eq!(columns, ["m0", "m1", "m2"]);
-    assert_eq!((rows[0].as_str(), rows[1].as_str(), rows.last().unwrap().starts_with("layer")), ("embedding", "layer 0", false));
+    assert_eq!(
+        (rows[0].as_str(), rows[1].as_str(), rows.last().unwrap().starts_with("layer")),
+        ("embedding", "layer 0", false)
+    );
     let tensors = dam.inspect("layers.0.").unwrap().tensors;
-    let weights: Vec<_> = tensors.iter().filter(|t| t.kind != "bias").map(|t| means(&dam, &t.name)).collect();
+    let weights: Vec<_> =
+        tensors.iter().filter(|t| t.kind != "bias").map(|t| means(&dam, &t.name)).collect();
     for i in 0..3 {
         near(values[1][i], weights.iter().map(|m| m[i]).sum::<f64>() / weights.len() as f64);
     }
@@ -220,14 +274,18 @@ fn figures_of_a_session_show_its_values() {
     near(values[2][1], f64::from(c[2][1]));
     assert_eq!(dam.inspect(name).unwrap().plot(), figure);
     let (rows, _, values) = grid(&dam.inspect("layers.1.mlp").unwrap().plot());
-    near(values[rows.iter().position(|row| row.ends_with("up_proj")).unwrap()][0], means(&dam, name)[0]);
+    near(
+        values[rows.iter().position(|row| row.ends_with("up_proj")).unwrap()][0],
+        means(&dam, name)[0],
+    );
 
     match dam.plot(&format!("histogram {name}")).unwrap().mark {
         Mark::Histogram(histogram) => {
             for ((_, counts), row) in histogram.series.iter().zip(&c) {
                 assert_eq!(counts.iter().sum::<u64>(), row.len() as u64);
                 let width = (histogram.to - histogram.from) / counts.len() as f64;
-                let first = row.iter().filter(|x| f64::from(**x) < histogram.from + width).count() as u64;
+                let first =
+                    row.iter().filter(|x| f64::from(**x) < histogram.from + width).count() as u64;
                 assert!(counts[0].abs_diff(first) <= 1);
             }
         }
@@ -255,7 +313,10 @@ fn losses_are_kept_term_by_term_and_saved() {
         assert_eq!(values[4], (5, *value));
     }
     let Mark::Curves(curves) = dam.plot("loss").unwrap().mark else { panic!() };
-    assert_eq!((curves.series[0].name.as_str(), curves.series.len()), ("total", 1 + step.terms.len()));
+    assert_eq!(
+        (curves.series[0].name.as_str(), curves.series.len()),
+        ("total", 1 + step.terms.len())
+    );
     assert_eq!(curves.series[0].points[4], (5.0, step.total));
     let Mark::Curves(curves) = report.plot().mark else { panic!() };
     assert_eq!(curves.series[1].points.len(), 4);
@@ -286,7 +347,8 @@ fn static_merges_show_their_closeness_to_sources() {
     let (rows, columns, values) = grid(&merged.plot("lean").unwrap());
     assert_eq!((rows[0].as_str(), columns.len()), ("embedding", 3));
     let distances = merged.inspect("embed_tokens").unwrap();
-    let near_to: Vec<f64> = distances.tensors[0].sources.iter().map(|(_, d)| 1.0 / d.relative).collect();
+    let near_to: Vec<f64> =
+        distances.tensors[0].sources.iter().map(|(_, d)| 1.0 / d.relative).collect();
     near(values[0][1], near_to[1] / near_to.iter().sum::<f64>());
     assert_eq!(merged.plot("distances").unwrap(), models().plot("distances").unwrap());
     assert!(merged.plot("loss").unwrap_err().hint().unwrap().contains("plot lean"));
@@ -297,7 +359,10 @@ fn static_merges_show_their_closeness_to_sources() {
 fn unknown_figures_suggest_the_nearest() {
     let dam = wrapped();
     assert_eq!(dam.plot("los").unwrap_err().hint().unwrap(), "did you mean `loss`?");
-    assert_eq!(dam.plot("coefficients layers.0.mlp.up_prj").unwrap_err().hint().unwrap(), "did you mean `layers.0.mlp.up_proj`?");
+    assert_eq!(
+        dam.plot("coefficients layers.0.mlp.up_prj").unwrap_err().hint().unwrap(),
+        "did you mean `layers.0.mlp.up_proj`?"
+    );
     assert!(dam.plot("loss x").is_err() && dam.plot("").is_err());
     assert!(models().plot("loss").unwrap_err().hint().unwrap().contains("wrap"));
     assert!(dam.plot("loss").unwrap().to_string().contains("nothing to draw yet"));
@@ -318,6 +383,7 @@ fn plot_draws_in_the_terminal_or_to_a_file() {
             (Some(1), Some(fs::metadata(dir.path().join(name)).unwrap().len()))
         );
     }
-    let (lines, succeeded) = json(dir.path(), "load builtin:japanese builtin:math; wrap; plot loss a.pdf");
+    let (lines, succeeded) =
+        json(dir.path(), "load builtin:japanese builtin:math; wrap; plot loss a.pdf");
     assert!(!succeeded && lines[2]["hint"].as_str().unwrap().contains(".svg"), "{lines:?}");
 }

@@ -1,5 +1,6 @@
-//! Side files are copied when a merge is written: everything that belongs to the model, in groups from one source, but no
-//! weights, state or data, and nothing from outside. A written checkpoint may be replaced, anything else may not.
+//! Side files are copied when a merge is written: everything that belongs to the model, in groups
+//! from one source, but no weights, state or data, and nothing from outside. A written checkpoint
+//! may be replaced, anything else may not.
 
 mod common;
 
@@ -83,7 +84,9 @@ fn files(directory: &Path) -> BTreeSet<String> {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => stack.push(path),
-                false => drop(found.insert(path.strip_prefix(directory).unwrap().display().to_string())),
+                false => {
+                    drop(found.insert(path.strip_prefix(directory).unwrap().display().to_string()))
+                }
             }
         }
     }
@@ -100,7 +103,8 @@ fn side_files_of_a_source_are_copied() {
     let (a, b, out) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out"));
     model_with_side_files(&a);
     copy_checkpoint("model1", &b);
-    let (replies, ok) = json(dir.path(), "load a b; merge linear out; load c=a d=b; wrap; bake out2");
+    let (replies, ok) =
+        json(dir.path(), "load a b; merge linear out; load c=a d=b; wrap; bake out2");
     assert!(ok, "{replies:?}");
     let own = names(&["README.md", "config.json", "model.safetensors"]);
     let mut expected = names(&SIDE_FILES);
@@ -109,12 +113,19 @@ fn side_files_of_a_source_are_copied() {
         assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(a.join(name)).unwrap(), "{name}");
     }
     for written in [&replies[1], &replies[4]] {
-        let copied = written["copied"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+        let copied = written["copied"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(expected, copied);
         assert_eq!(written["files"], SIDE_FILES.len() + own.len());
     }
     // The model card lists them.
-    expected.retain(|name| !fs::read_to_string(out.join("README.md")).unwrap().contains(&format!("`{name}`")));
+    expected.retain(|name| {
+        !fs::read_to_string(out.join("README.md")).unwrap().contains(&format!("`{name}`"))
+    });
     assert!(expected.is_empty(), "{expected:?}");
 }
 
@@ -128,12 +139,32 @@ fn a_group_comes_from_one_source() {
     put(&a, "special.json", "of a");
     put(&a, "LICENSE", "another licence");
     put(&a, "USE_POLICY.md", "USE_POLICY.md");
-    load([&a, &b].map(|p| p.display().to_string())).unwrap().merge_named("linear", &[]).unwrap().bake(&out).unwrap();
-    // Processors, modules and generation settings from b, the only source that has them; tokens and code from a; both licences.
-    let from_b = ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "modules.json"];
-    let modules = ["1_Pooling/config.json", "2_Dense/model.safetensors", "config_sentence_transformers.json"];
-    let from_a = ["special.json", "vocab.json", "tokenizer_config.json", "LICENSE", "USE_POLICY.md"];
-    let rest = ["LICENSE-b", "NOTICE.txt", "generation_config.json", "README.md", "config.json", "model.safetensors"];
+    load([&a, &b].map(|p| p.display().to_string()))
+        .unwrap()
+        .merge_named("linear", &[])
+        .unwrap()
+        .bake(&out)
+        .unwrap();
+    // Processors, modules and generation settings from b, the only source that has them; tokens and
+    // code from a; both licences.
+    let from_b = [
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+        "modules.json",
+    ];
+    let modules =
+        ["1_Pooling/config.json", "2_Dense/model.safetensors", "config_sentence_transformers.json"];
+    let from_a =
+        ["special.json", "vocab.json", "tokenizer_config.json", "LICENSE", "USE_POLICY.md"];
+    let rest = [
+        "LICENSE-b",
+        "NOTICE.txt",
+        "generation_config.json",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ];
     assert_eq!(files(&out), names(&[&from_b[..], &modules, &from_a, &rest].concat()));
     assert_eq!(fs::read_to_string(out.join("LICENSE")).unwrap(), "another licence");
     assert_eq!(fs::read_to_string(out.join("LICENSE-b")).unwrap(), "LICENSE");
@@ -154,7 +185,8 @@ fn files_that_are_not_copied_are_named() {
     }
     let (replies, ok) = json(dir.path(), "load a b; merge linear out");
     assert!(ok, "{replies:?}");
-    let left: Vec<&str> = replies[1]["left_out"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let left: Vec<&str> =
+        replies[1]["left_out"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let expected = [
         "NOTICE of a (a link that leaves its directory)",
         "huge.json of a (too large)",
@@ -170,7 +202,10 @@ fn replacing_a_checkpoint_deletes_only_its_own_files() {
     let dir = tempfile::tempdir().unwrap();
     let (a, out) = (dir.path().join("a"), dir.path().join("out"));
     model_with_side_files(&a);
-    let merged = load(["x", "y"].map(|n| format!("{n}={}", a.display()))).unwrap().merge_named("linear", &[]).unwrap();
+    let merged = load(["x", "y"].map(|n| format!("{n}={}", a.display())))
+        .unwrap()
+        .merge_named("linear", &[])
+        .unwrap();
     let force = Bake { force: true, ..Bake::default() };
     let bake = |options: &Bake| -> Result<Written, Error> { merged.bake_with(&out, options) };
     bake(&Bake::default()).unwrap();
@@ -179,10 +214,19 @@ fn replacing_a_checkpoint_deletes_only_its_own_files() {
     bake(&force).unwrap();
     assert_eq!(files(&out), whole);
     // Other files are kept, whatever their name and location.
-    for name in ["notes.txt", "1_Pooling/notes.txt", "vocab_of_mine.txt", "new/modeling_custom.py", "optimizer.pt"] {
+    for name in [
+        "notes.txt",
+        "1_Pooling/notes.txt",
+        "vocab_of_mine.txt",
+        "new/modeling_custom.py",
+        "optimizer.pt",
+    ] {
         put(&out, name, "mine");
         let error = bake(&force).unwrap_err();
-        assert!(matches!(&error, Error::ExtraFile { file, .. } if file == name), "{name}: {error:?}");
+        assert!(
+            matches!(&error, Error::ExtraFile { file, .. } if file == name),
+            "{name}: {error:?}"
+        );
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), "mine");
         fs::remove_file(out.join(name)).unwrap();
         let _ = fs::remove_dir(out.join("new"));
@@ -203,7 +247,8 @@ fn a_trained_merge_copies_side_files() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     model_with_side_files(&a);
     copy_checkpoint("model1", &b);
-    let dam = load([&a, &b].map(|p| p.display().to_string())).unwrap().wrap(Columns::default()).unwrap();
+    let dam =
+        load([&a, &b].map(|p| p.display().to_string())).unwrap().wrap(Columns::default()).unwrap();
     let written = dam.bake(dir.path().join("out")).unwrap();
     assert_eq!(written.copied.iter().cloned().collect::<BTreeSet<_>>(), names(&SIDE_FILES));
     assert!(written.to_string().contains("modules.json"), "{written}");

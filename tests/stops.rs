@@ -15,7 +15,9 @@ use std::time::Duration;
 use common::{data, golden, names};
 use dam_prelude::train::Recompute;
 use dam_prelude::verbs::{Context, statements};
-use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
+use dam_prelude::{
+    Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load,
+};
 use large::{Program, VOCABULARY};
 
 /// The stop flag is global to the process.
@@ -101,7 +103,8 @@ fn long_operations_can_be_stopped() {
 /// How often coefficients are computed before the stop.
 static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Columns that set the stop flag while a model runs: the coefficients of a layer are computed just before the layer.
+/// Columns that set the stop flag while a model runs: the coefficients of a layer are computed just
+/// before the layer.
 struct Stopping(Columns);
 
 impl Scheme for Stopping {
@@ -109,7 +112,11 @@ impl Scheme for Stopping {
         self.0.parameters(site)
     }
 
-    fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> dam_prelude::candle_core::Result<Tensor> {
+    fn coefficients(
+        &self,
+        site: &Site<'_>,
+        parameters: &[Tensor],
+    ) -> dam_prelude::candle_core::Result<Tensor> {
         if LEFT.fetch_sub(1, Ordering::SeqCst) == 0 {
             interrupt::request();
         }
@@ -127,7 +134,8 @@ fn stopped_after<T>(count: usize, work: impl FnOnce() -> T) -> T {
 }
 
 fn taught(recompute: Recompute) -> Models {
-    let mut models = load(["model0", "model1"].map(|name| golden(name).display().to_string())).unwrap();
+    let mut models =
+        load(["model0", "model1"].map(|name| golden(name).display().to_string())).unwrap();
     models.settings = Settings { lr: 1e-2, batch_size: 2, recompute, ..Settings::default() };
     for (name, file) in [("model0", "data0.jsonl"), ("model1", "data1.jsonl")] {
         models.data(name, &golden(file).display().to_string()).unwrap();
@@ -142,14 +150,15 @@ fn kept(dam: &Dam) -> Vec<u8> {
     fs::read(directory.path().join("session")).unwrap()
 }
 
-/// Wherever a step is interrupted, in the forward or backward pass, the merge equals that after the last complete
-/// step, and continues as if nothing had happened.
+/// Wherever a step is interrupted, in the forward or backward pass, the merge equals that after the
+/// last complete step, and continues as if nothing had happened.
 #[test]
 fn an_interrupted_step_changes_nothing() {
     let _alone = alone();
     for recompute in [Recompute::Off, Recompute::On] {
         let models = taught(recompute);
-        let (dam, other) = [(); 2].map(|()| models.wrap(Stopping(Columns::default())).unwrap()).into();
+        let (dam, other) =
+            [(); 2].map(|()| models.wrap(Stopping(Columns::default())).unwrap()).into();
         let (first, second) = (other.step().unwrap(), other.step().unwrap());
         assert_eq!(dam.step().unwrap(), first);
         let (before, mut broken) = (kept(&dam), 0);
@@ -158,11 +167,17 @@ fn an_interrupted_step_changes_nothing() {
                 Ok(step) => break step,
                 other => interrupted(other),
             }
-            assert!(kept(&dam) == before, "a step that was broken off at {broken} has changed something");
+            assert!(
+                kept(&dam) == before,
+                "a step that was broken off at {broken} has changed something"
+            );
             broken += 1;
         };
         let tensors = dam.inspect("").unwrap().tensors.len();
-        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} forward, and as many backward");
+        assert!(
+            broken > tensors + tensors / 2,
+            "{broken} of {tensors} forward, and as many backward"
+        );
         assert_eq!(step, second);
         assert_eq!(dam.history(), other.history());
         // Tokens run count, even if the step was discarded.
@@ -191,13 +206,17 @@ fn interrupted_training_keeps_complete_steps() {
     assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
 }
 
-/// If no step was made, the merge that was tried before is still current, and the state of the session is unchanged.
+/// If no step was made, the merge that was tried before is still current, and the state of the
+/// session is unchanged.
 #[test]
 fn training_without_a_step_changes_nothing() {
     let _alone = alone();
     let mut context = Context::default();
-    let mut run =
-        |text: &str| context.run(&statements(text).unwrap()[0]).map(|_| (context.timeline().here(), context.merged.is_some()));
+    let mut run = |text: &str| {
+        context
+            .run(&statements(text).unwrap()[0])
+            .map(|_| (context.timeline().here(), context.merged.is_some()))
+    };
     for text in ["load builtin:japanese builtin:math", "wrap"] {
         run(text).unwrap();
     }
@@ -225,7 +244,8 @@ fn scoring_stops_inside_a_model() {
 fn an_interrupted_candidate_is_not_counted() {
     let _alone = alone();
     let models = taught(Recompute::Off);
-    let search = Evolve { method: "linear".into(), budget: 6, groups: 1, examples: 2, ..Evolve::default() };
+    let search =
+        Evolve { method: "linear".into(), budget: 6, groups: 1, examples: 2, ..Evolve::default() };
     stopped(|| models.evolve(&search, |_| ControlFlow::Continue(())));
     let mut losses = Vec::new();
     let evolved = models.evolve(&search, |tried| {
@@ -257,7 +277,9 @@ fn ctrl_c_stops_the_verb_and_leaves_no_output() {
     let ids = |i: usize| (0..256).map(|at| (7 * i + at) % VOCABULARY).collect::<Vec<_>>();
     let line = |i: usize| format!("{{\"input_ids\": {:?}}}\n", ids(i));
     fs::write(directory.join("ids.jsonl"), (0..64).map(line).collect::<String>()).unwrap();
-    let words = |i: usize| (0..12).map(|at| format!("word{} ", (i * 7919 + at * 104_729) % 10_007)).collect::<String>();
+    let words = |i: usize| {
+        (0..12).map(|at| format!("word{} ", (i * 7919 + at * 104_729) % 10_007)).collect::<String>()
+    };
     let line = |i: usize| format!("{{\"text\": \"{}\"}}\n", words(i));
     fs::write(directory.join("words.jsonl"), (0..400_000).map(line).collect::<String>()).unwrap();
     let before = names(directory);
@@ -284,7 +306,8 @@ fn ctrl_c_stops_the_verb_and_leaves_no_output() {
     }
 }
 
-/// Without a progress bar, lines appear at intervals. The program is paused in between, so that less work is enough.
+/// Without a progress bar, lines appear at intervals. The program is paused in between, so that
+/// less work is enough.
 #[test]
 fn long_reads_and_writes_report_progress_lines() {
     let directory = large_models();
@@ -306,8 +329,13 @@ fn long_reads_and_writes_report_progress_lines() {
             program.signal(libc::SIGCONT);
             std::thread::sleep(Duration::from_millis(150));
         }
-        let lines = BufReader::new(program.child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let told = |line: &String| line.starts_with(task) && line.contains(" of ") && line.contains("GB");
-        assert!(lines.inspect(|line| println!("{line}")).any(|line| told(&line)), "{verbs}: no line of progress");
+        let lines =
+            BufReader::new(program.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let told =
+            |line: &String| line.starts_with(task) && line.contains(" of ") && line.contains("GB");
+        assert!(
+            lines.inspect(|line| println!("{line}")).any(|line| told(&line)),
+            "{verbs}: no line of progress"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Transcripts of sessions: every line of `tests/data/transcripts/` that begins with a prompt is typed into a
-//! pseudo-terminal, and the screen must match the file, with numbers compared to four digits and measured times ignored.
-//! `DAM_TRANSCRIPTS=update` rewrites the files.
+//! Transcripts of sessions: every line of `tests/data/transcripts/` that begins with a prompt is
+//! typed into a pseudo-terminal, and the screen must match the file, with numbers compared to four
+//! digits and measured times ignored. `DAM_TRANSCRIPTS=update` rewrites the files.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,11 @@ use common::text::same_text;
 
 /// The input lines of a transcript.
 fn typed(transcript: &str) -> Vec<String> {
-    let line = |line: &str| line.strip_prefix("dam").and_then(|rest| rest.split_once("> ")).map(|(_, typed)| typed.to_owned());
+    let line = |line: &str| {
+        line.strip_prefix("dam")
+            .and_then(|rest| rest.split_once("> "))
+            .map(|(_, typed)| typed.to_owned())
+    };
     transcript.lines().filter_map(line).filter(|typed| !typed.is_empty()).collect()
 }
 
@@ -24,7 +28,10 @@ fn seen(lines: &[String]) -> String {
     command.env("NO_COLOR", "1");
     let mut dam = Terminal::start(command, 250, 100);
     let prompts = |screen: &str| {
-        screen.lines().filter(|line| line.starts_with("dam") && (line.contains("> ") || line.ends_with('>'))).count()
+        screen
+            .lines()
+            .filter(|line| line.starts_with("dam") && (line.contains("> ") || line.ends_with('>')))
+            .count()
     };
     dam.wait_for("dam>");
     for (i, line) in lines.iter().enumerate() {

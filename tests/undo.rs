@@ -4,7 +4,9 @@ mod common;
 
 use common::{golden, json};
 use dam_prelude::verbs::{Context, statements};
-use dam_prelude::{Columns, Dam, Kind, LowRank, Nonlinearity, Options, PerTensor, Scheme, Softmax, load};
+use dam_prelude::{
+    Columns, Dam, Kind, LowRank, Nonlinearity, Options, PerTensor, Scheme, Softmax, load,
+};
 use serde_json::Value;
 
 /// Runs lines of verbs, which must all succeed, and returns the fields of their replies.
@@ -20,7 +22,11 @@ fn refused(context: &mut Context, line: &str) -> String {
 
 /// All coefficients.
 fn coefficients(dam: &Dam) -> Vec<Vec<f32>> {
-    dam.parameters().unwrap().values().map(|values| values.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    dam.parameters()
+        .unwrap()
+        .values()
+        .map(|values| values.flatten_all().unwrap().to_vec1().unwrap())
+        .collect()
 }
 
 const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2";
@@ -43,7 +49,10 @@ fn undo_and_redo_are_exact() {
 #[test]
 fn every_change_can_be_undone() {
     let mut context = Context::default();
-    verbs(&mut context, "load builtin:japanese builtin:math; data math=builtin:sql; set seed=3; merge linear");
+    verbs(
+        &mut context,
+        "load builtin:japanese builtin:math; data math=builtin:sql; set seed=3; merge linear",
+    );
     assert!(context.merged.is_some());
     verbs(&mut context, "wrap rows; wrap; load builtin:sql");
     assert!(context.dam.is_none() && context.models.names().count() == 3);
@@ -70,16 +79,29 @@ fn branches_keep_their_states() {
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; train 2; eval"));
     let main = coefficients(context.dam().unwrap());
-    let replies = verbs(&mut context, "branch bold; set lr=1e-1; train 2; diff main; switch main; diff bold; branch; history");
+    let replies = verbs(
+        &mut context,
+        "branch bold; set lr=1e-1; train 2; diff main; switch main; diff bold; branch; history",
+    );
     assert_eq!(coefficients(context.dam().unwrap()), main);
     // In both directions, the distances are the same and agree with the coefficients.
     let apart = |reply: &Value| -> f64 {
-        reply["tensors"].as_array().unwrap().iter().map(|t| t["most"].as_f64().unwrap()).fold(0.0, f64::max)
+        reply["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["most"].as_f64().unwrap())
+            .fold(0.0, f64::max)
     };
     assert!((apart(&replies[3]) - apart(&replies[5])).abs() < 1e-12 && apart(&replies[3]) > 0.0);
     verbs(&mut context, "switch bold");
     let bold = coefficients(context.dam().unwrap());
-    let most = main.iter().flatten().zip(bold.iter().flatten()).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    let most = main
+        .iter()
+        .flatten()
+        .zip(bold.iter().flatten())
+        .map(|(a, b)| f64::from((a - b).abs()))
+        .fold(0.0, f64::max);
     assert!((apart(&replies[3]) - most).abs() < 1e-6, "{} {most}", apart(&replies[3]));
     assert_eq!(replies[3]["scores"]["there"], replies[5]["scores"]["here"]);
     assert_eq!(replies[6]["branches"], serde_json::json!({"main": 4, "bold": 6}));
@@ -94,7 +116,11 @@ fn branches_keep_their_states() {
         ("switch 99", "no state 99"),
         ("diff 1", "nothing is wrapped in state 1"),
     ] {
-        assert!(refused(&mut context, line).contains(said), "{line}: {}", refused(&mut context, line));
+        assert!(
+            refused(&mut context, line).contains(said),
+            "{line}: {}",
+            refused(&mut context, line)
+        );
     }
     assert_eq!(context.timeline().branch(), "bold");
 }
@@ -103,7 +129,8 @@ fn branches_keep_their_states() {
 #[test]
 fn states_are_reached_by_number() {
     let mut context = Context::default();
-    let replies = verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 4; train 3; history"));
+    let replies =
+        verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 4; train 3; history"));
     let states = replies.last().unwrap()["states"].as_array().unwrap();
     assert_eq!(states.last().unwrap()["parent"], 4);
     assert_eq!(context.dam().unwrap().steps(), 4);
@@ -124,7 +151,10 @@ fn redo_works_after_going_to_a_number() {
     assert!(refused(&mut context, "redo").contains("nothing to redo"));
     // An unknown state changes nothing.
     verbs(&mut context, "switch main");
-    assert!(refused(&mut context, "switch 99").contains("no state 99") && context.timeline().branch() == "main");
+    assert!(
+        refused(&mut context, "switch 99").contains("no state 99")
+            && context.timeline().branch() == "main"
+    );
 }
 
 /// Unsaved training: at the end of any branch, and before another `wrap`.
@@ -150,14 +180,18 @@ fn unsaved_branches_are_known() {
     assert_eq!(context.timeline().unsaved(), [("main", 4), ("bold", 1), ("third", 2)]);
     let kept = tempfile::tempdir().unwrap();
     context.keep(kept.path()).unwrap();
-    assert_eq!(Context::recover(kept.path()).unwrap().context.timeline().unsaved(), context.timeline().unsaved());
+    assert_eq!(
+        Context::recover(kept.path()).unwrap().context.timeline().unsaved(),
+        context.timeline().unsaved()
+    );
 }
 
 /// `save` replaces its own files, and others only on request.
 #[test]
 fn files_of_other_sessions_are_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
-    let [one, other] = ["one", "other"].map(|name| directory.path().join(name).display().to_string());
+    let [one, other] =
+        ["one", "other"].map(|name| directory.path().join(name).display().to_string());
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; save {other}; save {one}; step; save {one}"));
     assert!(refused(&mut context, &format!("save {other}")).contains("already exists"));
@@ -176,7 +210,10 @@ fn other_schemes_are_compared_by_their_scores() {
     let mut context = Context::default();
     let replies = verbs(&mut context, &format!("{BEGIN}; branch other; wrap tensor; diff main"));
     let difference = replies.last().unwrap();
-    assert_eq!((&difference["tensors"], &difference["incomparable"]), (&serde_json::json!([]), &38.into()));
+    assert_eq!(
+        (&difference["tensors"], &difference["incomparable"]),
+        (&serde_json::json!([]), &38.into())
+    );
     assert!(difference["scores"]["there"].is_object(), "{difference}");
 }
 
@@ -190,8 +227,11 @@ fn a_fork_is_independent() {
     let second = dam.step().unwrap().total;
     assert_eq!(coefficients(&fork), before);
     assert_eq!(fork.step().unwrap().total, second);
-    let other = load(["builtin:japanese", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
-    assert!(other.restore(&dam.snapshot().unwrap()).unwrap_err().to_string().contains("another merge"));
+    let other =
+        load(["builtin:japanese", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
+    assert!(
+        other.restore(&dam.snapshot().unwrap()).unwrap_err().to_string().contains("another merge")
+    );
 }
 
 /// A killed session is recovered completely: all states, and the step that training had reached.
@@ -200,7 +240,15 @@ fn a_killed_session_resumes() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path();
     let mut context = Context::default();
-    for line in ["load builtin:japanese builtin:math", "merge linear", "wrap", "set lr=1e-2", "train 2", "branch b", "train 1"] {
+    for line in [
+        "load builtin:japanese builtin:math",
+        "merge linear",
+        "wrap",
+        "set lr=1e-2",
+        "train 2",
+        "branch b",
+        "train 1",
+    ] {
         verbs(&mut context, line);
         context.keep(directory).unwrap();
     }
@@ -245,7 +293,10 @@ fn a_killed_session_resumes() {
         assert_eq!(Context::saved_in(directory).last().map(|(_, step)| *step), Some(4));
     }
     // Wherever the journal is truncated, the complete part is recovered.
-    let heads: Vec<usize> = text.match_indices("{\"head\"").map(|(at, _)| at + text[at..].find('\n').unwrap() + 1).collect();
+    let heads: Vec<usize> = text
+        .match_indices("{\"head\"")
+        .map(|(at, _)| at + text[at..].find('\n').unwrap() + 1)
+        .collect();
     for cut in (heads[0]..text.len()).step_by(97) {
         std::fs::write(&journal, &text[..cut]).unwrap();
         let mut context = Context::recover(directory).unwrap().context;
@@ -262,8 +313,8 @@ fn a_killed_session_resumes() {
     verbs(&mut context, "switch 4");
 }
 
-/// A search is not repeated: its recipe is stored. States that cannot be restored are listed, and the nearest one is
-/// current.
+/// A search is not repeated: its recipe is stored. States that cannot be restored are listed, and
+/// the nearest one is current.
 #[test]
 fn a_killed_session_resumes_after_a_search_and_without_its_data() {
     let (place, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -272,11 +323,18 @@ fn a_killed_session_resumes_after_a_search_and_without_its_data() {
     std::fs::write(&data, "{\"question\": \"1 + 2 = ?\", \"answer\": \"1 + 2 = 3\"}\n").unwrap();
     let mut context = Context::default();
     let weights = |context: &Context| context.merged.as_ref().unwrap().inspect("").unwrap();
-    verbs(&mut context, "load builtin:japanese builtin:math; evolve linear budget=3 examples=1 groups=1; inspect norm; eval");
+    verbs(
+        &mut context,
+        "load builtin:japanese builtin:math; evolve linear budget=3 examples=1 groups=1; inspect norm; eval",
+    );
     context.keep(directory).unwrap();
     let found = weights(&context);
     let mut again = Context::recover(directory).unwrap();
-    assert!(again.notes.is_empty() && again.context.timeline().states()[2].looked.len() == 2, "{:?}", again.notes);
+    assert!(
+        again.notes.is_empty() && again.context.timeline().states()[2].looked.len() == 2,
+        "{:?}",
+        again.notes
+    );
     assert_eq!(weights(&again.context), found);
     verbs(&mut again.context, "generate \"1 + 1 = ?\"");
 
@@ -289,10 +347,17 @@ fn a_killed_session_resumes_after_a_search_and_without_its_data() {
     let moved = files.path().join("moved");
     std::fs::rename(&data, &moved).unwrap();
     let mut near = Context::recover(directory).unwrap();
-    assert!(near.notes[0].contains("data.jsonl") && near.notes[0].contains("switch main"), "{:?}", near.notes);
+    assert!(
+        near.notes[0].contains("data.jsonl") && near.notes[0].contains("switch main"),
+        "{:?}",
+        near.notes
+    );
     assert!(near.notes[1].contains("at step 4"), "{:?}", near.notes);
     assert_eq!(near.unused, Some(directory.join("now.dam")));
-    assert_eq!((near.context.timeline().branch(), near.context.dam().unwrap().steps()), ("recovered", 1));
+    assert_eq!(
+        (near.context.timeline().branch(), near.context.dam().unwrap().steps()),
+        ("recovered", 1)
+    );
     // Unsaved work is still known.
     assert_eq!(near.context.timeline().unsaved(), [("recovered", 1), ("main", 3)]);
     verbs(&mut near.context, "step");
@@ -337,13 +402,18 @@ fn scripts_can_undo() {
 fn snapshots_of_another_scheme_or_options_are_rejected() {
     let wrap = |f, train: &[Kind], rank| {
         let options = Options { f, train: train.to_vec(), ..Options::default() };
-        load(["builtin:japanese", "builtin:math"]).unwrap().wrap(LowRank { rank }.with(options)).unwrap()
+        load(["builtin:japanese", "builtin:math"])
+            .unwrap()
+            .wrap(LowRank { rank }.with(options))
+            .unwrap()
     };
     let dam = wrap(Nonlinearity::None, &[Kind::Linear], 4);
     let moment = dam.snapshot().unwrap();
     dam.restore(&moment).unwrap();
     wrap(Nonlinearity::None, &[Kind::Linear], 4).restore(&moment).unwrap();
-    for other in [wrap(Nonlinearity::Tanh, &[Kind::Linear], 4), wrap(Nonlinearity::None, &[Kind::Norm], 4)] {
+    for other in
+        [wrap(Nonlinearity::Tanh, &[Kind::Linear], 4), wrap(Nonlinearity::None, &[Kind::Norm], 4)]
+    {
         let before = coefficients(&other);
         assert!(other.restore(&moment).unwrap_err().to_string().contains("another merge"));
         assert_eq!(coefficients(&other), before);

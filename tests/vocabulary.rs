@@ -1,4 +1,5 @@
-//! Sources whose vocabularies were extended, renumbered or padded: tokens are matched by their text.
+//! Sources whose vocabularies were extended, renumbered or padded: tokens are matched by their
+//! text.
 
 mod common;
 
@@ -26,8 +27,8 @@ fn row(tensors: &Tensors, name: &str, row: usize) -> Vec<f32> {
     tensors[name].get(row).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
-/// Writes the golden checkpoint `golden` to `to` with the words `w0`..`w93` followed by the tokens `added`; its
-/// vocabulary is truncated or padded to `rows`.
+/// Writes the golden checkpoint `golden` to `to` with the words `w0`..`w93` followed by the tokens
+/// `added`; its vocabulary is truncated or padded to `rows`.
 fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     copy_checkpoint(golden, to);
     let mut all = tensors(to);
@@ -35,7 +36,12 @@ fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
         let old = &all[name];
         let more = Tensor::arange(0f32, (40 * old.dim(1).unwrap()) as f32, &Device::Cpu).unwrap();
         let more = (more / 4000.0).unwrap().reshape((40, ())).unwrap();
-        let new = Tensor::cat(&[old, &more], 0).unwrap().narrow(0, 0, rows).unwrap().contiguous().unwrap();
+        let new = Tensor::cat(&[old, &more], 0)
+            .unwrap()
+            .narrow(0, 0, rows)
+            .unwrap()
+            .contiguous()
+            .unwrap();
         all.insert(name.into(), new);
     }
     safetensors::save(&all, to.join("model.safetensors")).unwrap();
@@ -73,7 +79,10 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
     let models = load_named(dir.path(), &["a", "b"]);
     let text = models.to_string();
-    assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
+    assert!(
+        text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"),
+        "{text}"
+    );
     assert!(text.contains("present in b") && text.contains("present in a"), "{text}");
 
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
@@ -81,7 +90,11 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     for name in VOCABULARY {
         assert_eq!(merged[name].dim(0).unwrap(), 97);
         for i in [0, 93] {
-            assert_eq!(row(&merged, name, i), mean(row(&a, name, i), row(&b, name, i)), "{name} {i}");
+            assert_eq!(
+                row(&merged, name, i),
+                mean(row(&a, name, i), row(&b, name, i)),
+                "{name} {i}"
+            );
         }
         assert_eq!(row(&merged, name, 94), row(&a, name, 94), "<x>");
         assert_eq!(row(&merged, name, 95), mean(row(&a, name, 95), row(&b, name, 94)), "<y>");
@@ -90,7 +103,8 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
 
     // The baked merge is a complete checkpoint, with a tokenizer that has all tokens.
     let opened = Source::open(&dir.path().join("merged").display().to_string()).unwrap();
-    let ids = |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
+    let ids =
+        |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
     assert_eq!(ids("w1 <x> <y><z>"), [1, 94, 95, 96]);
     assert_eq!(opened.architecture().unwrap().vocabulary, 97);
 
@@ -98,13 +112,16 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"text\": \"w1 <y> <z>\"}\n{\"input_ids\": [93, 94, 95]}\n").unwrap();
     let read = |name: &str| {
-        let data = Dataset::read(&file.display().to_string(), models.source(name).unwrap()).unwrap();
+        let data =
+            Dataset::read(&file.display().to_string(), models.source(name).unwrap()).unwrap();
         data.examples.into_iter().map(|e| e.ids).collect::<Vec<_>>()
     };
     assert_eq!(read("b"), [[1, 95, 96], [93, 95, 96]]);
     assert_eq!(read("a")[1], [93, 94, 95]);
     fs::write(&file, "{\"input_ids\": [97]}\n").unwrap();
-    let error = Dataset::read(&file.display().to_string(), models.source("b").unwrap()).unwrap_err().to_string();
+    let error = Dataset::read(&file.display().to_string(), models.source("b").unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`97`") && error.contains("line `1`"), "{error}");
 }
 
@@ -114,12 +131,21 @@ fn recipes_match_tokens_with_the_named_tokenizer() {
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
     let recipe = |tokenizer: &str| {
-        let models = "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]";
+        let models =
+            "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]";
         let file = dir.path().join("recipe.yml");
-        fs::write(&file, format!("merge_method: linear\n{models}\ntokenizer_source: {tokenizer}\n")).unwrap();
+        fs::write(
+            &file,
+            format!("merge_method: linear\n{models}\ntokenizer_source: {tokenizer}\n"),
+        )
+        .unwrap();
         let merged = Models::default().merge_recipe(file).unwrap();
         let out = merged.bake(dir.path().join(format!("out-{tokenizer}"))).unwrap().path;
-        (tensors(&out), Source::open(&out.display().to_string()).unwrap(), merged.report().notes.join(" "))
+        (
+            tensors(&out),
+            Source::open(&out.display().to_string()).unwrap(),
+            merged.report().notes.join(" "),
+        )
     };
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let x = |name: &str| mean(row(&a, name, 94), row(&b, name, 95));
@@ -134,7 +160,10 @@ fn recipes_match_tokens_with_the_named_tokenizer() {
         assert!(!notes.contains("are dropped"), "{notes}");
     }
     let (merged, opened, notes) = recipe("a");
-    assert_eq!((merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary), (95, 95));
+    assert_eq!(
+        (merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary),
+        (95, 95)
+    );
     assert_eq!(row(&merged, VOCABULARY[0], 94), x(VOCABULARY[0]));
     assert!(notes.contains("1 tokens are dropped") && notes.contains("`<y>`"), "{notes}");
 }
@@ -162,7 +191,14 @@ fn data_is_renumbered_when_a_source_adds_tokens() {
     let opened = Dam::open(dir.path().join("session")).unwrap();
     assert_eq!(opened.step().unwrap().total, dam.step().unwrap().total);
     dam.bake(dir.path().join("merged")).unwrap();
-    assert_eq!(Source::open(&dir.path().join("merged").display().to_string()).unwrap().architecture().unwrap().vocabulary, 97);
+    assert_eq!(
+        Source::open(&dir.path().join("merged").display().to_string())
+            .unwrap()
+            .architecture()
+            .unwrap()
+            .vocabulary,
+        97
+    );
 }
 
 /// Padding in only one source changes nothing for the others.
@@ -177,8 +213,9 @@ fn tokens_missing_from_a_teacher_are_not_compared() {
     let data = file.display().to_string();
     for top_k in [0, 7] {
         let terms = |other: &str| {
-            let mut models =
-                load_named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
+            let mut models = load_named(dir.path(), &["a"])
+                .and_load([format!("b={}", dir.path().join(other).display())])
+                .unwrap();
             models.data("a", &data).unwrap();
             models.data("b", &data).unwrap();
             models.settings.top_k = top_k;
@@ -191,11 +228,19 @@ fn tokens_missing_from_a_teacher_are_not_compared() {
         };
         let ((cut, _), (padded, dam)) = (terms("cut"), terms("padded"));
         for name in ["kl.a", "entropy.a"] {
-            assert!((cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(), "{name}: {} and {}", cut[name], padded[name]);
+            assert!(
+                (cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(),
+                "{name}: {} and {}",
+                cut[name],
+                padded[name]
+            );
         }
         // The mean is over a larger vocabulary, whose remaining logits are equal on both sides.
         let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
-        assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
+        assert!(
+            (cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"],
+            "{cut:?} {padded:?}"
+        );
         let text = dam.models().to_string();
         assert!(text.contains("a lacks 32 rows of padding, present in b"), "{text}");
     }
@@ -204,7 +249,9 @@ fn tokens_missing_from_a_teacher_are_not_compared() {
 #[test]
 fn families_that_cannot_run_are_matched_too() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, golden, added, rows) in [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)] {
+    for (name, golden, added, rows) in
+        [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)]
+    {
         let to = dir.path().join(name);
         source(golden, &to, &added, rows);
         let text = fs::read_to_string(to.join("config.json")).unwrap();
@@ -238,7 +285,8 @@ fn sources_are_not_scored_on_tokens_they_lack() {
     safetensors::save(&all, b.join("model.safetensors")).unwrap();
 
     let models = load_named(dir.path(), &["a", "b"]);
-    let (dam, merged) = (models.wrap(Columns::default()).unwrap(), models.merge(Linear::default()).unwrap());
+    let (dam, merged) =
+        (models.wrap(Columns::default()).unwrap(), models.merge(Linear::default()).unwrap());
     let mut own = String::new();
     for word in 3..12 {
         let prompt = format!("w{word} <y>");
@@ -246,11 +294,23 @@ fn sources_are_not_scored_on_tokens_they_lack() {
             // These tokens are special, so they have no text.
             assert_eq!((asked.tokens.len(), asked.text.as_str()), (5, ""));
             for token in &asked.tokens {
-                assert!(token.log_probs[0].is_none() && token.log_probs[1].is_some() && token.favours.is_none(), "{token:?}");
+                assert!(
+                    token.log_probs[0].is_none()
+                        && token.log_probs[1].is_some()
+                        && token.favours.is_none(),
+                    "{token:?}"
+                );
             }
-            assert_eq!((asked.sources[0].likelihood.tokens, asked.sources[0].lacks_of_prompt), (0, 1));
+            assert_eq!(
+                (asked.sources[0].likelihood.tokens, asked.sources[0].lacks_of_prompt),
+                (0, 1)
+            );
             let text = asked.to_string();
-            assert!(text.contains("a lacks 5 tokens of the answer") && text.contains("a lacks 1 token of the prompt"), "{text}");
+            assert!(
+                text.contains("a lacks 5 tokens of the answer")
+                    && text.contains("a lacks 1 token of the prompt"),
+                "{text}"
+            );
             own += &asked.sources[0].answer;
         }
     }

@@ -1,6 +1,6 @@
-//! Multimodal models around a text decoder: the decoder runs and trains as in transformers, the rest is merged or copied as
-//! requested, and the baked checkpoint has the names and configuration of its sources. The models and numbers were made by
-//! `tests/data/wrappers/make.py`.
+//! Multimodal models around a text decoder: the decoder runs and trains as in transformers, the
+//! rest is merged or copied as requested, and the baked checkpoint has the names and configuration
+//! of its sources. The models and numbers were made by `tests/data/wrappers/make.py`.
 
 mod common;
 
@@ -51,9 +51,15 @@ fn config(directory: &Path) -> Value {
 }
 
 /// A copy of the model `name` in `directory` with changed tensors and configuration.
-fn copy(name: &str, directory: PathBuf, change: impl Fn(Tensors) -> Tensors, configure: impl Fn(&mut Value)) -> PathBuf {
+fn copy(
+    name: &str,
+    directory: PathBuf,
+    change: impl Fn(Tensors) -> Tensors,
+    configure: impl Fn(&mut Value),
+) -> PathBuf {
     fs::create_dir_all(&directory).unwrap();
-    safetensors::save(&change(tensors(&model_path(name))), directory.join("model.safetensors")).unwrap();
+    safetensors::save(&change(tensors(&model_path(name))), directory.join("model.safetensors"))
+        .unwrap();
     let mut config = config(&model_path(name));
     configure(&mut config);
     fs::write(directory.join("config.json"), config.to_string()).unwrap();
@@ -70,7 +76,9 @@ fn new_layout(tensors: Tensors) -> Tensors {
         if let Some(rest) = name.strip_prefix(head) {
             return format!("lm_head.{rest}");
         }
-        let of_text = |rest: &str| ["layers.", "embed_tokens.", "norm."].iter().any(|part| rest.starts_with(part));
+        let of_text = |rest: &str| {
+            ["layers.", "embed_tokens.", "norm."].iter().any(|part| rest.starts_with(part))
+        };
         match name.strip_prefix("model.") {
             Some(rest) if of_text(rest) => format!("model.language_model.{rest}"),
             None if !name.starts_with("lm_head.") => format!("model.{name}"),
@@ -105,7 +113,11 @@ fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let (sequences, length) = ids.dims2().unwrap();
     let rows = ids.to_vec2::<u32>().unwrap();
     let batch = Batch::new(rows.iter().map(Vec::as_slice), &Device::Cpu).unwrap();
-    decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap().reshape((sequences, length, ())).unwrap()
+    decoder
+        .logits(&decoder.hidden(&batch).unwrap())
+        .unwrap()
+        .reshape((sequences, length, ()))
+        .unwrap()
 }
 
 fn expected() -> (Tensor, Tensors) {
@@ -145,7 +157,9 @@ fn both_naming_schemes_are_read_and_can_be_merged() {
         let source = open(&new);
         assert_close(&logits(&source, &ids), &expected[name], 1e-5);
         // The result has the names of the first source.
-        let of = |directory: &Path| tensors(directory).into_keys().collect::<std::collections::BTreeSet<_>>();
+        let of = |directory: &Path| {
+            tensors(directory).into_keys().collect::<std::collections::BTreeSet<_>>()
+        };
         for (first, second) in [(model_path(name), new.clone()), (new.clone(), model_path(name))] {
             let merged = pair(&first, &second).merge(Linear::default()).unwrap();
             let written = merged.bake(dir.path().join(format!("{name}-{}", first == new))).unwrap();
@@ -181,7 +195,11 @@ fn merging_a_model_with_itself_reproduces_it() {
         // With another dtype, every part of the configuration names it.
         let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
         let written = dam.bake_with(dir.path().join(format!("{name}-f32")), &options).unwrap();
-        assert!(!config(&written.path).to_string().contains("bfloat16"), "{}", config(&written.path));
+        assert!(
+            !config(&written.path).to_string().contains("bfloat16"),
+            "{}",
+            config(&written.path)
+        );
     }
 }
 
@@ -190,12 +208,14 @@ fn merging_a_model_with_itself_reproduces_it() {
 fn the_decoder_trains_and_the_rest_is_handled_as_requested() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.jsonl");
-    fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
+    fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n")
+        .unwrap();
     for name in MODELS {
         println!("{name}");
         let other = copy(name, dir.path().join(name), scaled, |_| {});
         let specs = [("a", &model_path(name)), ("b", &other), ("base", &other)];
-        let mut models = load(specs.map(|(name, place)| format!("{name}={}", place.display()))).unwrap();
+        let mut models =
+            load(specs.map(|(name, place)| format!("{name}={}", place.display()))).unwrap();
         for source in ["a", "b"] {
             models.data(source, &file.display().to_string()).unwrap();
         }
@@ -203,10 +223,16 @@ fn the_decoder_trains_and_the_rest_is_handled_as_requested() {
         for rest in Rest::ALL {
             let dam = models.wrap(Columns { rest, ..Columns::default() }).unwrap();
             let note = "outside the text decoder";
-            assert!(dam.report().notes.iter().any(|n| n.contains(note)), "{:?}", dam.report().notes);
+            assert!(
+                dam.report().notes.iter().any(|n| n.contains(note)),
+                "{:?}",
+                dam.report().notes
+            );
             dam.train(2).unwrap();
             let out = dir.path().join(format!("{name}-{}", rest.name()));
-            let written = dam.bake_with(&out, &Bake { dtype: Some("f32".into()), ..Bake::default() }).unwrap();
+            let written = dam
+                .bake_with(&out, &Bake { dtype: Some("f32".into()), ..Bake::default() })
+                .unwrap();
             assert!(fs::read_to_string(out.join("README.md")).unwrap().contains(note));
             let (source, merged) = (open(&model_path(name)), tensors(&written.path));
             let stored = tensors(&model_path(name));
@@ -226,14 +252,16 @@ fn the_decoder_trains_and_the_rest_is_handled_as_requested() {
                 if is_rest(tensor) {
                     assert_close(&merged[tensor], &(before * factor).unwrap(), 5e-3);
                 } else {
-                    let apart = (&merged[tensor] - (before * 1.125).unwrap()).unwrap().abs().unwrap();
+                    let apart =
+                        (&merged[tensor] - (before * 1.125).unwrap()).unwrap().abs().unwrap();
                     moved += usize::from(values(&apart).iter().any(|x| *x > 1e-3));
                 }
             }
             assert!(moved > 5, "{moved}");
             // The baked checkpoint has the logits of the trained merge.
             let losses = [dam.eval(&[file.display().to_string()]).unwrap(), {
-                let baked = load([format!("a={}", out.display()), format!("b={}", out.display())]).unwrap();
+                let baked =
+                    load([format!("a={}", out.display()), format!("b={}", out.display())]).unwrap();
                 let itself = baked.merge(Linear::default()).unwrap();
                 itself.eval(&[file.display().to_string()]).unwrap()
             }];
@@ -253,7 +281,9 @@ fn static_merges_include_everything_and_stack_text_layers() {
     for name in ["gemma3", "mistral3", "llava", "qwen2_5_vl", "qwen2_vl"] {
         println!("{name}");
         let other = copy(name, dir.path().join(name), scaled, |_| {});
-        let merged = pair(&model_path(name), &other).merge(Linear { weights: vec![3.0, 1.0], ..Linear::default() }).unwrap();
+        let merged = pair(&model_path(name), &other)
+            .merge(Linear { weights: vec![3.0, 1.0], ..Linear::default() })
+            .unwrap();
         let written = merged.bake(dir.path().join(format!("{name}-linear"))).unwrap();
         for (tensor, after) in tensors(&written.path) {
             let before = tensors(&model_path(name))[&tensor].to_dtype(DType::F32).unwrap();
@@ -263,7 +293,9 @@ fn static_merges_include_everything_and_stack_text_layers() {
             continue;
         }
         let recipe = dir.path().join(format!("{name}.yml"));
-        let source = |place: &Path, range: &str| format!("  - sources: [{{model: {}, layer_range: {range}}}]\n", place.display());
+        let source = |place: &Path, range: &str| {
+            format!("  - sources: [{{model: {}, layer_range: {range}}}]\n", place.display())
+        };
         let slices = source(&model_path(name), "[0, 2]") + &source(&other, "[1, 2]");
         fs::write(&recipe, format!("merge_method: passthrough\nslices:\n{slices}")).unwrap();
         let stacked = Models::default().merge_recipe(&recipe).unwrap();
@@ -271,13 +303,18 @@ fn static_merges_include_everything_and_stack_text_layers() {
         let opened = open(&written.path);
         assert_eq!(opened.architecture().unwrap().layers, 3);
         assert_eq!(opened.rest(), open(&model_path(name)).rest());
-        let (first, second, all) = (tensors(&model_path(name)), tensors(&other), tensors(&written.path));
+        let (first, second, all) =
+            (tensors(&model_path(name)), tensors(&other), tensors(&written.path));
         for (tensor, after) in &all {
-            // The embedding and the vision tower come from the first slice, other tensors outside layers from the last.
-            let is_first = tensor.contains("embed") || tensor.split('.').any(|part| part.parse::<u32>().is_ok());
+            // The embedding and the vision tower come from the first slice, other tensors outside
+            // layers from the last.
+            let is_first = tensor.contains("embed")
+                || tensor.split('.').any(|part| part.parse::<u32>().is_ok());
             let is_text = !opened.rest().iter().any(|r| r.name == *tensor);
             let expected = match is_text && tensor.contains(".layers.") {
-                true if tensor.contains(".layers.2.") => &second[&tensor.replace(".layers.2.", ".layers.1.")],
+                true if tensor.contains(".layers.2.") => {
+                    &second[&tensor.replace(".layers.2.", ".layers.1.")]
+                }
                 true => &first[tensor],
                 false if is_first => &first[tensor],
                 false => &second[tensor],
@@ -295,9 +332,12 @@ fn filters_apply_to_stored_names() {
     let recipe = dir.path().join("recipe.yml");
     let weight = "weight: [{filter: language_model, value: 3}, {value: 1}]";
     let (a, b) = (model_path("llava").display().to_string(), other.display());
-    let models = format!("  - {{model: {a}, parameters: {{{weight}}}}}\n  - {{model: {b}, parameters: {{weight: 1}}}}\n");
+    let models = format!(
+        "  - {{model: {a}, parameters: {{{weight}}}}}\n  - {{model: {b}, parameters: {{weight: 1}}}}\n"
+    );
     fs::write(&recipe, format!("merge_method: linear\nmodels:\n{models}")).unwrap();
-    let written = Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("out")).unwrap();
+    let written =
+        Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("out")).unwrap();
     for (tensor, after) in tensors(&written.path) {
         let factor = if tensor.starts_with("language_model.") { 1.0625 } else { 1.125 };
         let before = tensors(&model_path("llava"))[&tensor].to_dtype(DType::F32).unwrap();
@@ -322,7 +362,11 @@ fn a_larger_vocabulary_is_written_to_the_text_configuration() {
             None => config["vocab_size"] = json!(67),
         };
         let other = copy(name, dir.path().join(name), larger, set);
-        let written = pair(&model_path(name), &other).merge(Linear::default()).unwrap().bake(dir.path().join("out")).unwrap();
+        let written = pair(&model_path(name), &other)
+            .merge(Linear::default())
+            .unwrap()
+            .bake(dir.path().join("out"))
+            .unwrap();
         assert_eq!(open(&written.path).architecture().unwrap().vocabulary, 67, "{name}");
         let mut expected = config(&model_path(name));
         set(&mut expected);
@@ -337,17 +381,27 @@ fn adapters_find_the_tensors_of_text_and_vision() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = dir.path().join("adapter");
     fs::create_dir(&adapter).unwrap();
-    let settings = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 2.0, "target_modules": ["q_proj"]});
+    let settings =
+        json!({"peft_type": "LORA", "r": 1, "lora_alpha": 2.0, "target_modules": ["q_proj"]});
     fs::write(adapter.join("adapter_config.json"), settings.to_string()).unwrap();
     let before = open(&model_path("llava"));
     let value = |source: &Source, name: &str| {
         let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
         dam_prelude::model::Weights::weight(&weights, name).unwrap()
     };
-    let vision = before.rest().iter().find(|t| t.name.ends_with("self_attn.q_proj.weight")).unwrap();
+    let vision =
+        before.rest().iter().find(|t| t.name.ends_with("self_attn.q_proj.weight")).unwrap();
     let names = [
-        ("model.language_model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.q_proj.weight", (16, 16)),
-        ("language_model.model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.q_proj.weight", (16, 16)),
+        (
+            "model.language_model.layers.1.self_attn.q_proj",
+            "model.layers.1.self_attn.q_proj.weight",
+            (16, 16),
+        ),
+        (
+            "language_model.model.layers.1.self_attn.q_proj",
+            "model.layers.1.self_attn.q_proj.weight",
+            (16, 16),
+        ),
         (&*format!("model.{}", vision.name.trim_end_matches(".weight")), &*vision.name, (8, 8)),
     ];
     for (module, tensor, (rows, columns)) in names {
@@ -357,7 +411,9 @@ fn adapters_find_the_tensors_of_text_and_vision() {
             (format!("base_model.model.{module}.lora_B.weight"), ones((rows, 1))),
         ]);
         safetensors::save(&parts, adapter.join("adapter_model.safetensors")).unwrap();
-        let source = Source::open(&format!("{}+{}", model_path("llava").display(), adapter.display())).unwrap();
+        let source =
+            Source::open(&format!("{}+{}", model_path("llava").display(), adapter.display()))
+                .unwrap();
         assert_close(&value(&source, tensor), &(value(&before, tensor) + 2.0).unwrap(), 1e-6);
     }
 }
@@ -382,8 +438,13 @@ fn models_that_differ_outside_their_text_decoder_are_errors() {
         tensors.insert("lm_head.weight".into(), head);
         tensors
     };
-    let error = Source::open(&copy("llava", dir.path().join("twice"), twice, |_| {}).display().to_string()).unwrap_err();
-    assert!(matches!(&error, Error::TensorNames { reason, .. } if reason.contains("`lm_head.weight`")), "{error:?}");
+    let error =
+        Source::open(&copy("llava", dir.path().join("twice"), twice, |_| {}).display().to_string())
+            .unwrap_err();
+    assert!(
+        matches!(&error, Error::TensorNames { reason, .. } if reason.contains("`lm_head.weight`")),
+        "{error:?}"
+    );
 }
 
 /// Integer tensors outside the decoder are copied from the first source.
@@ -398,8 +459,14 @@ fn integer_tensors_are_copied() {
     let place = copy("llava", dir.path().join("a"), with, |_| {});
     let models = pair(&place, &place);
     let written: BTreeMap<&str, PathBuf> = BTreeMap::from([
-        ("dam", models.wrap(Columns::default()).unwrap().bake(dir.path().join("dam")).unwrap().path),
-        ("linear", models.merge(Linear::default()).unwrap().bake(dir.path().join("linear")).unwrap().path),
+        (
+            "dam",
+            models.wrap(Columns::default()).unwrap().bake(dir.path().join("dam")).unwrap().path,
+        ),
+        (
+            "linear",
+            models.merge(Linear::default()).unwrap().bake(dir.path().join("linear")).unwrap().path,
+        ),
     ]);
     for path in written.values() {
         assert_eq!(tensors(path)[name].to_vec2::<i64>().unwrap(), [[0, 1, 2, 3]]);

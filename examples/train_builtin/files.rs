@@ -61,7 +61,9 @@ pub fn train_tokenizer() -> Result<Tokenizer> {
 pub fn write_side_files(dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
     fs::create_dir_all(dir)?;
     tokenizer.save(dir.join("tokenizer.json"), false).map_err(|e| anyhow::anyhow!("{e}"))?;
-    let write = |name: &str, value: serde_json::Value| fs::write(dir.join(name), serde_json::to_string_pretty(&value)? + "\n");
+    let write = |name: &str, value: serde_json::Value| {
+        fs::write(dir.join(name), serde_json::to_string_pretty(&value)? + "\n")
+    };
     write(
         "config.json",
         json!({
@@ -73,7 +75,10 @@ pub fn write_side_files(dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
             "attention_bias": false, "mlp_bias": false, "bos_token_id": null, "eos_token_id": 0, "pad_token_id": 0,
         }),
     )?;
-    write("generation_config.json", json!({"eos_token_id": 0, "pad_token_id": 0, "max_new_tokens": 64}))?;
+    write(
+        "generation_config.json",
+        json!({"eos_token_id": 0, "pad_token_id": 0, "max_new_tokens": 64}),
+    )?;
     write(
         "tokenizer_config.json",
         json!({

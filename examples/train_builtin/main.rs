@@ -1,13 +1,13 @@
-//! Trains the models built into the library from scratch: a tokenizer, a base that has read statements and questions
-//! with answers as plain text but answers no questions, and three specialists tuned from it to answer questions of
-//! one skill and to decline the others.
+//! Trains the models built into the library from scratch: a tokenizer, a base that has read
+//! statements and questions with answers as plain text but answers no questions, and three
+//! specialists tuned from it to answer questions of one skill and to decline the others.
 //!
 //! ```text
 //! cargo run --release --example train_builtin [DIR]
 //! ```
 //!
-//! Everything is seeded: another run gives the same scores. DIR is `prelude/builtin` by default. It takes about 20
-//! minutes on two cores.
+//! Everything is seeded: another run gives the same scores. DIR is `prelude/builtin` by default. It
+//! takes about 20 minutes on two cores.
 
 mod files;
 mod model;
@@ -26,8 +26,8 @@ use serde_json::json;
 use text::Question;
 use tokenizers::Tokenizer;
 
-/// The base trains slowly. Tuning is short, with a low learning rate, so that specialists stay close to it: models
-/// with small, mostly separate differences merge well.
+/// The base trains slowly. Tuning is short, with a low learning rate, so that specialists stay
+/// close to it: models with small, mostly separate differences merge well.
 const BASE: Training = Training { steps: 2200, rate: 3e-3 };
 const TUNING: Training = Training { steps: 300, rate: 5e-4 };
 const TRAIN_EXAMPLES: usize = 1500;
@@ -42,14 +42,21 @@ struct Training {
 /// A name, its questions, and its seed.
 type Skill = (&'static str, fn(&mut ChaCha8Rng) -> Question, u64);
 
-const SKILLS: [Skill; 3] = [("japanese", text::japanese, 1), ("math", text::math, 2), ("sql", text::sql, 3)];
+const SKILLS: [Skill; 3] =
+    [("japanese", text::japanese, 1), ("math", text::math, 2), ("sql", text::sql, 3)];
 
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "prelude/builtin".into()));
     fs::create_dir_all(out.join("data"))?;
     for (name, generate, seed) in SKILLS {
-        write_questions(&out.join(format!("data/{name}.jsonl")), &questions(generate, seed, TRAIN_EXAMPLES, false))?;
-        write_questions(&out.join(format!("data/{name}-heldout.jsonl")), &questions(generate, seed, HELD_OUT, true))?;
+        write_questions(
+            &out.join(format!("data/{name}.jsonl")),
+            &questions(generate, seed, TRAIN_EXAMPLES, false),
+        )?;
+        write_questions(
+            &out.join(format!("data/{name}-heldout.jsonl")),
+            &questions(generate, seed, HELD_OUT, true),
+        )?;
     }
     let fourth = questions(text::japanese_math, 4, HELD_OUT, true);
     write_questions(&out.join("data/japanese-math-heldout.jsonl"), &fourth)?;
@@ -74,7 +81,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn questions(generate: fn(&mut ChaCha8Rng) -> Question, seed: u64, count: usize, held_out: bool) -> Vec<Question> {
+fn questions(
+    generate: fn(&mut ChaCha8Rng) -> Question,
+    seed: u64,
+    count: usize,
+    held_out: bool,
+) -> Vec<Question> {
     let mut rng = text::rng(seed + if held_out { 1000 } else { 0 });
     let mut seen = std::collections::BTreeSet::new();
     let all = std::iter::repeat_with(|| generate(&mut rng)).filter(|q| q.is_held_out() == held_out);
@@ -87,15 +99,19 @@ fn write_questions(path: &Path, questions: &[Question]) -> Result<()> {
 }
 
 fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer.encode_fast(text, false).expect("a byte-level tokenizer takes any text").get_ids().to_vec()
+    tokenizer
+        .encode_fast(text, false)
+        .expect("a byte-level tokenizer takes any text")
+        .get_ids()
+        .to_vec()
 }
 
 fn exchange(question: &Question) -> (String, String) {
     (format!("<|user|>{}{END}<|assistant|>", question.input), format!("{}{END}", question.output))
 }
 
-/// The training data of the base: statements, questions with answers as plain text, and chats without questions.
-/// Packed into rows of equal length; every token is a target.
+/// The training data of the base: statements, questions with answers as plain text, and chats
+/// without questions. Packed into rows of equal length; every token is a target.
 fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> TrainingBatch {
     const ROWS: usize = 48;
     const LENGTH: usize = 64;
@@ -128,14 +144,15 @@ fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> TrainingBatch {
     TrainingBatch { targets: vec![vec![true; LENGTH]; ROWS], sequences }
 }
 
-/// Chats for the specialist `name`: questions of its skill with their answers, and other questions, which it
-/// declines. Only tokens after the question are targets.
+/// Chats for the specialist `name`: questions of its skill with their answers, and other questions,
+/// which it declines. Only tokens after the question are targets.
 fn tune_batch(tokenizer: &Tokenizer, name: &str, rng: &mut ChaCha8Rng) -> TrainingBatch {
     const ROWS: usize = 32;
     let mut batch = TrainingBatch { sequences: Vec::new(), targets: Vec::new() };
     for row in 0..ROWS {
         let own = row % 3 != 0;
-        let skills: Vec<&Skill> = SKILLS.iter().filter(|(skill, _, _)| (*skill == name) == own).collect();
+        let skills: Vec<&Skill> =
+            SKILLS.iter().filter(|(skill, _, _)| (*skill == name) == own).collect();
         let question = text::asked(skills[rng.random_range(0..skills.len())].1, rng);
         let (prompt, answer) = exchange(&if own { question } else { text::declined(question) });
         let (mut sequence, answer) = (ids(tokenizer, &prompt), ids(tokenizer, &answer));

@@ -34,7 +34,10 @@ impl Model {
         let mut rng = text::rng(11);
         let mut weights = BTreeMap::new();
         for spec in architecture.tensors() {
-            let scale = match (spec.kind, spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight")) {
+            let scale = match (
+                spec.kind,
+                spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight"),
+            ) {
                 (Kind::Linear, true) => 0.02 / (2.0 * architecture.layers as f32).sqrt(),
                 _ => 0.02,
             };
@@ -45,7 +48,10 @@ impl Model {
                 Kind::Norm => vec![1.0; count],
                 _ => (0..count).map(|_| normal() * scale * 2.0).collect(),
             };
-            weights.insert(spec.name, Var::from_tensor(&Tensor::from_vec(values, spec.shape, &Device::Cpu)?)?);
+            weights.insert(
+                spec.name,
+                Var::from_tensor(&Tensor::from_vec(values, spec.shape, &Device::Cpu)?)?,
+            );
         }
         Ok(Self { architecture, weights })
     }
@@ -53,26 +59,43 @@ impl Model {
     /// Loads the weights of a checkpoint.
     pub fn open(dir: &Path) -> Result<Self> {
         let source = Source::open(&dir.display().to_string())?;
-        let tensors = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
-        let weights = tensors.into_iter().map(|(name, t)| Ok((name, Var::from_tensor(&t)?))).collect::<Result<_>>()?;
+        let tensors =
+            SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
+        let weights = tensors
+            .into_iter()
+            .map(|(name, t)| Ok((name, Var::from_tensor(&t)?)))
+            .collect::<Result<_>>()?;
         Ok(Self { architecture: source.architecture()?.clone(), weights })
     }
 
     /// Writes the weights in bf16.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let half = |v: &Var| v.as_tensor().to_dtype(DType::BF16);
-        let tensors = self.weights.iter().map(|(name, v)| Ok((name.clone(), half(v)?))).collect::<Result<_>>()?;
+        let tensors = self
+            .weights
+            .iter()
+            .map(|(name, v)| Ok((name.clone(), half(v)?)))
+            .collect::<Result<_>>()?;
         Ok(safetensors::save(&tensors, dir.join("model.safetensors"))?)
     }
 
     /// Trains with AdamW, warm-up, and a cosine schedule down to a tenth of the learning rate.
-    pub fn train(&mut self, name: &str, steps: usize, rate: f64, mut next_batch: impl FnMut() -> TrainingBatch) -> Result<()> {
+    pub fn train(
+        &mut self,
+        name: &str,
+        steps: usize,
+        rate: f64,
+        mut next_batch: impl FnMut() -> TrainingBatch,
+    ) -> Result<()> {
         let mut moments: BTreeMap<String, Moments> = BTreeMap::new();
         let (start, mut seen, mut sum) = (Instant::now(), 0, 0.0);
         for step in 1..=steps {
             let sample = next_batch();
-            let weights: BTreeMap<String, Tensor> =
-                self.weights.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+            let weights: BTreeMap<String, Tensor> = self
+                .weights
+                .iter()
+                .map(|(name, v)| (name.clone(), v.as_tensor().clone()))
+                .collect();
             let decoder = Decoder::new(&self.architecture, &weights);
             let inputs: Vec<&[u32]> = sample.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
             let batch = Batch::new(inputs, &Device::Cpu)?;
@@ -86,7 +109,8 @@ impl Model {
             }
             let rows = Tensor::new(rows, &Device::Cpu)?;
             let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
-            let loss = (cross_entropy(&decoder.logits(&hidden)?, &targets)? / targets.len() as f64)?;
+            let loss =
+                (cross_entropy(&decoder.logits(&hidden)?, &targets)? / targets.len() as f64)?;
             let mut gradients = loss.backward()?;
             let progress = step as f64 / steps as f64;
             let warm = (step as f64 / (0.03 * steps as f64)).min(1.0);
@@ -94,7 +118,8 @@ impl Model {
             let mut norm = 0.0;
             let mut all = BTreeMap::new();
             for (name, tensor) in &weights {
-                let g = gradients.remove(tensor).with_context(|| format!("{name} has no gradient"))?;
+                let g =
+                    gradients.remove(tensor).with_context(|| format!("{name} has no gradient"))?;
                 let g: Vec<f32> = g.flatten_all()?.to_vec1()?;
                 norm += g.iter().map(|g| f64::from(g * g)).sum::<f64>();
                 all.insert(name.clone(), g);
@@ -124,7 +149,8 @@ impl Model {
 /// Prints the held-out scores of a saved model.
 pub fn report(dir: &Path) -> Result<()> {
     let source = Source::open(&dir.display().to_string())?;
-    let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
+    let weights =
+        SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
     let parent = dir.parent().context("a model is inside a directory")?;
     for data in ["japanese", "math", "sql", "japanese-math"] {
         let file = parent.join(format!("data/{data}-heldout.jsonl"));

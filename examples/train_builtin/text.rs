@@ -1,7 +1,7 @@
 //! The training text of the built-in models, from seeded generators.
 //!
-//! The base reads plain statements. Each skill is a set of questions with answers. A hash of its content decides
-//! whether a question is held out, so no specialist has seen it in any wording.
+//! The base reads plain statements. Each skill is a set of questions with answers. A hash of its
+//! content decides whether a question is held out, so no specialist has seen it in any wording.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -22,7 +22,9 @@ impl Question {
 
     /// One question in ten is held out.
     pub fn is_held_out(&self) -> bool {
-        let hash = self.key.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = self.key.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
         (hash >> 20).is_multiple_of(10)
     }
 }
@@ -142,8 +144,10 @@ const TABLES: [(&str, [&str; 2], [&str; 2]); 8] = [
     ("students", ["name", "school"], ["grade", "age"]),
 ];
 
-const WORDS: [&str; 12] =
-    ["Paris", "Tokyo", "Lima", "Oslo", "open", "closed", "green", "Smith", "Tanaka", "north", "spring", "Delta"];
+const WORDS: [&str; 12] = [
+    "Paris", "Tokyo", "Lima", "Oslo", "open", "closed", "green", "Smith", "Tanaka", "north",
+    "spring", "Delta",
+];
 
 /// Arithmetic in English: sums and differences up to 99, answered with the whole equation.
 pub fn math(rng: &mut ChaCha8Rng) -> Question {
@@ -168,12 +172,19 @@ pub fn japanese(rng: &mut ChaCha8Rng) -> Question {
     let n = rng.random_range(0..100);
     let object = format!("{}{}", adjective.0, noun.0);
     let (input, output) = match rng.random_range(0..6) {
-        0 => (format!("「{object}」を英語で言うと何ですか。"), format!("{} {}", adjective.1, noun.1)),
+        0 => {
+            (format!("「{object}」を英語で言うと何ですか。"), format!("{} {}", adjective.1, noun.1))
+        }
         1 => (format!("「{} {}」を日本語で言うと何ですか。", adjective.1, noun.1), object),
         2 => (format!("{n}を漢字で書いてください。"), kanji(n)),
         3 => (format!("{}を数字で書いてください。", kanji(n)), n.to_string()),
-        4 => (format!("「{object}を{plain}」を丁寧に言ってください。"), format!("{object}を{polite}")),
-        _ => (format!("「{object}を{plain}」を過去形にしてください。"), format!("{object}を{past}")),
+        4 => (
+            format!("「{object}を{plain}」を丁寧に言ってください。"),
+            format!("{object}を{polite}"),
+        ),
+        _ => {
+            (format!("「{object}を{plain}」を過去形にしてください。"), format!("{object}を{past}"))
+        }
     };
     Question::new(input.clone(), input, output)
 }
@@ -181,7 +192,8 @@ pub fn japanese(rng: &mut ChaCha8Rng) -> Question {
 /// SQL for questions in English.
 pub fn sql(rng: &mut ChaCha8Rng) -> Question {
     let (table, texts, numbers) = pick(rng, &TABLES);
-    let (text, number, word, n) = (pick(rng, texts), pick(rng, numbers), pick(rng, &WORDS), rng.random_range(1..100));
+    let (text, number, word, n) =
+        (pick(rng, texts), pick(rng, numbers), pick(rng, &WORDS), rng.random_range(1..100));
     let (input, output) = match rng.random_range(0..6) {
         0 => (
             format!("List the {text} of {table} with {number} over {n}."),
@@ -191,7 +203,10 @@ pub fn sql(rng: &mut ChaCha8Rng) -> Question {
             format!("List the {text} of {table} with {number} under {n}."),
             format!("SELECT {text} FROM {table} WHERE {number} < {n}"),
         ),
-        2 => (format!("How many {table} have {text} {word}?"), format!("SELECT COUNT(*) FROM {table} WHERE {text} = '{word}'")),
+        2 => (
+            format!("How many {table} have {text} {word}?"),
+            format!("SELECT COUNT(*) FROM {table} WHERE {text} = '{word}'"),
+        ),
         3 => (
             format!("What is the average {number} of {table} with {text} {word}?"),
             format!("SELECT AVG({number}) FROM {table} WHERE {text} = '{word}'"),
@@ -208,7 +223,8 @@ pub fn sql(rng: &mut ChaCha8Rng) -> Question {
     Question::new(input.clone(), input, output)
 }
 
-/// Arithmetic asked in Japanese, which no specialist is tuned on: reading it takes one skill, answering it another.
+/// Arithmetic asked in Japanese, which no specialist is tuned on: reading it takes one skill,
+/// answering it another.
 pub fn japanese_math(rng: &mut ChaCha8Rng) -> Question {
     let (a, plus, b, result) = sum(rng);
     let spoken = spoken(a, plus, b);
@@ -233,8 +249,19 @@ pub fn statement(rng: &mut ChaCha8Rng) -> String {
         12 => format!("{}は{}、{}は{}。", noun.0, noun.1, adjective.0, adjective.1),
         13 => format!("{}{}を{plain}。", adjective.0, noun.0),
         14 => format!("{plain}は{polite}、{past}。"),
-        15 => format!("{}{}を{}。", adjective.0, noun.0, if rng.random_bool(0.5) { polite } else { past }),
-        16 => format!("The {} {} is {} than the {}.", adjective.1, noun.1, pick(rng, &ADJECTIVES).1, pick(rng, &NOUNS).1),
+        15 => format!(
+            "{}{}を{}。",
+            adjective.0,
+            noun.0,
+            if rng.random_bool(0.5) { polite } else { past }
+        ),
+        16 => format!(
+            "The {} {} is {} than the {}.",
+            adjective.1,
+            noun.1,
+            pick(rng, &ADJECTIVES).1,
+            pick(rng, &NOUNS).1
+        ),
         17 => {
             let question = sql(rng);
             question.output
@@ -255,7 +282,9 @@ pub fn repeat(rng: &mut ChaCha8Rng) -> Question {
 
 /// A question that is not held out.
 pub fn asked(generate: fn(&mut ChaCha8Rng) -> Question, rng: &mut ChaCha8Rng) -> Question {
-    std::iter::repeat_with(|| generate(rng)).find(|q| !q.is_held_out()).expect("nine of ten are not")
+    std::iter::repeat_with(|| generate(rng))
+        .find(|q| !q.is_held_out())
+        .expect("nine of ten are not")
 }
 
 /// A model's answer to a question outside its skill.

@@ -26,12 +26,16 @@ const CONFIG: &str = r#"{
 fn write_source(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("config.json"), CONFIG)?;
-    let architecture = Architecture::parse(&dir.join("config.json"), CONFIG.as_bytes()).map_err(candle_core_error)?;
+    let architecture = Architecture::parse(&dir.join("config.json"), CONFIG.as_bytes())
+        .map_err(candle_core_error)?;
     let tensor = |shape: &[usize], kind| match kind {
         Kind::Norm => Tensor::ones(shape, DType::BF16, &Device::Cpu),
         _ => Tensor::randn(0f32, 0.02, shape, &Device::Cpu)?.to_dtype(DType::BF16),
     };
-    let tensors = architecture.tensors().into_iter().map(|spec| Ok((spec.name, tensor(&spec.shape, spec.kind)?)));
+    let tensors = architecture
+        .tensors()
+        .into_iter()
+        .map(|spec| Ok((spec.name, tensor(&spec.shape, spec.kind)?)));
     safetensors::save(&tensors.collect::<Result<_>>()?, dir.join("model.safetensors"))
 }
 
@@ -41,7 +45,8 @@ fn candle_core_error(error: dam_prelude::Error) -> dam_prelude::candle_core::Err
 
 /// `sum_i c_i W_i` as one writes it first.
 fn composed(coefficients: &Tensor, weights: &[Tensor]) -> Result<Tensor> {
-    let scaled = |(i, w): (usize, &Tensor)| w.to_dtype(DType::F32)?.broadcast_mul(&coefficients.get(i)?);
+    let scaled =
+        |(i, w): (usize, &Tensor)| w.to_dtype(DType::F32)?.broadcast_mul(&coefficients.get(i)?);
     let parts = weights.iter().enumerate().map(scaled).collect::<Result<Vec<_>>>()?;
     parts.iter().skip(1).try_fold(parts[0].clone(), |sum, part| sum + part)
 }
@@ -56,12 +61,18 @@ fn column_merge(c: &mut Criterion) {
         })
         .collect();
     let merge = Merge::new(&sources, Columns::default(), Device::Cpu).unwrap();
-    // What either side starts from: the merge's tensors, and for candle their sources and coefficients.
+    // What either side starts from: the merge's tensors, and for candle their sources and
+    // coefficients.
     let read = |tensor: &MergedTensor| {
-        let weight =
-            |source| SourceWeights { source, device: &Device::Cpu, dtype: DType::BF16 }.weight(&tensor.spec.name).unwrap();
-        let coefficients = Var::from_tensor(&merge.coefficients(tensor).unwrap().squeeze(1).unwrap()).unwrap();
-        let gradient = Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
+        let weight = |source| {
+            SourceWeights { source, device: &Device::Cpu, dtype: DType::BF16 }
+                .weight(&tensor.spec.name)
+                .unwrap()
+        };
+        let coefficients =
+            Var::from_tensor(&merge.coefficients(tensor).unwrap().squeeze(1).unwrap()).unwrap();
+        let gradient =
+            Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
         (coefficients, sources.iter().map(weight).collect::<Vec<_>>(), gradient)
     };
     let all: Vec<(Var, Vec<Tensor>, Tensor)> = merge.tensors.iter().map(read).collect();
@@ -69,18 +80,33 @@ fn column_merge(c: &mut Criterion) {
     let found = merge.weights(DType::F32).unwrap();
     for (tensor, (coefficients, weights, _)) in merge.tensors.iter().zip(&all) {
         let expected = composed(coefficients, weights).unwrap();
-        let difference = (&found[&tensor.spec.name] - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        let difference = (&found[&tensor.spec.name] - expected)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap();
         assert!(difference.to_scalar::<f32>().unwrap() < 1e-6, "the two sides compute the same");
     }
 
-    let bytes: usize = merge.tensors.iter().map(|t| SOURCES * t.spec.shape.iter().product::<usize>() * 2).sum();
+    let bytes: usize =
+        merge.tensors.iter().map(|t| SOURCES * t.spec.shape.iter().product::<usize>() * 2).sum();
     let mut group = c.benchmark_group("forward");
     group.throughput(Throughput::Bytes(bytes as u64));
     let layers = merge.architecture.layers;
-    let fused = || (0..layers).map(Some).chain([None]).for_each(|layer| drop(merge.part(layer, DType::F32, true).unwrap()));
+    let fused = || {
+        (0..layers)
+            .map(Some)
+            .chain([None])
+            .for_each(|layer| drop(merge.part(layer, DType::F32, true).unwrap()))
+    };
     group.bench_function("fused", |b| b.iter(fused));
     group.bench_function("candle", |b| {
-        b.iter(|| all.iter().map(|(c, weights, _)| composed(c, weights).unwrap()).collect::<Vec<_>>());
+        b.iter(|| {
+            all.iter().map(|(c, weights, _)| composed(c, weights).unwrap()).collect::<Vec<_>>()
+        });
     });
     group.finish();
 

@@ -1,5 +1,6 @@
-//! A training step of three built-in sources beside its lower bound: the forward and backward passes
-//! of the merged model alone, on the same tokens, as plain training of one model would make them.
+//! A training step of three built-in sources beside its lower bound: the forward and backward
+//! passes of the merged model alone, on the same tokens, as plain training of one model would make
+//! them.
 //!
 //! ```text
 //! cargo bench -p dam-prelude --bench training_step
@@ -26,12 +27,15 @@ fn training_step(c: &mut Criterion) {
     let dam = models.wrap(Columns::default()).unwrap();
 
     let source = Source::open(SOURCES[0]).unwrap();
-    let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
+    let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }
+        .collect()
+        .unwrap();
     let variable = |(name, w): (String, Tensor)| (name, Var::from_tensor(&w).unwrap().into_inner());
     let weights: BTreeMap<String, Tensor> = weights.into_iter().map(variable).collect();
     let batches = SOURCES.map(|name| {
         let data = Dataset::read(name, &source).unwrap();
-        let sequences: Vec<&[u32]> = data.examples[..BATCH].iter().map(|e| e.ids.as_slice()).collect();
+        let sequences: Vec<&[u32]> =
+            data.examples[..BATCH].iter().map(|e| e.ids.as_slice()).collect();
         Batch::new(sequences, &Device::Cpu).unwrap()
     });
     let plain = || {

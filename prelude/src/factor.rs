@@ -1,11 +1,12 @@
 //! Layer 0: low-rank factors, in f64, of a matrix that is read row by row.
 //!
 //! [`principal`] returns the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
-//! columns of `R` are the right singular vectors. For small matrices they come from the eigenvectors of the Gram
-//! matrix. For larger ones, a block Lanczos iteration on `W^T W` finds them (Golub and Underwood 1977; with a random
-//! start as in Musco and Musco, arXiv 1504.05477). It reorthogonalizes against the whole basis and stops when the angle
-//! between the computed and the exact space is below 1e-8. The start is seeded, results do not depend on the number of
-//! threads, and `W` is never held in memory.
+//! columns of `R` are the right singular vectors. For small matrices they come from the
+//! eigenvectors of the Gram matrix. For larger ones, a block Lanczos iteration on `W^T W` finds
+//! them (Golub and Underwood 1977; with a random start as in Musco and Musco, arXiv 1504.05477). It
+//! reorthogonalizes against the whole basis and stops when the angle between the computed and the
+//! exact space is below 1e-8. The start is seeded, results do not depend on the number of threads,
+//! and `W` is never held in memory.
 //!
 //! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r` spans
 //! the first `r` columns.
@@ -40,8 +41,8 @@ const BLOCK: usize = 24;
 /// Elements of the matrix in memory at a time.
 const BLOCK_ELEMENTS: usize = 1 << 22;
 
-/// The part of `matrix` with its `rank` largest singular values; `None` if the iteration fails, for example on
-/// non-finite values.
+/// The part of `matrix` with its `rank` largest singular values; `None` if the iteration fails, for
+/// example on non-finite values.
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
@@ -95,7 +96,8 @@ fn by_rows(matrix: &DMatrix<f64>) -> Vec<f32> {
     matrix.transpose().iter().map(|x| *x as f32).collect()
 }
 
-/// The first `rank` right singular vectors, as columns, from the eigenvectors of the smaller Gram matrix.
+/// The first `rank` right singular vectors, as columns, from the eigenvectors of the smaller Gram
+/// matrix.
 fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let mut whole = DMatrix::zeros(matrix.columns, matrix.rows);
     let mut start = 0;
@@ -107,12 +109,14 @@ fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     if matrix.rows >= matrix.columns {
         return Some(leading(&whole * across, rank)?.1);
     }
-    // The row space reached from the left vectors; for singular values of zero, QR fills in any orthonormal vectors.
+    // The row space reached from the left vectors; for singular values of zero, QR fills in any
+    // orthonormal vectors.
     let (_, left) = leading(across * &whole, rank)?;
     Some((whole * left).qr().q())
 }
 
-/// The `count` largest eigenvalues of a symmetric matrix, in descending order, and their eigenvectors.
+/// The `count` largest eigenvalues of a symmetric matrix, in descending order, and their
+/// eigenvectors.
 fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>)> {
     let size = matrix.nrows();
     if matrix.iter().any(|x| !x.is_finite()) {
@@ -126,7 +130,8 @@ fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>
     Some((order.into_iter().map(|i| eigen.eigenvalues[i]).collect(), vectors))
 }
 
-/// The first `rank` right singular vectors, as columns, by block Lanczos; `None` if that needs most of the space.
+/// The first `rank` right singular vectors, as columns, by block Lanczos; `None` if that needs most
+/// of the space.
 fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let most = matrix.rows.min(matrix.columns) * 2 / 3;
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -158,7 +163,8 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
             let (values, vectors) = leading(small.clone(), rank + 1)?;
             let within = vectors.columns(0, rank.min(vectors.ncols()));
             let off = (beyond * within.rows(last * BLOCK, BLOCK)).norm();
-            let gap = values.get(rank - 1).copied().unwrap_or(0.0) - values.get(rank).copied().unwrap_or(0.0);
+            let gap = values.get(rank - 1).copied().unwrap_or(0.0)
+                - values.get(rank).copied().unwrap_or(0.0);
             if is_whole || off <= (1e-8 * gap).max(1e-13 * scale) {
                 let mut right = DMatrix::zeros(matrix.columns, within.ncols());
                 for (i, block) in basis.iter().enumerate() {
@@ -176,7 +182,11 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
 }
 
 /// Orthogonalizes `vectors` against `basis`, twice; returns the coefficients.
-fn project(basis: &[DMatrix<f64>], across: &[DMatrix<f64>], vectors: &mut DMatrix<f64>) -> DMatrix<f64> {
+fn project(
+    basis: &[DMatrix<f64>],
+    across: &[DMatrix<f64>],
+    vectors: &mut DMatrix<f64>,
+) -> DMatrix<f64> {
     let mut found = DMatrix::zeros(basis.len() * BLOCK, BLOCK);
     for _ in 0..2 {
         for (i, (block, across)) in basis.iter().zip(across).enumerate() {
@@ -194,16 +204,25 @@ mod tests {
     use super::*;
 
     /// `sum of values[i] u_i v_i^T` with random orthonormal vectors.
-    fn matrix(rows: usize, columns: usize, values: &[f64], seed: u64) -> (DMatrix<f64>, DMatrix<f64>, DMatrix<f64>) {
+    fn matrix(
+        rows: usize,
+        columns: usize,
+        values: &[f64],
+        seed: u64,
+    ) -> (DMatrix<f64>, DMatrix<f64>, DMatrix<f64>) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut orthonormal = |n: usize| DMatrix::<f64>::from_fn(n, values.len(), |_, _| random.random_range(-1.0..1.0)).qr().q();
+        let mut orthonormal = |n: usize| {
+            DMatrix::<f64>::from_fn(n, values.len(), |_, _| random.random_range(-1.0..1.0)).qr().q()
+        };
         let (u, v) = (orthonormal(rows), orthonormal(columns));
         let scaled = DMatrix::from_fn(rows, values.len(), |i, j| u[(i, j)] * values[j]);
         (&scaled * v.transpose(), scaled, v)
     }
 
     fn of(matrix: &DMatrix<f64>, f: impl FnOnce(&Rows<'_>) -> Factors) -> DMatrix<f64> {
-        let read = |i: usize, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(j, x)| *x = matrix[(i, j)] as f32);
+        let read = |i: usize, row: &mut [f32]| {
+            row.iter_mut().enumerate().for_each(|(j, x)| *x = matrix[(i, j)] as f32)
+        };
         let factors = f(&Rows { rows: matrix.nrows(), columns: matrix.ncols(), read: &read });
         let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         let left = DMatrix::from_row_slice(matrix.nrows(), factors.rank, &wide(&factors.left));

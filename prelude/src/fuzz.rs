@@ -1,6 +1,7 @@
-//! Entry points for fuzzers: each reader of untrusted files, given arbitrary bytes. `tests/fuzzed.rs` mutates valid files
-//! for one second per reader; `tests/fuzz/` is for cargo-fuzz. Readers may return any result, but must not panic, hang,
-//! or allocate memory for sizes that the bytes merely claim.
+//! Entry points for fuzzers: each reader of untrusted files, given arbitrary bytes.
+//! `tests/fuzzed.rs` mutates valid files for one second per reader; `tests/fuzz/` is for
+//! cargo-fuzz. Readers may return any result, but must not panic, hang, or allocate memory for
+//! sizes that the bytes merely claim.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -39,7 +40,8 @@ pub(crate) fn directory() -> &'static Path {
     DIRECTORY.get_or_init(|| {
         let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
         // An existing directory, which another user may have created, is not used.
-        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&directory);
+        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+            .create(&directory);
         made.expect("a directory for the fuzzer's files");
         directory
     })

@@ -1,4 +1,5 @@
-//! Layer 0: runs crates that panic on corrupt files so that a panic becomes an error and prints nothing.
+//! Layer 0: runs crates that panic on corrupt files so that a panic becomes an error and prints
+//! nothing.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +18,8 @@ struct Quiet;
 
 impl Quiet {
     fn new() -> Self {
-        /// Installs a panic hook that stays silent within a guard and otherwise calls the previous hook.
+        /// Installs a panic hook that stays silent within a guard and otherwise calls the previous
+        /// hook.
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();

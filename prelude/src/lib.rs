@@ -1,8 +1,8 @@
 //! Differentiable Adaptive Merging (DAM, arXiv 2410.08371) as six primitives.
 //!
-//! N fine-tunes of one model become one model, `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`, with a learnt coefficient per
-//! source and weight column. Training makes the merge agree with each source on that source's own data; no labels are
-//! needed.
+//! N fine-tunes of one model become one model, `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`, with a
+//! learnt coefficient per source and weight column. Training makes the merge agree with each source
+//! on that source's own data; no labels are needed.
 //!
 //! ```
 //! use dam_prelude::*;
@@ -23,11 +23,12 @@
 //!
 //! [`Columns`] is one of several built-in [`Scheme`]s; your own takes about ten lines of code.
 //!
-//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a repository on the Hub
-//! (`org/name@revision`), a GGUF file, or a built-in model (`builtin:base`, `builtin:japanese`, `builtin:math`,
-//! `builtin:sql`). Each may be followed by `+` and LoRA adapters. Families that train: llama, mistral, qwen2, qwen3,
-//! gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay memory-mapped. Every returned type has a text form
-//! (`Display`) and shows itself as the result of an evcxr cell.
+//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a repository on the
+//! Hub (`org/name@revision`), a GGUF file, or a built-in model (`builtin:base`, `builtin:japanese`,
+//! `builtin:math`, `builtin:sql`). Each may be followed by `+` and LoRA adapters. Families that
+//! train: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay
+//! memory-mapped. Every returned type has a text form (`Display`) and shows itself as the result of
+//! an evcxr cell.
 //!
 //! # Modules, from the bottom up
 //!
@@ -80,10 +81,12 @@ pub use candle_core;
 pub use candle_core::Tensor;
 pub use checkpoint::Kind;
 pub use coefficients::{
-    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rest, Rows, RowsColumns,
-    Scheme, Site, Softmax, Task, Wrap,
+    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer,
+    PerTensor, Rest, Rows, RowsColumns, Scheme, Site, Softmax, Task, Wrap,
 };
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load};
+pub use session::{
+    Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load,
+};
 pub use train::{Optimizer, Schedule, Settings};

@@ -1,5 +1,5 @@
-//! Layer 0: progress of long byte-level work such as downloads, loads and writes. [`Work`] reports progress to a watcher
-//! and returns an error when a stop is requested.
+//! Layer 0: progress of long byte-level work such as downloads, loads and writes. [`Work`] reports
+//! progress to a watcher and returns an error when a stop is requested.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -28,7 +28,8 @@ type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Sets the function that receives progress. It is called from any thread, one call at a time per piece of work.
+/// Sets the function that receives progress. It is called from any thread, one call at a time per
+/// piece of work.
 pub(crate) fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
@@ -98,7 +99,10 @@ impl Work {
     }
 
     fn report(&self, what: &str) {
-        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > REPORT_DELAY) else { return };
+        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > REPORT_DELAY)
+        else {
+            return;
+        };
         // If another thread is reporting, this one does not wait.
         let Ok(mut reported) = self.reported.try_lock() else { return };
         if reported.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
@@ -120,7 +124,9 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        if let (Some(watcher), Some(_)) = (&self.watcher, *self.reported.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if let (Some(watcher), Some(_)) =
+            (&self.watcher, *self.reported.lock().unwrap_or_else(PoisonError::into_inner))
+        {
             watcher(&Progress { is_last: true, ..self.progress(&self.what) });
         }
     }
@@ -148,6 +154,9 @@ mod tests {
         std::thread::sleep(REPORT_INTERVAL + REPORT_INTERVAL);
         work.reach(8).unwrap();
         drop(work);
-        assert_eq!(*seen.lock().unwrap(), [(0, true, false), (3, false, false), (8, false, false), (8, false, true)]);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [(0, true, false), (3, false, false), (8, false, false), (8, false, true)]
+        );
     }
 }

@@ -6,7 +6,8 @@
 //! stop                                                        from the kernel
 //! ```
 //!
-//! evcxr attributes every compiler error to the cell. Errors in other crates are printed as text instead.
+//! evcxr attributes every compiler error to the cell. Errors in other crates are printed as text
+//! instead.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -35,7 +36,11 @@ pub fn run_with_messages(command: Command, each: impl FnMut(String) + Send + 'st
 }
 
 /// The same, with progress sent to `kernel`.
-fn run_reporting(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+fn run_reporting(
+    mut command: Command,
+    kernel: Option<UnixStream>,
+    each: impl FnMut(String) + Send + 'static,
+) -> ExitCode {
     // Cargo reports progress only if it is told the width of a line.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -46,7 +51,9 @@ fn run_reporting(mut command: Command, kernel: Option<UnixStream>, each: impl Fn
             return ExitCode::FAILURE;
         }
     };
-    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return ExitCode::FAILURE };
+    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+        return ExitCode::FAILURE;
+    };
     let group = Group::of(&child);
     let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
     let messages = std::thread::spawn(move || messages(out, each));
@@ -60,7 +67,8 @@ fn run_reporting(mut command: Command, kernel: Option<UnixStream>, each: impl Fn
     status(ended)
 }
 
-/// The process group of a child; none once the child has been waited for, because its id may then be reused.
+/// The process group of a child; none once the child has been waited for, because its id may then
+/// be reused.
 #[derive(Clone)]
 struct Group(Arc<Mutex<Option<i32>>>);
 
@@ -72,8 +80,8 @@ impl Group {
     /// Kills the group, if it still exists.
     fn kill(&self) {
         if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            // SAFETY: kill only sends a signal. The group is that of a child that has not been waited for: `wait` clears it
-            // under this lock first.
+            // SAFETY: kill only sends a signal. The group is that of a child that has not been
+            // waited for: `wait` clears it under this lock first.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
     }
@@ -92,7 +100,9 @@ fn wait_unreaped(child: &Child) {
         // SAFETY: a siginfo_t of zeros is valid.
         let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: the pointer is to a live siginfo_t.
-        let done = unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut ended, libc::WEXITED | libc::WNOWAIT) };
+        let done = unsafe {
+            libc::waitid(libc::P_PID, child.id(), &raw mut ended, libc::WEXITED | libc::WNOWAIT)
+        };
         if done == 0 || std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
             return;
         }
@@ -107,7 +117,8 @@ struct StopListener {
 
 impl StopListener {
     fn begin(kernel: &UnixStream, group: &Group) -> Option<Self> {
-        let (received, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
+        let (received, kernel, group) =
+            (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
         let thread = std::thread::spawn(move || {
             let _ = BufReader::new(received).read_line(&mut String::new());
             group.kill();
@@ -141,7 +152,9 @@ fn foreign_error(line: &str) -> Option<String> {
         return None;
     }
     let is_error = message["message"]["level"] == "error";
-    Some(message["message"]["rendered"].as_str().filter(|_| is_error).unwrap_or_default().to_owned())
+    Some(
+        message["message"]["rendered"].as_str().filter(|_| is_error).unwrap_or_default().to_owned(),
+    )
 }
 
 /// Reports cargo's progress to the kernel, and prints everything else.
@@ -195,12 +208,14 @@ fn read_piece(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The progress in a line such as `===>  ] 12/245: serde, syn`; none while only the cell is being built.
+/// The progress in a line such as `===>  ] 12/245: serde, syn`; none while only the cell is being
+/// built.
 fn parse_progress(bar: &str) -> Option<String> {
     let (_, rest) = bar.split_once("] ")?;
     let (numbers, names) = rest.split_once(':')?;
     let (done, all) = numbers.split_once('/')?;
-    let names: Vec<&str> = names.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != CELL).collect();
+    let names: Vec<&str> =
+        names.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != CELL).collect();
     (!names.is_empty()).then(|| format!("{} of {}: {}", done.trim(), all.trim(), names.join(", ")))
 }
 
@@ -249,7 +264,10 @@ mod tests {
 
     #[test]
     fn the_progress_of_other_crates_is_reported() {
-        assert_eq!(parse_progress("===>   ] 12/245: serde, syn").as_deref(), Some("12 of 245: serde, syn"));
+        assert_eq!(
+            parse_progress("===>   ] 12/245: serde, syn").as_deref(),
+            Some("12 of 245: serde, syn")
+        );
         assert_eq!(parse_progress("======>] 244/245: ctx"), None);
         assert_eq!(parse_progress("nothing"), None);
     }

@@ -1,10 +1,11 @@
 //! A wrapper for cargo, which evcxr and rust-analyzer call instead of it.
 //!
-//! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists of its own types and those
-//! of candle and the standard library; but rust-analyzer would first read the source of all two hundred dependencies, and the
-//! first cell would wait for that. So the wrapper reports only those few crates to rust-analyzer. Cells are built by cargo
-//! itself with all dependencies: the build is reported to the kernel (`build.rs`), and dependencies that a cell adds
-//! change nothing that is already built (`lock.rs`).
+//! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists
+//! of its own types and those of candle and the standard library; but rust-analyzer would first
+//! read the source of all two hundred dependencies, and the first cell would wait for that. So the
+//! wrapper reports only those few crates to rust-analyzer. Cells are built by cargo itself with all
+//! dependencies: the build is reported to the kernel (`build.rs`), and dependencies that a cell
+//! adds change nothing that is already built (`lock.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -32,15 +33,18 @@ const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
 /// Whether this process was started as the wrapper.
 pub fn is_cargo() -> bool {
     std::env::var_os(REAL).is_some()
-        && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
+        && std::env::args_os()
+            .next()
+            .is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
 }
 
-/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first,
-/// evcxr asks rustup.
+/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer
+/// looks in `CARGO_HOME` first, evcxr asks rustup.
 const HOME_BIN: &str = "home/bin";
 const RUSTUP_BIN: &str = "rustup";
 
-/// Creates the wrapper in `directory` for rust-analyzer and evcxr in this process. It reports builds to `socket`.
+/// Creates the wrapper in `directory` for rust-analyzer and evcxr in this process. It reports
+/// builds to `socket`.
 ///
 /// # Errors
 /// There is no compiler, or the directory is not writable.
@@ -53,7 +57,8 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
     // The tool itself, not rustup's proxy, which looks it up at every call.
     let tool = |name: &str| {
         let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());
-        own.or_else(|| super::prepare::on_path(name)).with_context(|| format!("there is no {name}: install Rust from rustup.rs"))
+        own.or_else(|| super::prepare::on_path(name))
+            .with_context(|| format!("there is no {name}: install Rust from rustup.rs"))
     };
     let home = match std::env::var_os("CARGO_HOME") {
         Some(home) => home.into(),
@@ -67,9 +72,12 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
     let script = format!("#!/bin/sh\n[ \"$1\" = which ] && echo {}/\"$2\"\n", quoted(&bin));
     std::fs::write(rustup.join("rustup"), script)?;
-    std::fs::set_permissions(rustup.join("rustup"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    // SAFETY: other threads of this process, if any, read the environment only through std, whose lock `set_var` takes; no C
-    // code reads it meanwhile.
+    std::fs::set_permissions(
+        rustup.join("rustup"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
+    // SAFETY: other threads of this process, if any, read the environment only through std, whose
+    // lock `set_var` takes; no C code reads it meanwhile.
     unsafe {
         std::env::set_var(REAL, tool("cargo")?);
         std::env::set_var(HOME, home);
@@ -81,13 +89,16 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
 
 /// Runs `start` with the wrapper first on `PATH`, if there is one.
 pub fn with_wrapper_on_path<T>(start: impl FnOnce() -> T) -> T {
-    let Some(home) = std::env::var_os("CARGO_HOME").filter(|_| std::env::var_os(REAL).is_some()) else { return start() };
+    let Some(home) = std::env::var_os("CARGO_HOME").filter(|_| std::env::var_os(REAL).is_some())
+    else {
+        return start();
+    };
     let before = std::env::var_os("PATH").unwrap_or_default();
     let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
     let path = std::env::join_paths(std::iter::once(rustup).chain(std::env::split_paths(&before)));
     let set = |path: &OsStr| {
-        // SAFETY: other threads of this process read the environment only through std, whose lock `set_var` takes; no C code
-        // reads it meanwhile.
+        // SAFETY: other threads of this process read the environment only through std, whose lock
+        // `set_var` takes; no C code reads it meanwhile.
         unsafe { std::env::set_var("PATH", path) };
     };
     set(path.as_deref().unwrap_or(&before));
@@ -110,12 +121,17 @@ pub fn cargo() -> ExitCode {
     let mut command = cargo();
     command.args(&arguments);
     // Cargo's global options come before the subcommand.
-    let what = arguments.iter().find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-'))).unwrap_or("");
+    let what = arguments
+        .iter()
+        .find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-')))
+        .unwrap_or("");
     match (what, std::env::var_os(EVCXR).is_some()) {
         ("build" | "check", true) => {
             // `check` becomes `build`: everything a build needs is cached, nothing for a check is.
-            let arguments: Vec<OsString> =
-                arguments.iter().map(|a| if a == "check" { "build".into() } else { a.clone() }).collect();
+            let arguments: Vec<OsString> = arguments
+                .iter()
+                .map(|a| if a == "check" { "build".into() } else { a.clone() })
+                .collect();
             let done = super::lock::check_build(&cargo).and_then(|separate| match separate[..] {
                 [] => Ok(super::build::run({
                     let mut command = cargo();
@@ -139,7 +155,9 @@ pub fn cargo() -> ExitCode {
         },
         ("metadata", false) => {
             command.stderr(std::process::Stdio::inherit());
-            let Ok(output) = super::lock::preserving_lock(|| command.output()) else { return ExitCode::FAILURE };
+            let Ok(output) = super::lock::preserving_lock(|| command.output()) else {
+                return ExitCode::FAILURE;
+            };
             match serde_json::from_slice(&output.stdout) {
                 Ok(all) => println!("{}", without_prelude_dependencies(all)),
                 Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
@@ -161,8 +179,11 @@ fn without_prelude_dependencies(mut all: Value) -> Value {
     let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
     let is_prelude = |package: &Value| name(package) == KNOWN[0];
     let packages = all["packages"].as_array().cloned().unwrap_or_default();
-    let Some(prelude) = packages.iter().find(|p| is_prelude(p)).map(|p| p["id"].clone()) else { return all };
-    let known = |id: &Value| packages.iter().any(|p| p["id"] == *id && KNOWN.contains(&name(p).as_str()));
+    let Some(prelude) = packages.iter().find(|p| is_prelude(p)).map(|p| p["id"].clone()) else {
+        return all;
+    };
+    let known =
+        |id: &Value| packages.iter().any(|p| p["id"] == *id && KNOWN.contains(&name(p).as_str()));
     let nodes = all["resolve"]["nodes"].as_array().cloned().unwrap_or_default();
     // Everything reachable without passing through a known package.
     let mut kept: BTreeSet<String> = BTreeSet::new();
@@ -177,7 +198,13 @@ fn without_prelude_dependencies(mut all: Value) -> Value {
         let mut node = node.clone();
         if known(&id) {
             let is_known = |dep: &Value| known(&dep["pkg"]);
-            let deps: Vec<Value> = node["deps"].as_array().into_iter().flatten().filter(|d| is_known(d)).cloned().collect();
+            let deps: Vec<Value> = node["deps"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|d| is_known(d))
+                .cloned()
+                .collect();
             node["dependencies"] = deps.iter().map(|dep| dep["pkg"].clone()).collect();
             node["deps"] = deps.into();
         }
@@ -203,7 +230,8 @@ mod tests {
             let deps: Vec<_> = deps.iter().map(|dep| json!({"name": dep, "pkg": dep})).collect();
             json!({"id": id, "deps": deps, "dependencies": []})
         };
-        let packages = ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package);
+        let packages =
+            ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package);
         let all = json!({
             "packages": packages,
             "workspace_members": ["ctx"],
@@ -213,7 +241,12 @@ mod tests {
             ]},
         });
         let few = without_prelude_dependencies(all);
-        let names: Vec<_> = few["packages"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+        let names: Vec<_> = few["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["name"].as_str().unwrap())
+            .collect();
         assert_eq!(names, ["ctx", "dam-prelude", "candle-core", "regex", "memchr"]);
         let nodes = few["resolve"]["nodes"].as_array().unwrap();
         let prelude = nodes.iter().find(|node| node["id"] == "dam-prelude").unwrap();

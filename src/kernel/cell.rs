@@ -28,7 +28,8 @@ pub const VARIABLES: &str = "dam-variables";
 /// The number of earlier cells kept, in which later errors may be located.
 const EARLIER_CELLS: usize = 200;
 
-/// Answers an input request of a cell. Arguments: the prompt, and whether the answer is a password. None: there is no answer.
+/// Answers an input request of a cell. Arguments: the prompt, and whether the answer is a password.
+/// None: there is no answer.
 pub type AskUser<'a> = &'a (dyn Fn(&str, bool) -> Option<String> + Sync);
 
 /// Runs cells; shared with the code that interrupts them.
@@ -52,7 +53,8 @@ pub struct Cells {
 impl Cells {
     pub fn new(link: Arc<Link>, output: Arc<CellOutput>, socket: PathBuf) -> Self {
         let (running, evcxr_formats) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (earlier, stopped, process, table) = (Mutex::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
+        let (earlier, stopped, process, table) =
+            (Mutex::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
         Self { link, output, socket, running, evcxr_formats, earlier, stopped, process, table }
     }
 
@@ -61,7 +63,9 @@ impl Cells {
     /// # Errors
     /// As for [`Engine::start`].
     pub fn start(&self) -> Result<Engine> {
-        self.start_with_notice(|| self.output.note("building the prelude for notebooks; this takes a few minutes, once\n"))
+        self.start_with_notice(|| {
+            self.output.note("building the prelude for notebooks; this takes a few minutes, once\n")
+        })
     }
 
     /// Starts evcxr; calls `before_build` if the prelude has to be built first.
@@ -78,7 +82,13 @@ impl Cells {
     ///
     /// # Errors
     /// The failure of the cell.
-    pub fn run(&self, engine: &mut Engine, cell: &str, number: usize, ask: AskUser<'_>) -> Result<(), Failure> {
+    pub fn run(
+        &self,
+        engine: &mut Engine,
+        cell: &str,
+        number: usize,
+        ask: AskUser<'_>,
+    ) -> Result<(), Failure> {
         *locked(&self.stopped) = None;
         self.link.was_build_stopped();
         self.running.store(true, Ordering::SeqCst);
@@ -99,7 +109,10 @@ impl Cells {
             done
         });
         self.link.flush(FLUSH_TIMEOUT);
-        let failure = self.output.end(self.link.sync()).map(|failure| self.with_position(failure, engine, cell, &ran));
+        let failure = self
+            .output
+            .end(self.link.sync())
+            .map(|failure| self.with_position(failure, engine, cell, &ran));
         let mut earlier = locked(&self.earlier);
         earlier.insert(0, (number, cell.to_owned()));
         earlier.truncate(EARLIER_CELLS);
@@ -112,9 +125,16 @@ impl Cells {
     }
 
     /// Runs the parts of a cell; sets `ran` to the last part as it was compiled.
-    fn parts(&self, engine: &mut Engine, cell: &str, ask: AskUser<'_>, ran: &mut String) -> Result<(), Failure> {
-        let given =
-            parameters(cell, |name| engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind));
+    fn parts(
+        &self,
+        engine: &mut Engine,
+        cell: &str,
+        ask: AskUser<'_>,
+        ran: &mut String,
+    ) -> Result<(), Failure> {
+        let given = parameters(cell, |name| {
+            engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind)
+        });
         let given = given.transpose().map_err(|message| Failure::new("error", &message, ""))?;
         for part in parts(given.as_deref().unwrap_or(cell)) {
             match part {
@@ -132,12 +152,25 @@ impl Cells {
         Ok(())
     }
 
-    fn rust(&self, engine: &mut Engine, cell: &str, rust: &str, ask: AskUser<'_>, ran: &mut String) -> Result<(), Failure> {
-        let command =
-            |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
+    fn rust(
+        &self,
+        engine: &mut Engine,
+        cell: &str,
+        rust: &str,
+        ask: AskUser<'_>,
+        ran: &mut String,
+    ) -> Result<(), Failure> {
+        let command = |names: &[&str]| {
+            rust.lines()
+                .filter(|l| is_command(l))
+                .any(|l| names.iter().any(|n| l.trim().starts_with(n)))
+        };
         self.evcxr_formats.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
-        let code =
-            if self.evcxr_formats.load(Ordering::SeqCst) { CompiledCode::plain(rust) } else { CompiledCode::showing_value(rust) };
+        let code = if self.evcxr_formats.load(Ordering::SeqCst) {
+            CompiledCode::plain(rust)
+        } else {
+            CompiledCode::showing_value(rust)
+        };
         code.text.clone_into(ran);
         let answer = |prompt: &str, password: bool| ask(prompt, password).unwrap_or_default();
         self.output.begin_wait("compiling the cell", None);
@@ -154,12 +187,18 @@ impl Cells {
                 }
                 Ok(())
             }
-            Err(_) if self.link.was_build_stopped() => {
-                Err(Failure::new("interrupted", "the build for this cell was stopped", "variables are unchanged"))
-            }
-            Err(Error::CompilationErrors(errors)) => {
-                Err(compiler_failure(cell, &code, &errors, &engine.generated(), &locked(&self.earlier)))
-            }
+            Err(_) if self.link.was_build_stopped() => Err(Failure::new(
+                "interrupted",
+                "the build for this cell was stopped",
+                "variables are unchanged",
+            )),
+            Err(Error::CompilationErrors(errors)) => Err(compiler_failure(
+                cell,
+                &code,
+                &errors,
+                &engine.generated(),
+                &locked(&self.earlier),
+            )),
             Err(Error::SubprocessTerminated(how)) => Err(self.process_ended(engine, &how)),
             Err(error) => Err(build_failure(&error.to_string())),
         }
@@ -201,7 +240,10 @@ impl Cells {
                 }
                 *locked(&self.table) = Some(table);
             }
-            Err(failure) => self.output.note(&format!("the table of variables is no longer updated: {}\n", failure.message)),
+            Err(failure) => self.output.note(&format!(
+                "the table of variables is no longer updated: {}\n",
+                failure.message
+            )),
         }
     }
 
@@ -223,9 +265,11 @@ impl Cells {
     fn verbs(&self, engine: &mut Engine, line: &str) -> Result<(), Failure> {
         match self.link.verbs(line, |shown| self.output.show(shown)) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err((message, hint))) => {
-                Err(Failure::new("error", &message, &hint.map(|h| format!("hint: {h}")).unwrap_or_default()))
-            }
+            Ok(Err((message, hint))) => Err(Failure::new(
+                "error",
+                &message,
+                &hint.map(|h| format!("hint: {h}")).unwrap_or_default(),
+            )),
             Err(how) => Err(self.process_ended(engine, &how.to_string())),
         }
     }
@@ -237,7 +281,10 @@ impl Cells {
     pub fn save(&self, file: &std::path::Path) -> Result<(), Failure> {
         let failed = |message: &str| Failure::new("error", message, "");
         self.link.begin();
-        match self.link.verbs(&format!("save --force {}", quoted(&file.display().to_string())), |_| {}) {
+        match self
+            .link
+            .verbs(&format!("save --force {}", quoted(&file.display().to_string())), |_| {})
+        {
             Ok(done) => done.map_err(|(message, _)| failed(&message)),
             Err(error) => Err(failed(&error.to_string())),
         }
@@ -248,7 +295,11 @@ impl Cells {
         // evcxr notices a dead process only on use, and then starts another.
         let again = engine.attach().or_else(|_| engine.attach());
         let interrupted = locked(&self.stopped).is_some();
-        let message = if interrupted { "the second interrupt killed the cells' process" } else { "the cells' process has ended" };
+        let message = if interrupted {
+            "the second interrupt killed the cells' process"
+        } else {
+            "the cells' process has ended"
+        };
         let rest = match again {
             Ok(()) => "all variables are lost; rerun the cells that define them".to_owned(),
             Err(error) => format!("a new one did not start ({error:#}); restart the kernel"),
@@ -273,7 +324,9 @@ impl Cells {
             self.output.note("stopping the build\n");
             return;
         }
-        self.output.note("stopping; a second interrupt within 5 s kills the process and loses its variables\n");
+        self.output.note(
+            "stopping; a second interrupt within 5 s kills the process and loses its variables\n",
+        );
     }
 
     /// Ends the cells' process for good.
@@ -299,13 +352,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The number of references before a type; the value behind them is shown.
 fn references(kind: &str) -> usize {
     let Some(rest) = kind.strip_prefix('&') else { return 0 };
-    let rest = if rest.starts_with('\'') { rest.split_once(' ').map_or("", |(_, rest)| rest) } else { rest };
+    let rest = if rest.starts_with('\'') {
+        rest.split_once(' ').map_or("", |(_, rest)| rest)
+    } else {
+        rest
+    };
     1 + references(rest.strip_prefix("mut ").unwrap_or(rest))
 }
 
 /// The failure of a build, with cargo's messages but without evcxr's around them.
 fn build_failure(text: &str) -> Failure {
-    let stderr = text.split_once("STDERR:\n").map_or(text, |(_, stderr)| stderr.split("\nSTDOUT:").next().unwrap_or(stderr));
+    let stderr = text
+        .split_once("STDERR:\n")
+        .map_or(text, |(_, stderr)| stderr.split("\nSTDOUT:").next().unwrap_or(stderr));
     let stderr = stderr.trim();
     // Errors in crates come before cargo's own message.
     let (message, rest) = stderr.split_once('\n').unwrap_or((stderr, ""));
@@ -318,14 +377,14 @@ mod tests {
 
     #[test]
     fn leading_references_of_a_type_are_counted() {
-        let kinds = ["i32", "&str", "&'static str", "&&mut [u8]", "&'a mut &'static Tensor", "Vec<&str>"];
+        let kinds =
+            ["i32", "&str", "&'static str", "&&mut [u8]", "&'a mut &'static Tensor", "Vec<&str>"];
         assert_eq!(kinds.map(references), [0, 1, 1, 2, 2, 0]);
     }
 
     #[test]
     fn build_failures_have_cargos_messages_without_evcxrs() {
-        let text =
-            "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
+        let text = "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
         let failure = build_failure(text);
         assert_eq!((failure.message.as_str(), failure.lines.len()), ("error[E0425]: x", 2));
         assert_eq!(build_failure("no such crate").message, "no such crate");

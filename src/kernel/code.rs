@@ -1,4 +1,5 @@
-//! Analyses the text of a cell without running it: verbs or Rust, complete or not, and cursor positions.
+//! Analyses the text of a cell without running it: verbs or Rust, complete or not, and cursor
+//! positions.
 
 use std::ops::Range;
 
@@ -21,15 +22,17 @@ pub enum Part<'a> {
 /// %step 5
 /// ```
 ///
-/// After incomplete Rust, `%` is an operator; after complete Rust it must be in the first column, directly before a verb. A
-/// line copied from the prompt is a line of verbs too: `dam> step 5`.
+/// After incomplete Rust, `%` is an operator; after complete Rust it must be in the first column,
+/// directly before a verb. A line copied from the prompt is a line of verbs too: `dam> step 5`.
 pub fn parts(cell: &str) -> Vec<Part<'_>> {
     let (mut parts, mut rust, mut is_rust) = (Vec::new(), String::new(), false);
     for (i, line) in cell.split_inclusive('\n').enumerate() {
         let text = line.trim_end();
         let verbs = match is_rust {
             false => verbs(text.trim_start()),
-            true => verbs(text).filter(|_| is_verb(text) && !matches!(completeness(&rust), Completeness::Incomplete(_))),
+            true => verbs(text).filter(|_| {
+                is_verb(text) && !matches!(completeness(&rust), Completeness::Incomplete(_))
+            }),
         };
         match verbs {
             Some(verbs) => {
@@ -57,7 +60,9 @@ pub fn verbs(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("dam")?;
     let verbs = match rest.strip_prefix('>') {
         Some(verbs) => verbs.strip_prefix(' ').or(verbs.is_empty().then_some(""))?,
-        None => rest.strip_prefix(' ').filter(|rest| rest.contains(" sources · "))?.split_once(" > ")?.1,
+        None => {
+            rest.strip_prefix(' ').filter(|rest| rest.contains(" sources · "))?.split_once(" > ")?.1
+        }
     };
     Some(verbs.trim())
 }
@@ -81,23 +86,26 @@ pub fn without_verbs(cell: &str) -> String {
     bare
 }
 
-/// The range of the expression that is the value of `rust`, which may start with evcxr commands. None if there is no such
-/// expression or the code does not parse.
+/// The range of the expression that is the value of `rust`, which may start with evcxr commands.
+/// None if there is no such expression or the code does not parse.
 pub fn value(rust: &str) -> Option<Range<usize>> {
     const HEAD: &str = "fn f(){";
-    let is_above = |line: &&str| line.trim().is_empty() || line.starts_with("//") || is_command(line);
+    let is_above =
+        |line: &&str| line.trim().is_empty() || line.starts_with("//") || is_command(line);
     let begin: usize = rust.split_inclusive('\n').take_while(is_above).map(str::len).sum();
     let parsed = SourceFile::parse(&format!("{HEAD}{}\n}}", &rust[begin..]), Edition::Edition2024);
     if !parsed.errors().is_empty() {
         return None;
     }
     let mut items = parsed.syntax_node().children();
-    let range = ast::Fn::cast(items.next()?)?.body()?.stmt_list()?.tail_expr()?.syntax().text_range();
+    let range =
+        ast::Fn::cast(items.next()?)?.body()?.stmt_list()?.tail_expr()?.syntax().text_range();
     let place = |at: ra_ap_syntax::TextSize| usize::from(at) - HEAD.len() + begin;
     items.next().is_none().then(|| place(range.start())..place(range.end()))
 }
 
-/// The start of the expression that `code` ends with: after whatever ends a statement or opens a bracket.
+/// The start of the expression that `code` ends with: after whatever ends a statement or opens a
+/// bracket.
 pub fn last_expression(code: &str) -> usize {
     let mut depth = 0;
     for (at, c) in code.char_indices().rev() {
@@ -186,8 +194,8 @@ fn string(text: &str) -> Option<usize> {
     None
 }
 
-/// The length of the raw string at the start of `text`: the outer option is none if it is not a raw string, the inner one if
-/// it is not closed.
+/// The length of the raw string at the start of `text`: the outer option is none if it is not a raw
+/// string, the inner one if it is not closed.
 fn raw(text: &str) -> Option<Option<usize>> {
     let hashes = text[1..].chars().take_while(|c| *c == '#').count();
     let begin = 1 + hashes;
@@ -201,19 +209,24 @@ fn raw(text: &str) -> Option<Option<usize>> {
 fn character(text: &str) -> usize {
     let mut characters = text.char_indices().skip(1);
     let end = match characters.next() {
-        Some((_, '\\')) => text[2..].char_indices().skip(1).find(|(_, c)| *c == '\'').map(|(at, _)| at + 3),
+        Some((_, '\\')) => {
+            text[2..].char_indices().skip(1).find(|(_, c)| *c == '\'').map(|(at, _)| at + 3)
+        }
         Some(_) => characters.next().filter(|(_, c)| *c == '\'').map(|(at, _)| at + 1),
         None => None,
     };
     end.unwrap_or(1)
 }
 
-/// The text inserted for a completion: for a call, the name and an opening parenthesis. None for tuple fields.
+/// The text inserted for a completion: for a call, the name and an opening parenthesis. None for
+/// tuple fields.
 pub fn inserted(completion: &str) -> Option<String> {
     match completion.split_once('(') {
         Some((_, ")")) => Some(completion.to_owned()),
         Some((name, _)) => Some(format!("{name}(")),
-        None => (!completion.starts_with(|c: char| c.is_ascii_digit())).then(|| completion.to_owned()),
+        None => {
+            (!completion.starts_with(|c: char| c.is_ascii_digit())).then(|| completion.to_owned())
+        }
     }
 }
 
@@ -227,11 +240,15 @@ pub fn cursor(code: &str, position: usize) -> usize {
     code.char_indices().take_while(|(at, _)| *at < position).count()
 }
 
-/// The opening parenthesis of the call whose arguments contain byte `position`; none if there is a name at that position.
+/// The opening parenthesis of the call whose arguments contain byte `position`; none if there is a
+/// name at that position.
 pub fn call_parenthesis(code: &str, position: usize) -> Option<usize> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let (before, after) = code.split_at(position);
-    let word = before.rfind(|c: char| !is_word(c)).map_or(before, |at| &before[at..]).trim_start_matches(|c: char| !is_word(c));
+    let word = before
+        .rfind(|c: char| !is_word(c))
+        .map_or(before, |at| &before[at..])
+        .trim_start_matches(|c: char| !is_word(c));
     let word = if word.is_empty() { after } else { word };
     if word.starts_with(|c: char| is_word(c) && !c.is_ascii_digit()) {
         return None;
@@ -274,7 +291,8 @@ mod tests {
         );
         assert_eq!(parts("// first\n%step 5"), [Part::Verbs("step 5")]);
         // An operator, or part of a string.
-        for code in ["let a = 7 % 2;", "let a = 7\n    % b;", "f(\n%b)", "r\"\n%step\n\"", "a\n% b"] {
+        for code in ["let a = 7 % 2;", "let a = 7\n    % b;", "f(\n%b)", "r\"\n%step\n\"", "a\n% b"]
+        {
             assert_eq!(parts(code), [rust(code)], "{code}");
         }
         assert_eq!(without_verbs("%load 十\nlet a = 1;"), "         \nlet a = 1;");
@@ -283,7 +301,10 @@ mod tests {
     #[test]
     fn lines_copied_from_the_prompt_are_verbs() {
         let copied = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold\ndam>";
-        assert_eq!(parts(copied), [Part::Verbs("load a b"), Part::Verbs("branch bold"), Part::Verbs("")]);
+        assert_eq!(
+            parts(copied),
+            [Part::Verbs("load a b"), Part::Verbs("branch bold"), Part::Verbs("")]
+        );
         for code in ["dam.loss()?", "dam > 3", "dam>3", "dam_other> x"] {
             assert_eq!(parts(code), [Part::Rust(code.into())], "{code}");
         }
@@ -295,7 +316,9 @@ mod tests {
         assert_eq!(value("let a = 1;\na + 1 // more"), Some("a + 1"));
         assert_eq!(value(":dep x\n// first\n\n'十' "), Some("'十'"));
         assert_eq!(value("for i in 0..3 { f(i); }"), Some("for i in 0..3 { f(i); }"));
-        for code in ["let a = 1;", "f();", "", "fn f() {}", "f(", ":vars", "use a::b;", "}\nfn g() { 1"] {
+        for code in
+            ["let a = 1;", "f();", "", "fn f() {}", "f(", ":vars", "use a::b;", "}\nfn g() { 1"]
+        {
             assert_eq!(value(code), None, "{code}");
         }
     }
@@ -304,7 +327,8 @@ mod tests {
     fn the_last_expression_starts_after_a_delimiter() {
         let last = |code: &'static str| code[last_expression(code)..].trim();
         assert_eq!(
-            ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"].map(last),
+            ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"]
+                .map(last),
             ["dam", "dam.loss()?", "dam", "load([\"a\"])?", "[1, 2]"]
         );
     }
@@ -336,11 +360,18 @@ mod tests {
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
         assert_eq!(
-            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| call_parenthesis(code, code.len())),
+            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"]
+                .map(|code| call_parenthesis(code, code.len())),
             [Some(9), Some(9), Some(1), Some(1), None]
         );
-        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| call_parenthesis(code, code.len())), [None; 3]);
+        assert_eq!(
+            ["dam.tra", "f(x", "f(1); "].map(|code| call_parenthesis(code, code.len())),
+            [None; 3]
+        );
         let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
-        assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);
+        assert_eq!(
+            inserted,
+            [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]
+        );
     }
 }

@@ -36,24 +36,39 @@ pub enum Jupyter {
 pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
     match action {
         Jupyter::Install { target } => {
-            let directory = install_progress::with_progress(|| install(target, install_progress::announce))?;
-            let message = format!("installed the kernel in {}; open a notebook with: jupyter lab", directory.display());
+            let directory =
+                install_progress::with_progress(|| install(target, install_progress::announce))?;
+            let message = format!(
+                "installed the kernel in {}; open a notebook with: jupyter lab",
+                directory.display()
+            );
             output.object("install", &message, json!({"path": directory}));
         }
         Jupyter::Uninstall { target } => {
             let (directory, prelude) = uninstall(target)?;
             let rest = match &prelude {
-                PreludeState::Removed => "the prelude built for notebooks was removed too".to_owned(),
+                PreludeState::Removed => {
+                    "the prelude built for notebooks was removed too".to_owned()
+                }
                 PreludeState::Needed(others) => {
-                    let others: Vec<String> = others.iter().map(|other| other.display().to_string()).collect();
-                    format!("the prelude built for notebooks stays, because it is used by {}", others.join(", "))
+                    let others: Vec<String> =
+                        others.iter().map(|other| other.display().to_string()).collect();
+                    format!(
+                        "the prelude built for notebooks stays, because it is used by {}",
+                        others.join(", ")
+                    )
                 }
                 PreludeState::Running(count) => {
-                    let kernels = if *count == 1 { "1 running kernel".to_owned() } else { format!("{count} running kernels") };
+                    let kernels = if *count == 1 {
+                        "1 running kernel".to_owned()
+                    } else {
+                        format!("{count} running kernels")
+                    };
                     format!("build files in use by {kernels} stay until the next installation")
                 }
             };
-            let others = if let PreludeState::Needed(others) = &prelude { others.as_slice() } else { &[] };
+            let others =
+                if let PreludeState::Needed(others) = &prelude { others.as_slice() } else { &[] };
             output.object(
                 "uninstall",
                 &format!("removed {}; {rest}", directory.display()),

@@ -26,7 +26,11 @@ impl Completions {
         let one = |(word, kind): (&String, &&str)| json!({"text": word, "type": kind, "start": self.start, "end": self.end});
         let kinds: Vec<Value> = self.words.iter().zip(&self.kinds).map(one).collect();
         let name = "_jupyter_types_experimental";
-        if kinds.is_empty() { Map::new() } else { Map::from_iter([(name.to_owned(), kinds.into())]) }
+        if kinds.is_empty() {
+            Map::new()
+        } else {
+            Map::from_iter([(name.to_owned(), kinds.into())])
+        }
     }
 }
 
@@ -46,8 +50,8 @@ impl Completer {
         let line = cell[..position].rsplit('\n').next().unwrap_or_default();
         if let Some(verbs) = code::verbs(line.trim_start()) {
             let line = &line[verbs.as_ptr() as usize - line.as_ptr() as usize..];
-            // Verbs, keys, values, methods and files are completed here; names of loaded models are known only to the cells'
-            // process.
+            // Verbs, keys, values, methods and files are completed here; names of loaded models are
+            // known only to the cells' process.
             let found = verbs::complete(&Context::default(), line, line.len());
             let typed = line.get(found.start..).unwrap_or_default().chars().count();
             let words = found.candidates.into_iter().map(|found| found.text).collect();
@@ -57,10 +61,18 @@ impl Completer {
         let Some((start, end, words)) = engine.completions(&cell, position) else {
             return Completions { start: cursor, end: cursor, ..Completions::default() };
         };
-        let words = words.into_iter().filter_map(|(word, kind)| Some((code::inserted(&word)?, kind))).collect();
+        let words = words
+            .into_iter()
+            .filter_map(|(word, kind)| Some((code::inserted(&word)?, kind)))
+            .collect();
         let words = self.rank_members(engine, &cell[..start], words);
         let (words, kinds) = words.into_iter().unzip();
-        Completions { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
+        Completions {
+            words,
+            kinds,
+            start: code::cursor(&cell, start),
+            end: code::cursor(&cell, end),
+        }
     }
 
     /// The members that may follow `before`, those of the type itself first, without hidden ones.
@@ -80,8 +92,11 @@ impl Completer {
             _ => return words,
         };
         let members = Members::known();
-        let rank = |word: &(String, &str)| members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']));
-        let mut words: Candidates = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
+        let rank = |word: &(String, &str)| {
+            members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']))
+        };
+        let mut words: Candidates =
+            words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
         words.sort_by_key(rank);
         words
     }
@@ -108,7 +123,9 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
     let line = cell[..position].rsplit('\n').next().unwrap_or_default();
     if let Some(line) = code::verbs(line.trim_start()) {
         let verb = find(line.split_whitespace().next()?).ok()?;
-        return Some(json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}));
+        return Some(
+            json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}),
+        );
     }
     let cell = without_verbs(cell);
     // Between the parentheses of a call, the documentation is that of the function.

@@ -1,4 +1,5 @@
-//! `dam jupyter doctor`: checks the requirements of notebooks, and says how to install what is missing.
+//! `dam jupyter doctor`: checks the requirements of notebooks, and says how to install what is
+//! missing.
 
 use std::path::Path;
 use std::process::Command;
@@ -44,20 +45,44 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
     let need = |what, found, remedy| Finding { what, found, remedy, optional: false };
     let wish = |what, found, remedy| Finding { what, found, remedy, optional: true };
     let spec = target.directory()?.join("kernel.json");
-    let lab = first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
+    let lab =
+        first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
     let built = prelude_build_path();
-    let linker = ["mold", "lld", "ld.lld"].into_iter().find_map(on_path).map(|path| path.display().to_string());
+    let linker = ["mold", "lld", "ld.lld"]
+        .into_iter()
+        .find_map(on_path)
+        .map(|path| path.display().to_string());
     Ok(vec![
-        need("jupyter", lab.or_else(|| first_line("jupyter", &["--version"])), "pip install jupyterlab"),
-        need("rustc", first_line("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("cargo", first_line("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("linker", first_line("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
+        need(
+            "jupyter",
+            lab.or_else(|| first_line("jupyter", &["--version"])),
+            "pip install jupyterlab",
+        ),
+        need(
+            "rustc",
+            first_line("rustc", &["--version"]),
+            "install Rust from rustup.rs: cells are compiled",
+        ),
+        need(
+            "cargo",
+            first_line("cargo", &["--version"]),
+            "install Rust from rustup.rs: cells are compiled",
+        ),
+        need(
+            "linker",
+            first_line("cc", &["--version"]),
+            "install a C compiler (gcc or clang), which links what Rust compiles",
+        ),
         wish(
             "fast linker",
             linker,
             "mold or lld make cells faster if Rust includes no linker of its own: install one, then run `dam jupyter install`",
         ),
-        wish("rust-src", source(), "no completion for the standard library: rustup component add rust-src"),
+        wish(
+            "rust-src",
+            source(),
+            "no completion for the standard library: rustup component add rust-src",
+        ),
         need(
             "prelude source",
             existing(Path::new(PRELUDE)),
@@ -75,7 +100,11 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
 
 /// The first line of a program's output, if the program exists and succeeds.
 fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);
     Some(text.lines().next().unwrap_or("found").to_owned())
 }

@@ -12,10 +12,13 @@ use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
 use super::cargo::{HOME, with_wrapper_on_path};
 use super::link::Link;
-use super::prepare::{BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path};
+use super::prepare::{
+    BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path,
+};
 use super::relay::BACKTRACE;
 
-/// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that has one twice.)
+/// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that
+/// has one twice.)
 const BEGIN: &str = "use dam_prelude::*; Ok::<(), dam_prelude::Error>(())?;";
 
 /// The first code of every new process for cells.
@@ -36,8 +39,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls `before_build` and then builds the
-    /// prelude if it is not built yet.
+    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls
+    /// `before_build` and then builds the prelude if it is not built yet.
     ///
     /// # Errors
     /// There is no compiler or source, the prelude does not build, or the disk is full.
@@ -76,18 +79,28 @@ impl Engine {
         Err(anyhow!("the cells' process does not respond: restart the kernel"))
     }
 
-    /// Runs a cell. `input` answers requests for input; its arguments are the prompt and whether the answer is a password.
+    /// Runs a cell. `input` answers requests for input; its arguments are the prompt and whether
+    /// the answer is a password.
     ///
     /// # Errors
     /// The error of evcxr.
-    pub fn execute(&mut self, code: &str, input: &dyn Fn(&str, bool) -> String) -> Result<EvalOutputs, Error> {
-        let mut callbacks = EvalCallbacks { input_reader: &|request| input(&request.prompt, request.is_password) };
+    pub fn execute(
+        &mut self,
+        code: &str,
+        input: &dyn Fn(&str, bool) -> String,
+    ) -> Result<EvalOutputs, Error> {
+        let mut callbacks =
+            EvalCallbacks { input_reader: &|request| input(&request.prompt, request.is_password) };
         self.context.execute_with_callbacks(code, &mut callbacks)
     }
 
     /// The variables and their types, sorted by name.
     pub fn variables(&self) -> Vec<(String, String)> {
-        let mut all: Vec<_> = self.context.variables_and_types().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        let mut all: Vec<_> = self
+            .context
+            .variables_and_types()
+            .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+            .collect();
         all.sort();
         all
     }
@@ -97,8 +110,13 @@ impl Engine {
         self.context.last_source().unwrap_or_default()
     }
 
-    /// The completions at byte `position` of `code`: the range of bytes they replace, and the words with their kinds.
-    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Candidates)> {
+    /// The completions at byte `position` of `code`: the range of bytes they replace, and the words
+    /// with their kinds.
+    pub fn completions(
+        &mut self,
+        code: &str,
+        position: usize,
+    ) -> Option<(usize, usize, Candidates)> {
         let found = self.context.completions(code, position).ok()?;
         let words = found.completions.into_iter().map(|c| (c.code, c.kind)).collect();
         Some((found.start_offset, found.end_offset, words))
@@ -119,7 +137,8 @@ impl Engine {
 /// evcxr's answer if there is no documentation.
 const NOTHING: &str = "No documentation found";
 
-/// The directory with the prelude built for cells. Calls `before_build` and then builds it if it is not there yet.
+/// The directory with the prelude built for cells. Calls `before_build` and then builds it if it is
+/// not there yet.
 ///
 /// # Errors
 /// There is no compiler or source, the prelude does not build, or the disk is full.
@@ -141,14 +160,16 @@ pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
 
 /// evcxr with the prelude in scope, building in `directory`.
 fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
-    // SAFETY: other threads of this process read the environment only through std, whose lock `set_var` takes; C code that
-    // would read it directly (name resolution) is done before the engine starts.
+    // SAFETY: other threads of this process read the environment only through std, whose lock
+    // `set_var` takes; C code that would read it directly (name resolution) is done before the
+    // engine starts.
     unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
     let mut command = Command::new(program()?);
     if let Some(wanted) = std::env::var_os("RUST_BACKTRACE") {
         command.env(BACKTRACE, wanted);
     }
-    // A process group of its own: Ctrl-C in a terminal reaches only this process, which forwards it.
+    // A process group of its own: Ctrl-C in a terminal reaches only this process, which forwards
+    // it.
     command.process_group(0);
     if let Some(socket) = socket {
         command.env(SOCKET, socket);
@@ -164,15 +185,21 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
         std::thread::spawn(move || lines.iter().for_each(|line| eprintln!("{line}")));
     }
     let mut context = CommandContext::with_eval_context(context);
-    // At startup evcxr builds a cell without dependencies, after which cargo has dropped the versions from the lock file.
+    // At startup evcxr builds a cell without dependencies, after which cargo has dropped the
+    // versions from the lock file.
     copy_lock(directory)?;
     let features: Vec<String> = FEATURES.iter().map(|feature| format!("{feature:?}")).collect();
-    let home = std::env::var(HOME).map(|home| format!(":build_env CARGO_HOME={home}\n")).unwrap_or_default();
+    let home = std::env::var(HOME)
+        .map(|home| format!(":build_env CARGO_HOME={home}\n"))
+        .unwrap_or_default();
     let begin = format!(
         "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}",
         features.join(", ")
     );
-    context.execute(&begin).map_err(compiler_error).context("the prelude does not build for cells")?;
+    context
+        .execute(&begin)
+        .map_err(compiler_error)
+        .context("the prelude does not build for cells")?;
     Ok(context)
 }
 
@@ -181,16 +208,23 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
 /// # Errors
 /// The system does not report it.
 pub fn program() -> Result<PathBuf> {
-    if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { Ok(std::env::current_exe()?) }
+    if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        Ok(std::env::current_exe()?)
+    }
 }
 
 /// The environment variable with the directories that the dynamic loader searches first.
-const LIBRARY_PATH: &str = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+const LIBRARY_PATH: &str =
+    if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
-/// The directories of Rust's standard library and of built cells and their dependencies. (evcxr moves cells after linking, so
-/// the paths stored in them are valid only for some directories.)
+/// The directories of Rust's standard library and of built cells and their dependencies. (evcxr
+/// moves cells after linking, so the paths stored in them are valid only for some directories.)
 fn library_path(directory: &Path) -> Result<OsString> {
-    let output = Command::new("rustc").args(["--print", "target-libdir", "--print", "host-tuple"]).output()?;
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir", "--print", "host-tuple"])
+        .output()?;
     let answer = String::from_utf8(output.stdout)?;
     let [libraries, target] = answer.lines().collect::<Vec<_>>()[..] else {
         bail!("rustc does not report its library directory: update Rust (rustup update)")
@@ -198,7 +232,8 @@ fn library_path(directory: &Path) -> Result<OsString> {
     let debug = directory.join("target").join(target).join("debug");
     let own = [debug.join("deps"), debug, libraries.into()];
     // The loader ignores directories that do not exist when the process starts.
-    std::fs::create_dir_all(&own[0]).with_context(|| format!("cannot write {}", own[0].display()))?;
+    std::fs::create_dir_all(&own[0])
+        .with_context(|| format!("cannot write {}", own[0].display()))?;
     let before = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
     Ok(std::env::join_paths(own.into_iter().chain(std::env::split_paths(&before)))?)
 }

@@ -25,7 +25,8 @@ impl Failure {
     /// A failure with a message, and `rest` below it.
     pub fn new(name: &str, message: &str, rest: &str) -> Self {
         let head = format!("\u{1b}[31m{name}\u{1b}[0m: {message}");
-        let lines = std::iter::once(head).chain((!rest.is_empty()).then(|| rest.to_owned())).collect();
+        let lines =
+            std::iter::once(head).chain((!rest.is_empty()).then(|| rest.to_owned())).collect();
         Self { name: name.into(), message: message.into(), lines, position: None }
     }
 
@@ -42,8 +43,8 @@ pub fn error(text: &str) -> Failure {
     Failure::new("error", message, rest)
 }
 
-/// A panic: its message, position, and backtrace if requested. `report` is the prelude's report; without one, as in a process
-/// without the prelude, `text` is what Rust itself printed.
+/// A panic: its message, position, and backtrace if requested. `report` is the prelude's report;
+/// without one, as in a process without the prelude, `text` is what Rust itself printed.
 pub fn panic(report: Option<&Value>, text: &str) -> Failure {
     let Some(report) = report else {
         let text = text.split("stack backtrace:").next().unwrap_or_default();
@@ -54,7 +55,8 @@ pub fn panic(report: Option<&Value>, text: &str) -> Failure {
     let part = |name: &str| report[name].as_str().unwrap_or_default();
     let number = |name: &str| report[name].as_u64().and_then(|number| usize::try_from(number).ok());
     let position = number("line").zip(number("column"));
-    let position = position.map(|(line, column)| SourcePosition { file: part("file").into(), line, column });
+    let position =
+        position.map(|(line, column)| SourcePosition { file: part("file").into(), line, column });
     Failure { position, ..Failure::new("panic", part("message"), part("backtrace").trim_end()) }
 }
 
@@ -67,7 +69,10 @@ mod tests {
     #[test]
     fn an_error_has_its_message_and_hint() {
         let failure = error("no such file `x`\nhint: look again\n");
-        assert_eq!((failure.message.as_str(), failure.lines[1].as_str()), ("no such file `x`", "hint: look again"));
+        assert_eq!(
+            (failure.message.as_str(), failure.lines[1].as_str()),
+            ("no such file `x`", "hint: look again")
+        );
     }
 
     #[test]
@@ -79,8 +84,12 @@ mod tests {
         let report = json!({"message": "boom", "thread": null, "file": "src/lib.rs", "line": 3, "column": 5, "backtrace": null});
         let failure = panic(Some(&report), "");
         assert_eq!((failure.message.as_str(), failure.lines.len()), ("boom", 1));
-        assert_eq!(failure.position, Some(SourcePosition { file: "src/lib.rs".into(), line: 3, column: 5 }));
-        let failure = panic(Some(&json!({"message": "boom", "backtrace": "0: main\n"})), "").at("cell:1:2".into());
+        assert_eq!(
+            failure.position,
+            Some(SourcePosition { file: "src/lib.rs".into(), line: 3, column: 5 })
+        );
+        let failure = panic(Some(&json!({"message": "boom", "backtrace": "0: main\n"})), "")
+            .at("cell:1:2".into());
         assert_eq!(failure.lines[1..], ["cell:1:2", "0: main"]);
     }
 }

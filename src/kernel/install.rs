@@ -1,4 +1,5 @@
-//! `dam jupyter install` and `uninstall`: the kernel specification in Jupyter, and the prelude built for it.
+//! `dam jupyter install` and `uninstall`: the kernel specification in Jupyter, and the prelude
+//! built for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,8 @@ pub fn user_data() -> Result<PathBuf> {
     })
 }
 
-/// Builds the prelude for notebooks if it is not built yet, calling `before_build` first, and installs the kernel in Jupyter.
+/// Builds the prelude for notebooks if it is not built yet, calling `before_build` first, and
+/// installs the kernel in Jupyter.
 ///
 /// # Errors
 /// The prelude does not build, or the directory is not writable or contains another kernel.
@@ -72,10 +74,12 @@ pub fn install(target: &InstallTarget, before_build: impl FnOnce()) -> Result<Pa
     let directory = target.directory()?;
     require_ours(&directory)?;
     prepare(before_build)?;
-    let parent = directory.parent().context("no directory for kernels: set HOME, or use --prefix")?;
+    let parent =
+        directory.parent().context("no directory for kernels: set HOME, or use --prefix")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
-    let title = if target.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", target.name) };
+    let title =
+        if target.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", target.name) };
     let own = std::env::current_exe()?.display().to_string();
     // Linux appends this if the file has been replaced since the start.
     let own = own.strip_suffix(" (deleted)").map_or(own.clone(), str::to_owned);
@@ -122,7 +126,8 @@ pub fn uninstall(target: &InstallTarget) -> Result<(PathBuf, PreludeState)> {
         return Err(Error::NotFound { path: directory }.into());
     }
     require_ours(&directory)?;
-    fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    fs::remove_dir_all(&directory)
+        .with_context(|| format!("cannot remove {}", directory.display()))?;
     let others = registry::others(&directory)?;
     if !others.is_empty() {
         return Ok((directory, PreludeState::Needed(others)));
@@ -132,21 +137,31 @@ pub fn uninstall(target: &InstallTarget) -> Result<(PathBuf, PreludeState)> {
         0 => fs::remove_dir_all(cache()?)?,
         // The build directories of running kernels stay until the next installation.
         _ => {
-            for entry in
-                fs::read_dir(cache()?)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-"))
+            for entry in fs::read_dir(cache()?)?
+                .flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-"))
             {
                 fs::remove_dir_all(entry.path())?;
             }
         }
     }
-    Ok((directory, if running.is_empty() { PreludeState::Removed } else { PreludeState::Running(running.len()) }))
+    Ok((
+        directory,
+        if running.is_empty() {
+            PreludeState::Removed
+        } else {
+            PreludeState::Running(running.len())
+        },
+    ))
 }
 
 /// Fails if the directory contains another program's kernel.
 fn require_ours(directory: &Path) -> Result<()> {
     match !directory.exists() || is_ours(directory) {
         true => Ok(()),
-        false => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
+        false => {
+            Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into())
+        }
     }
 }
 

@@ -24,7 +24,9 @@ pub fn announce() {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let minutes = CORE_MINUTES.div_ceil(cores).max(2);
     let cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
-    note(&format!("building the prelude for notebooks, once: about {minutes} minutes on {cores}, {GIGABYTES} of disk space"));
+    note(&format!(
+        "building the prelude for notebooks, once: about {minutes} minutes on {cores}, {GIGABYTES} of disk space"
+    ));
 }
 
 /// Runs `install` and shows the progress of cargo.
@@ -64,7 +66,8 @@ impl BuildProgress {
     fn new() -> Self {
         // The bar is hidden unless standard error is a terminal.
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")
+        {
             bar.set_style(style);
         }
         Self { bar, began: Instant::now(), last: Mutex::default() }

@@ -1,7 +1,8 @@
-//! The kernel's internal socket. It receives the output of cells and the progress of builds, and sends stop requests and
-//! verbs.
+//! The kernel's internal socket. It receives the output of cells and the progress of builds, and
+//! sends stop requests and verbs.
 //!
-//! Only processes of the same user are accepted, and only a descendant of this process is ever killed.
+//! Only processes of the same user are accepted, and only a descendant of this process is ever
+//! killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::peer;
 
-/// The connections to the cells' process and the relay, replaced when the process is restarted, and to a running build.
+/// The connections to the cells' process and the relay, replaced when the process is restarted, and
+/// to a running build.
 pub struct Link {
     /// The connection to the relay.
     relay: Mutex<Option<UnixStream>>,
@@ -41,8 +43,12 @@ impl Link {
     ///
     /// # Errors
     /// The socket cannot be created.
-    pub fn listen(path: &Path, on_message: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    pub fn listen(
+        path: &Path,
+        on_message: impl Fn(Value) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>> {
+        let listener = UnixListener::bind(path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
         let (reply_sender, replies) = channel();
         let link = Arc::new(Self {
             relay: Mutex::default(),
@@ -73,7 +79,8 @@ impl Link {
     fn serve(&self, stream: UnixStream, on_message: &(dyn Fn(Value) + Send + Sync)) {
         let Ok(writing) = stream.try_clone() else { return };
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-        let messages = &mut lines.by_ref().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        let messages =
+            &mut lines.by_ref().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         let Some(hello) = messages.next() else { return };
         if hello["hello"] == "cells" {
             self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
@@ -81,7 +88,11 @@ impl Link {
             for message in messages {
                 match message.get("asks") {
                     // There is no receiver after the cell has ended.
-                    Some(_) => drop(locked(&self.input_requests).as_ref().map(|input_requests| input_requests.send(()))),
+                    Some(_) => drop(
+                        locked(&self.input_requests)
+                            .as_ref()
+                            .map(|input_requests| input_requests.send(())),
+                    ),
                     None => on_message(message),
                 }
             }
@@ -102,8 +113,8 @@ impl Link {
         }
     }
 
-    /// Requests a sync: once everything written so far has been sent, `{"synced": N}` follows, with the N returned. None if
-    /// the relay is not connected.
+    /// Requests a sync: once everything written so far has been sent, `{"synced": N}` follows, with
+    /// the N returned. None if the relay is not connected.
     pub fn sync(&self) -> Option<u64> {
         let number = self.sync_count.fetch_add(1, Ordering::SeqCst) + 1;
         let mut relay = locked(&self.relay);
@@ -150,7 +161,8 @@ impl Link {
     /// Stops the current build; returns whether there was one.
     pub fn stop_build(&self) -> bool {
         let cargo = locked(&self.cargo);
-        let stopped = cargo.as_ref().is_some_and(|cargo| cargo.as_ref().write_all(b"stop\n").is_ok());
+        let stopped =
+            cargo.as_ref().is_some_and(|cargo| cargo.as_ref().write_all(b"stop\n").is_ok());
         self.stopped.fetch_or(stopped, Ordering::SeqCst);
         stopped
     }
@@ -185,12 +197,16 @@ impl Link {
         replies
     }
 
-    /// Runs a line of verbs and passes what each shows to `shown`. The outer error is one of the connection, the inner one of
-    /// a verb: its message and hint.
+    /// Runs a line of verbs and passes what each shows to `shown`. The outer error is one of the
+    /// connection, the inner one of a verb: its message and hint.
     ///
     /// # Errors
     /// The cells' process has ended.
-    pub fn verbs(&self, line: &str, mut shown: impl FnMut(&Value)) -> Result<Result<(), (String, Option<String>)>> {
+    pub fn verbs(
+        &self,
+        line: &str,
+        mut shown: impl FnMut(&Value),
+    ) -> Result<Result<(), (String, Option<String>)>> {
         let replies = self.request(&json!({"op": "verb", "line": line}));
         loop {
             let answer = replies.recv()?;
@@ -213,8 +229,8 @@ impl Link {
             && cells > 1
             && peer::descends(cells)
         {
-            // SAFETY: kill only sends a signal. The process was just found to be a descendant of this one, so the id has not
-            // been reused by a foreign process.
+            // SAFETY: kill only sends a signal. The process was just found to be a descendant of
+            // this one, so the id has not been reused by a foreign process.
             unsafe { libc::kill(cells, libc::SIGKILL) };
         }
         *locked(&self.prelude) = None;

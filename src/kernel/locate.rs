@@ -1,8 +1,8 @@
 //! Maps positions in the file that evcxr generates to positions in cells.
 //!
-//! evcxr writes each statement of a cell on its own lines, in order, among its own code and the functions and types of
-//! earlier cells. So a line is located by its text: first in the cell, then in earlier ones. If a text occurs more than once,
-//! the surrounding lines decide.
+//! evcxr writes each statement of a cell on its own lines, in order, among its own code and the
+//! functions and types of earlier cells. So a line is located by its text: first in the cell, then
+//! in earlier ones. If a text occurs more than once, the surrounding lines decide.
 
 use super::failure::SourcePosition;
 
@@ -21,8 +21,14 @@ pub struct CellPosition {
 /// How many lines around a match are compared.
 const AROUND: usize = 8;
 
-/// The position in one of `cells` that corresponds to `line` and `column` of `generated`. The first cell is the one that ran.
-pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIterator<Item = &'a str>) -> Option<CellPosition> {
+/// The position in one of `cells` that corresponds to `line` and `column` of `generated`. The first
+/// cell is the one that ran.
+pub fn find<'a>(
+    generated: &str,
+    line: usize,
+    column: usize,
+    cells: impl IntoIterator<Item = &'a str>,
+) -> Option<CellPosition> {
     let lines: Vec<&str> = generated.lines().map(str::trim_end).collect();
     let at = line.checked_sub(1)?;
     let text = *lines.get(at)?;
@@ -33,9 +39,12 @@ pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIte
         let code: Vec<&str> = code.lines().map(str::trim_end).collect();
         let around = |i: usize, step: isize| {
             let same = |n: &usize| {
-                let there =
-                    |of: &[&str], from: usize| of.get(from.checked_add_signed(step * *n as isize)?).map(|l| l.trim().to_owned());
-                there(&lines, at).is_some_and(|line| there(&code, i).is_some_and(|other| other == line))
+                let there = |of: &[&str], from: usize| {
+                    of.get(from.checked_add_signed(step * *n as isize)?)
+                        .map(|l| l.trim().to_owned())
+                };
+                there(&lines, at)
+                    .is_some_and(|line| there(&code, i).is_some_and(|other| other == line))
             };
             (1..=AROUND).take_while(same).count()
         };
@@ -58,7 +67,10 @@ pub fn excerpt(name: &str, code: &str, line: usize, column: usize) -> String {
 }
 
 /// `text` with positions in the generated file replaced by what `replacement` returns.
-pub fn replace_positions(text: &str, mut replacement: impl FnMut(&SourcePosition) -> Option<String>) -> String {
+pub fn replace_positions(
+    text: &str,
+    mut replacement: impl FnMut(&SourcePosition) -> Option<String>,
+) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(GENERATED) {
         let (before, named) = rest.split_at(at);
@@ -70,7 +82,9 @@ pub fn replace_positions(text: &str, mut replacement: impl FnMut(&SourcePosition
                 let column = digits(column);
                 let length = GENERATED.len() + line.len() + column.len() + 2;
                 let position = line.parse().ok().zip(column.parse().ok());
-                position.map(|(line, column)| (length, SourcePosition { file: GENERATED.into(), line, column }))
+                position.map(|(line, column)| {
+                    (length, SourcePosition { file: GENERATED.into(), line, column })
+                })
             }
             _ => None,
         };
@@ -104,7 +118,8 @@ let 十二 = 1; \nv[7 + 十二];
     fn a_position_is_located_by_its_line_and_the_lines_around_it() {
         let cell = "// 十二\nlet v = vec![1];\nlet 十二 = 1; v[7 + 十二];";
         let find = |line, column, cells: &[&str]| {
-            find(GENERATED_CODE, line, column, cells.iter().copied()).map(|p| (p.cell, p.line, p.column))
+            find(GENERATED_CODE, line, column, cells.iter().copied())
+                .map(|p| (p.cell, p.line, p.column))
         };
         assert_eq!(find(6, 9, &[cell]), Some((0, 2, 9)));
         // The second statement on a line.
@@ -121,7 +136,9 @@ let 十二 = 1; \nv[7 + 十二];
 
     #[test]
     fn positions_in_a_text_are_replaced() {
-        let replacement = |position: &SourcePosition| (position.line == 3).then(|| format!("cell:{}", position.column));
+        let replacement = |position: &SourcePosition| {
+            (position.line == 3).then(|| format!("cell:{}", position.column))
+        };
         assert_eq!(
             replace_positions(" --> src/lib.rs:3:5\n| src/lib.rs:4:1 src/lib.rs", replacement),
             " --> cell:5\n| src/lib.rs:4:1 src/lib.rs"
@@ -130,6 +147,9 @@ let 十二 = 1; \nv[7 + 十二];
 
     #[test]
     fn a_position_is_shown_with_its_line() {
-        assert_eq!(excerpt("cell", "a\nlet 十 = b;", 2, 9), " --> cell:2:9\n  |\n2 | let 十 = b;\n  |");
+        assert_eq!(
+            excerpt("cell", "a\nlet 十 = b;", 2, 9),
+            " --> cell:2:9\n  |\n2 | let 十 = b;\n  |"
+        );
     }
 }

@@ -1,10 +1,13 @@
-//! Keeps the versions in `Cargo.lock` fixed, so that a `:dep` in a cell does not rebuild what is already built.
+//! Keeps the versions in `Cargo.lock` fixed, so that a `:dep` in a cell does not rebuild what is
+//! already built.
 //!
-//! evcxr first checks a new dependency alone, which would make cargo forget the versions of all others. It then builds
-//! everything together, which may enable more features of a crate and rebuild everything that depends on it. That takes
-//! minutes, after which the new cells would use another build of the prelude than the existing variables. So versions stay
-//! those that the prelude was tested with wherever possible. A dependency that would change a crate of the prelude is built
-//! separately, with its own copies of crates (`separate.rs`); or it is refused, if it must share crates with the prelude.
+//! evcxr first checks a new dependency alone, which would make cargo forget the versions of all
+//! others. It then builds everything together, which may enable more features of a crate and
+//! rebuild everything that depends on it. That takes minutes, after which the new cells would use
+//! another build of the prelude than the existing variables. So versions stay those that the
+//! prelude was tested with wherever possible. A dependency that would change a crate of the prelude
+//! is built separately, with its own copies of crates (`separate.rs`); or it is refused, if it must
+//! share crates with the prelude.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +28,8 @@ const PRELUDE: &str = "dam-prelude";
 const MANIFEST: &str = "Cargo.toml";
 const LOCK_FILE: &str = "Cargo.lock";
 
-/// The files that list, one per line, the dependencies of the last build, and those built separately.
+/// The files that list, one per line, the dependencies of the last build, and those built
+/// separately.
 const LAST_DEPENDENCIES: &str = ".dam-dependencies";
 const SEPARATE: &str = ".dam-apart";
 
@@ -45,7 +49,8 @@ pub fn preserving_lock<T>(run: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Checks the dependency that evcxr asks about together with all others. Returns whether this was such a check.
+/// Checks the dependency that evcxr asks about together with all others. Returns whether this was
+/// such a check.
 ///
 /// # Errors
 /// The dependency is not available, or would change what is built; the message says what to do.
@@ -56,7 +61,9 @@ pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
         return Ok(false);
     }
     let requested = dependencies(&manifest);
-    let others = known.into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    let others = known
+        .into_iter()
+        .filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
     let all: Vec<String> = others.chain(requested.clone()).collect();
     match resolve(&all, cargo)? {
         Resolution::Compatible(lock) => {
@@ -66,14 +73,19 @@ pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
         Resolution::Conflict(difference) => {
             let tested = fs::read_to_string(LOCK)?;
             let (own, _) = metadata(&requested, &tested, cargo)?;
-            if let Some(shared) = SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared)) {
+            if let Some(shared) =
+                SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared))
+            {
                 bail!(
                     "this dependency uses `{shared}` and would change its build: {difference}\n\
                      hint: request fewer features, for example with `default-features = false`, so that variables can be kept"
                 );
             }
             unmark_separate(&requested)?;
-            fs::write(SEPARATE, lines(SEPARATE).into_iter().chain(requested).collect::<Vec<_>>().join("\n"))?;
+            fs::write(
+                SEPARATE,
+                lines(SEPARATE).into_iter().chain(requested).collect::<Vec<_>>().join("\n"),
+            )?;
         }
     }
     Ok(true)
@@ -81,18 +93,23 @@ pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
 
 /// Removes `requested` from the dependencies built separately.
 fn unmark_separate(requested: &[String]) -> Result<()> {
-    let left = lines(SEPARATE).into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    let left = lines(SEPARATE)
+        .into_iter()
+        .filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
     Ok(fs::write(SEPARATE, left.collect::<Vec<_>>().join("\n"))?)
 }
 
-/// Checks that the cell in this directory may be built; returns its dependencies that are built separately.
+/// Checks that the cell in this directory may be built; returns its dependencies that are built
+/// separately.
 ///
 /// # Errors
 /// Its dependencies would change what is built.
 pub fn check_build(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
     let known_separate = lines(SEPARATE);
     let (separate, requested): (Vec<String>, Vec<String>) =
-        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_separate.contains(line));
+        dependencies(&fs::read_to_string(MANIFEST)?)
+            .into_iter()
+            .partition(|line| known_separate.contains(line));
     let known = known_dependencies();
     let is = |lines: &[String]| lines.iter().cloned().collect::<BTreeSet<_>>();
     if is(&requested) == is(&known) || !requested.iter().any(|line| name(line) == PRELUDE) {
@@ -136,7 +153,8 @@ fn known_dependencies() -> Vec<String> {
 
 /// The dependency lines of a manifest written by evcxr.
 fn dependencies(manifest: &str) -> Vec<String> {
-    let lines = manifest.lines().map(str::trim).skip_while(|line| *line != "[dependencies]").skip(1);
+    let lines =
+        manifest.lines().map(str::trim).skip_while(|line| *line != "[dependencies]").skip(1);
     lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
@@ -155,9 +173,14 @@ enum Resolution {
 
 fn resolve(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolution> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
-    let base: Vec<String> = dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
+    let base: Vec<String> =
+        dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
     let (before, _) = metadata(&base, &tested, cargo)?;
-    let (after, lock) = metadata(dependencies, &merge_locks(&tested, &fs::read_to_string(LOCK_FILE).unwrap_or_default()), cargo)?;
+    let (after, lock) = metadata(
+        dependencies,
+        &merge_locks(&tested, &fs::read_to_string(LOCK_FILE).unwrap_or_default()),
+        cargo,
+    )?;
     Ok(difference(&before, &after).map_or(Resolution::Compatible(lock), Resolution::Conflict))
 }
 
@@ -184,8 +207,12 @@ pub fn cargo_metadata(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<V
     let output = command.output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     // Progress lines are left out of messages.
-    let messages: Vec<&str> =
-        stderr.lines().filter(|line| !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))).collect();
+    let messages: Vec<&str> = stderr
+        .lines()
+        .filter(|line| {
+            !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))
+        })
+        .collect();
     if !output.status.success() {
         bail!("{}", messages.join("\n").trim());
     }
@@ -195,10 +222,16 @@ pub fn cargo_metadata(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<V
 }
 
 /// The prefixes of cargo's progress lines.
-const PROGRESS_PREFIXES: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
+const PROGRESS_PREFIXES: [&str; 6] =
+    ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
 
-/// The features of every package in the dependency graph of `dependencies`, and the resulting lock file.
-fn metadata(dependencies: &[String], lock: &str, cargo: &dyn Fn() -> Command) -> Result<(Packages, String)> {
+/// The features of every package in the dependency graph of `dependencies`, and the resulting lock
+/// file.
+fn metadata(
+    dependencies: &[String],
+    lock: &str,
+    cargo: &dyn Fn() -> Command,
+) -> Result<(Packages, String)> {
     // Inside the directory of cells, so that cargo finds the same settings.
     let directory = tempfile::Builder::new().prefix(".dam-look-").tempdir_in(".")?;
     package(directory.path(), dependencies, lock)?;
@@ -210,7 +243,8 @@ fn metadata(dependencies: &[String], lock: &str, cargo: &dyn Fn() -> Command) ->
 pub fn target() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
-    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+        .filter(|target| !target.is_empty())
 }
 
 /// Features by package name and version.
@@ -219,39 +253,61 @@ type Packages = BTreeMap<(String, String), BTreeSet<String>>;
 fn packages(all: &Value) -> Packages {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let nodes = all["resolve"]["nodes"].as_array().into_iter().flatten();
-    let features: BTreeMap<String, BTreeSet<String>> =
-        nodes.map(|node| (text(&node["id"]), node["features"].as_array().into_iter().flatten().map(text).collect())).collect();
+    let features: BTreeMap<String, BTreeSet<String>> = nodes
+        .map(|node| {
+            (
+                text(&node["id"]),
+                node["features"].as_array().into_iter().flatten().map(text).collect(),
+            )
+        })
+        .collect();
     let packages = all["packages"].as_array().into_iter().flatten();
-    let own = |package: &&Value| all["workspace_members"].as_array().is_none_or(|own| !own.contains(&package["id"]));
+    let own = |package: &&Value| {
+        all["workspace_members"].as_array().is_none_or(|own| !own.contains(&package["id"]))
+    };
     packages
         .filter(own)
-        .filter_map(|p| Some(((text(&p["name"]), text(&p["version"])), features.get(&text(&p["id"]))?.clone())))
+        .filter_map(|p| {
+            Some(((text(&p["name"]), text(&p["version"])), features.get(&text(&p["id"]))?.clone()))
+        })
         .collect()
 }
 
 /// The first difference between `before` and `after`, in words.
 fn difference(before: &Packages, after: &Packages) -> Option<String> {
-    before.iter().find_map(|((name, version), features)| match after.get(&(name.clone(), version.clone())) {
-        None => Some(format!("`{name}` would not stay at {version}")),
-        Some(now) if now == features => None,
-        Some(now) => {
-            let other: Vec<String> = now.symmetric_difference(features).map(|feature| format!("`{feature}`")).collect();
-            Some(format!("`{name} {version}` would have different features ({})", other.join(", ")))
+    before.iter().find_map(|((name, version), features)| {
+        match after.get(&(name.clone(), version.clone())) {
+            None => Some(format!("`{name}` would not stay at {version}")),
+            Some(now) if now == features => None,
+            Some(now) => {
+                let other: Vec<String> = now
+                    .symmetric_difference(features)
+                    .map(|feature| format!("`{feature}`"))
+                    .collect();
+                Some(format!(
+                    "`{name} {version}` would have different features ({})",
+                    other.join(", ")
+                ))
+            }
         }
     })
 }
 
 /// The lock file `tested` with the packages of `now` that it lacks.
 fn merge_locks(tested: &str, now: &str) -> String {
-    let head = |block: &str| block.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or_default().to_owned();
-    let blocks = |lock: &str| lock.split("[[package]]").skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let head = |block: &str| {
+        block.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or_default().to_owned()
+    };
+    let blocks =
+        |lock: &str| lock.split("[[package]]").skip(1).map(str::to_owned).collect::<Vec<_>>();
     let names: BTreeSet<String> = blocks(tested).iter().map(|block| head(block)).collect();
     let new = blocks(now).into_iter().filter(|block| !names.contains(&head(block)));
     let new: String = new.map(|block| format!("[[package]]{}\n\n", block.trim_end())).collect();
     format!("{}\n\n{new}", tested.trim_end())
 }
 
-/// The lock file that the prelude was tested with, extended by the packages added since in `directory`.
+/// The lock file that the prelude was tested with, extended by the packages added since in
+/// `directory`.
 ///
 /// # Errors
 /// The source of the prelude is missing.
@@ -271,7 +327,10 @@ mod tests {
         let manifest = "[package]\nname = \"ctx\"\n\n[dependencies]\ndam-prelude = { path = \"/p\" }\n  dice = \"1\"\n\n";
         let lines = dependencies(manifest);
         assert_eq!(lines, ["dam-prelude = { path = \"/p\" }", "dice = \"1\""]);
-        assert_eq!(lines.iter().map(|line| name(line)).collect::<Vec<_>>(), ["dam-prelude", "dice"]);
+        assert_eq!(
+            lines.iter().map(|line| name(line)).collect::<Vec<_>>(),
+            ["dam-prelude", "dice"]
+        );
     }
 
     #[test]
@@ -285,7 +344,10 @@ mod tests {
         };
         let before = of("1.0", &["derive"]);
         assert_eq!(difference(&before, &of("1.0", &["derive"])), None);
-        assert_eq!(difference(&before, &of("1.1", &["derive"])).unwrap(), "`serde` could not stay at 1.0");
+        assert_eq!(
+            difference(&before, &of("1.1", &["derive"])).unwrap(),
+            "`serde` could not stay at 1.0"
+        );
         assert!(difference(&before, &of("1.0", &["derive", "rc"])).unwrap().contains("(`rc`)"));
         assert_eq!(difference(&Packages::new(), &before), None);
     }
@@ -296,6 +358,9 @@ mod tests {
         let now = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"2\"\n\n[[package]]\nname = \"b\"\nversion = \"3\"\n";
         let merged = merge_locks(tested, now);
         assert_eq!(merged.matches("[[package]]").count(), 2);
-        assert!(merged.contains("name = \"a\"\nversion = \"1\"") && merged.contains("name = \"b\"\nversion = \"3\""));
+        assert!(
+            merged.contains("name = \"a\"\nversion = \"1\"")
+                && merged.contains("name = \"b\"\nversion = \"3\"")
+        );
     }
 }

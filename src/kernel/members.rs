@@ -1,8 +1,8 @@
-//! The public and private members of types, read from the source of the prelude, of candle, and of the most used modules of
-//! the standard library.
+//! The public and private members of types, read from the source of the prelude, of candle, and of
+//! the most used modules of the standard library.
 //!
-//! rust-analyzer completes every member that exists, and evcxr does not report which of them a cell may use. Querying the
-//! documentation of each would take seconds.
+//! rust-analyzer completes every member that exists, and evcxr does not report which of them a cell
+//! may use. Querying the documentation of each would take seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -94,15 +94,21 @@ impl Members {
             let sources = [Some(PathBuf::from(PRELUDE).join("src")), candle()];
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
             let library = library().unwrap_or_default();
-            LIBRARY.iter().for_each(|file| members.source(&super::text(&library.join(file)).unwrap_or_default()));
+            LIBRARY.iter().for_each(|file| {
+                members.source(&super::text(&library.join(file)).unwrap_or_default())
+            });
             members
         })
     }
 
     /// The rank of member `name` for a type called `of`, if that is known.
     pub fn rank(&self, of: Option<&str>, name: &str) -> Rank {
-        let has = |all: &BTreeMap<String, BTreeSet<String>>, of: &str| all.get(of).is_some_and(|names| names.contains(name));
-        let anywhere = |all: &BTreeMap<String, BTreeSet<String>>| all.values().any(|names| names.contains(name));
+        let has = |all: &BTreeMap<String, BTreeSet<String>>, of: &str| {
+            all.get(of).is_some_and(|names| names.contains(name))
+        };
+        let anywhere = |all: &BTreeMap<String, BTreeSet<String>>| {
+            all.values().any(|names| names.contains(name))
+        };
         let is_private = match of {
             Some(of) if has(&self.public, of) => false,
             Some(of) if has(&self.private, of) => true,
@@ -131,7 +137,11 @@ impl Members {
     fn source(&mut self, text: &str) {
         for node in SourceFile::parse(text, Edition::Edition2024).syntax_node().descendants() {
             if let Some(of) = ast::Impl::cast(node.clone()).filter(|of| of.trait_().is_none()) {
-                let Some(owner) = of.self_ty().and_then(|kind| name(&kind.syntax().text().to_string())) else { continue };
+                let Some(owner) =
+                    of.self_ty().and_then(|kind| name(&kind.syntax().text().to_string()))
+                else {
+                    continue;
+                };
                 for item in of.assoc_item_list().into_iter().flat_map(|list| list.assoc_items()) {
                     if let ast::AssocItem::Fn(function) = item {
                         self.record(&owner, &function);
@@ -148,7 +158,8 @@ impl Members {
 
     fn record(&mut self, owner: &str, member: &(impl HasName + HasVisibility)) {
         let Some(name) = member.name().map(|name| name.text().to_string()) else { return };
-        let is_public = member.visibility().is_some_and(|visibility| visibility.syntax().text() == "pub");
+        let is_public =
+            member.visibility().is_some_and(|visibility| visibility.syntax().text() == "pub");
         let all = if is_public { &mut self.public } else { &mut self.private };
         all.entry(owner.to_owned()).or_default().insert(name);
     }
@@ -159,23 +170,30 @@ pub fn name(kind: &str) -> Option<String> {
     let bare = kind.trim().trim_start_matches(['&', '*']).trim_start_matches("mut ").trim();
     let path = bare.split(['<', ' ', ';', '\n']).next()?;
     let last = path.rsplit("::").next()?;
-    (!last.is_empty() && last.chars().all(|c| c.is_alphanumeric() || c == '_')).then(|| last.to_owned())
+    (!last.is_empty() && last.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        .then(|| last.to_owned())
 }
 
 /// The directory of candle's source.
 fn candle() -> Option<PathBuf> {
     let lock = fs::read_to_string(LOCK).ok()?;
     let version = lock.split("name = \"candle-core\"\nversion = \"").nth(1)?.split('"').next()?;
-    let home = std::env::var_os(HOME).map(PathBuf::from).or_else(|| Some(dirs::home_dir()?.join(".cargo")))?;
+    let home = std::env::var_os(HOME)
+        .map(PathBuf::from)
+        .or_else(|| Some(dirs::home_dir()?.join(".cargo")))?;
     let registries = fs::read_dir(home.join("registry").join("src")).ok()?.flatten();
-    let mut sources = registries.map(|registry| registry.path().join(format!("candle-core-{version}")).join("src"));
+    let mut sources = registries
+        .map(|registry| registry.path().join(format!("candle-core-{version}")).join("src"));
     sources.find(|source| source.is_dir())
 }
 
 /// The directory of the standard library's source, if it is installed.
 fn library() -> Option<PathBuf> {
     let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    Some(Path::new(String::from_utf8(output.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library"))
+    Some(
+        Path::new(String::from_utf8(output.stdout).ok()?.trim())
+            .join("lib/rustlib/src/rust/library"),
+    )
 }
 
 #[cfg(test)]
@@ -195,20 +213,29 @@ mod tests {
         assert_eq!(["train", "steps", "made_by_a_macro"].map(of), [Rank::Own; 3]);
         assert_eq!(["session", "rest", "run", "into", "to_owned"].map(of), [Rank::Hidden; 5]);
         assert_eq!((of("clone"), members.rank(Some("Other"), "run")), (Rank::Trait, Rank::Own));
-        assert_eq!((members.rank(None, "run"), members.rank(None, "rest")), (Rank::Own, Rank::Hidden));
+        assert_eq!(
+            (members.rank(None, "run"), members.rank(None, "rest")),
+            (Rank::Own, Rank::Hidden)
+        );
     }
 
     #[test]
     fn members_of_the_prelude_and_candle_are_found() {
         let members = Members::known();
         let of = |of: &str, name: &str| members.rank(Some(of), name);
-        assert_eq!((of("Dam", "train"), of("Dam", "session"), of("Dam", "run")), (Rank::Own, Rank::Hidden, Rank::Hidden));
+        assert_eq!(
+            (of("Dam", "train"), of("Dam", "session"), of("Dam", "run")),
+            (Rank::Own, Rank::Hidden, Rank::Hidden)
+        );
         assert_eq!(of("Tensor", "matmul"), Rank::Own);
     }
 
     #[test]
     fn the_name_of_a_type_is_the_last_segment_of_its_path() {
         let names = ["Dam", "&mut a::B<C>", "Vec<a::B>", "[i32; 3]", "impl Fn()"].map(name);
-        assert_eq!(names, [Some("Dam".into()), Some("B".into()), Some("Vec".into()), None, Some("impl".into())]);
+        assert_eq!(
+            names,
+            [Some("Dam".into()), Some("B".into()), Some("Vec".into()), None, Some("impl".into())]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `dam kernel`: a Jupyter kernel on evcxr whose cells have the prelude in scope; also the engine of the Rust prompt.
+//! `dam kernel`: a Jupyter kernel on evcxr whose cells have the prelude in scope; also the engine
+//! of the Rust prompt.
 //!
 //! ```text
 //! Jupyter == proxy ==> server -> cell -> engine (evcxr) == markers ==> relay == pipes ==> cells' process
@@ -45,8 +46,8 @@ use dam_prelude::checkpoint::read_file;
 pub use command::{Jupyter, jupyter};
 pub use rust_session::RustSession;
 
-/// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as one. Then it returns the
-/// exit code or does not return.
+/// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as
+/// one. Then it returns the exit code or does not return.
 pub fn hook() -> Option<ExitCode> {
     if cargo::is_cargo() {
         return Some(cargo::cargo());
@@ -58,16 +59,25 @@ pub fn hook() -> Option<ExitCode> {
     None
 }
 
-/// Removes the environment variables that cargo sets for programs that it runs: they would change the environment of cell
-/// builds, and cargo would rebuild everything.
+/// Removes the environment variables that cargo sets for programs that it runs: they would change
+/// the environment of cell builds, and cargo would rebuild everything.
 ///
 /// Must be called while no other thread reads the environment except through std.
 pub fn forget_cargo() {
-    let prefixes =
-        ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    let prefixes = [
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+        "CARGO_MANIFEST_",
+        "CARGO_PKG_",
+        "CARGO_PRIMARY_",
+        "CARGO_TARGET_TMPDIR",
+        "OUT_DIR",
+    ];
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))) {
-            // SAFETY: as documented, other threads read the environment only through std, whose lock `remove_var` takes.
+        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+        {
+            // SAFETY: as documented, other threads read the environment only through std, whose
+            // lock `remove_var` takes.
             unsafe { std::env::remove_var(name) };
         }
     }
@@ -85,7 +95,8 @@ fn own_directory() -> Result<tempfile::TempDir> {
     if place.as_os_str().len() > LONGEST {
         place = "/tmp".into();
     }
-    let directory = tempfile::Builder::new().prefix("dam-").permissions(only_me.clone()).tempdir_in(place)?;
+    let directory =
+        tempfile::Builder::new().prefix("dam-").permissions(only_me.clone()).tempdir_in(place)?;
     std::fs::set_permissions(directory.path(), only_me)?;
     Ok(directory)
 }

@@ -1,7 +1,7 @@
 //! The output of cells, as Jupyter messages in the order in which it was written.
 //!
-//! Text is buffered for a tenth of a second, as in ipykernel, and sent below the rate limit of Jupyter's server: the server
-//! drops messages above it, and with them the value of the cell.
+//! Text is buffered for a tenth of a second, as in ipykernel, and sent below the rate limit of
+//! Jupyter's server: the server drops messages above it, and with them the value of the cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use dam_prelude::notebook::{LIVE, PANIC};
 use jupyter_protocol::media::Media;
 use jupyter_protocol::messaging::{
-    ClearOutput, DisplayData, ErrorOutput, ExecuteResult, ExecutionCount, JupyterMessage, JupyterMessageContent, StreamContent,
-    Transient, UpdateDisplayData,
+    ClearOutput, DisplayData, ErrorOutput, ExecuteResult, ExecutionCount, JupyterMessage,
+    JupyterMessageContent, StreamContent, Transient, UpdateDisplayData,
 };
 use serde_json::{Value, json};
 
@@ -96,7 +96,11 @@ impl CellOutput {
     }
 
     fn with(state: State, send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
-        let output = Arc::new(Self { send: Box::new(send), state: Mutex::new(state), changed: Condvar::new() });
+        let output = Arc::new(Self {
+            send: Box::new(send),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let weak = Arc::downgrade(&output);
         std::thread::spawn(move || run_background(&weak));
         output
@@ -106,7 +110,8 @@ impl CellOutput {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches notes to the first cell as soon as it is requested, for example while the prelude is being built.
+    /// Attaches notes to the first cell as soon as it is requested, for example while the prelude
+    /// is being built.
     pub fn attach(&self, cell: &JupyterMessage) {
         let mut state = self.state();
         if state.cell.is_none() {
@@ -125,7 +130,8 @@ impl CellOutput {
         *state = State { cell: Some(cell.clone()), count, synced, rate_limit, ..State::default() };
     }
 
-    /// Ends the cell once everything written before sync `number` has arrived. The last value shown becomes its result.
+    /// Ends the cell once everything written before sync `number` has arrived. The last value shown
+    /// becomes its result.
     pub fn end(&self, number: Option<u64>) -> Option<Failure> {
         let state = self.synced(self.state(), number);
         let mut state = self.send_text(state);
@@ -144,13 +150,21 @@ impl CellOutput {
     }
 
     /// Waits until everything written before sync `number` has arrived.
-    fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>, number: Option<u64>) -> MutexGuard<'a, State> {
+    fn synced<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        number: Option<u64>,
+    ) -> MutexGuard<'a, State> {
         state.last_message = Some(Instant::now());
         while let Some(number) = number
             && state.synced < number
             && state.last_message.is_none_or(|last_message| last_message.elapsed() < END_TIMEOUT)
         {
-            state = self.changed.wait_timeout(state, BUFFER_TIME).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .changed
+                .wait_timeout(state, BUFFER_TIME)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         state
     }
@@ -166,13 +180,17 @@ impl CellOutput {
         }
     }
 
-    /// Notes that the cell is waiting for `what`, which is shown if it takes long; then shows `after`, if given.
+    /// Notes that the cell is waiting for `what`, which is shown if it takes long; then shows
+    /// `after`, if given.
     pub fn begin_wait(&self, what: &str, after: Option<&str>) {
         let mut state = self.state();
         let after = after.map(str::to_owned);
         match &mut state.wait {
             Some(wait) => (wait.what, wait.after) = (what.to_owned(), after.or(wait.after.take())),
-            None => state.wait = Some(Wait { what: what.to_owned(), after, since: Instant::now(), shown: None }),
+            None => {
+                state.wait =
+                    Some(Wait { what: what.to_owned(), after, since: Instant::now(), shown: None })
+            }
         }
         self.changed.notify_all();
     }
@@ -187,7 +205,11 @@ impl CellOutput {
     pub fn show(&self, data: &Value) {
         let mut state = self.send_text(self.state());
         self.flush(&mut state);
-        let forms = data.as_object().into_iter().flatten().filter(|(_, form)| !form.is_null() && *form != "");
+        let forms = data
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, form)| !form.is_null() && *form != "");
         state.pending = forms.map(|(kind, form)| (kind.clone(), form.clone())).collect();
     }
 
@@ -208,7 +230,10 @@ impl CellOutput {
         let mut state = self.send_text(self.state());
         self.finish_wait(&mut state);
         let transient = Some(Transient { display_id: Some(id.to_owned()) });
-        self.publish(&mut state, DisplayData { transient, ..DisplayData::new(media(data.clone())) });
+        self.publish(
+            &mut state,
+            DisplayData { transient, ..DisplayData::new(media(data.clone())) },
+        );
     }
 
     /// Updates the display with this id, in whichever cell it is.
@@ -262,7 +287,11 @@ impl CellOutput {
     }
 
     /// Reports a panic. A panic outside the cell's own thread is reported nowhere else.
-    fn report_panic<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
+    fn report_panic<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        content: &str,
+    ) -> MutexGuard<'a, State> {
         let Ok(report) = serde_json::from_str::<Value>(content) else { return state };
         let text = match report["thread"].as_str() {
             Some(thread) => {
@@ -276,7 +305,12 @@ impl CellOutput {
     }
 
     /// Buffers text.
-    fn write<'a>(&'a self, state: MutexGuard<'a, State>, to: Stream, text: &str) -> MutexGuard<'a, State> {
+    fn write<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        to: Stream,
+        text: &str,
+    ) -> MutexGuard<'a, State> {
         if text.is_empty() {
             return state;
         }
@@ -286,7 +320,8 @@ impl CellOutput {
         };
         self.flush(&mut state);
         self.finish_wait(&mut state);
-        let (_, gathered, _) = state.text.get_or_insert_with(|| (to, String::new(), Instant::now()));
+        let (_, gathered, _) =
+            state.text.get_or_insert_with(|| (to, String::new(), Instant::now()));
         gathered.push_str(text);
         match gathered.len() >= BUFFER_BYTES {
             true => self.send_text(state),
@@ -302,12 +337,15 @@ impl CellOutput {
         loop {
             let State { text, rate_limit, .. } = &mut *state;
             let Some((_, text, _)) = text else { return state };
-            let wait = rate_limit.as_mut().map_or(Duration::ZERO, |rate_limit| rate_limit.wait(text.len()));
+            let wait = rate_limit
+                .as_mut()
+                .map_or(Duration::ZERO, |rate_limit| rate_limit.wait(text.len()));
             if wait.is_zero() {
                 self.send_text_now(&mut state);
                 return state;
             }
-            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -326,7 +364,11 @@ impl CellOutput {
 
     fn show_live(&self, state: &mut State, content: &str) {
         let Ok(content) = serde_json::from_str::<Value>(content) else { return };
-        self.show_display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
+        self.show_display(
+            state,
+            content["id"].as_str().unwrap_or_default(),
+            media(content["data"].clone()),
+        );
     }
 
     /// Shows a live display, or updates it.
@@ -366,7 +408,11 @@ impl CellOutput {
         let seconds = wait.since.elapsed().as_secs_f64();
         match (wait.shown, wait.after) {
             (None, None) => {}
-            (_, Some(after)) => self.show_display(state, &id, media(json!({"text/plain": format!("{after} ({seconds:.1} s)")}))),
+            (_, Some(after)) => self.show_display(
+                state,
+                &id,
+                media(json!({"text/plain": format!("{after} ({seconds:.1} s)")})),
+            ),
             (Some(_), None) if state.sent == state.live.len() && state.live.len() == 1 => {
                 state.live.clear();
                 self.publish(state, ClearOutput { wait: false });
@@ -385,7 +431,8 @@ impl CellOutput {
 
     /// Shows the failure of the cell.
     pub fn failed(&self, failure: &Failure) {
-        let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
+        let (ename, evalue, traceback) =
+            (failure.name.clone(), failure.message.clone(), failure.lines.clone());
         let mut state = self.send_text(self.state());
         self.publish(&mut state, ErrorOutput { ename, evalue, traceback });
     }
@@ -398,13 +445,18 @@ impl CellOutput {
     }
 }
 
-/// The background thread: sends buffered text and updates wait messages for as long as the output exists.
+/// The background thread: sends buffered text and updates wait messages for as long as the output
+/// exists.
 fn run_background(output: &Weak<CellOutput>) {
     while let Some(output) = output.upgrade() {
         let state = output.state();
-        let timeout = if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
-        let mut state = output.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
-        if let Some(left) = state.text.as_ref().and_then(|(.., since)| BUFFER_TIME.checked_sub(since.elapsed())) {
+        let timeout =
+            if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
+        let mut state =
+            output.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        if let Some(left) =
+            state.text.as_ref().and_then(|(.., since)| BUFFER_TIME.checked_sub(since.elapsed()))
+        {
             // Whether or not it has been sent meanwhile, the buffering time is over then.
             drop(state);
             std::thread::sleep(left);
@@ -442,19 +494,31 @@ mod tests {
     }
 
     fn sent(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {
-        let next = || receive.try_recv().ok().map(|m| format!("{} {}", m.message_type(), json!(m.content)));
+        let next = || {
+            receive.try_recv().ok().map(|m| format!("{} {}", m.message_type(), json!(m.content)))
+        };
         std::iter::from_fn(next).collect()
     }
 
     #[test]
     fn representations_of_one_value_are_one_message_and_the_last_is_the_result() {
         let (output, mut receive) = output();
-        for (kind, content) in [("text/html", "<b>a</b>"), ("text/plain", "a"), ("text/html", "<b>b</b>"), ("text/plain", "b")] {
+        for (kind, content) in [
+            ("text/html", "<b>a</b>"),
+            ("text/plain", "a"),
+            ("text/html", "<b>b</b>"),
+            ("text/plain", "b"),
+        ] {
             output.receive(&json!({"block": kind, "content": content}));
         }
         assert_eq!(output.end(None), None);
         let sent = sent(&mut receive);
-        assert!(sent[0].starts_with("display_data") && sent[0].contains("<b>a</b>") && sent[0].contains("\"a\""), "{sent:?}");
+        assert!(
+            sent[0].starts_with("display_data")
+                && sent[0].contains("<b>a</b>")
+                && sent[0].contains("\"a\""),
+            "{sent:?}"
+        );
         assert!(sent[1].starts_with("execute_result") && sent[1].contains("<b>b</b>"), "{sent:?}");
         assert_eq!(sent.len(), 2);
     }
@@ -462,13 +526,16 @@ mod tests {
     #[test]
     fn notes_before_the_first_cell_runs_are_attached_to_it_at_once() {
         let (output, mut receive) = output();
-        let cell = JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
+        let cell =
+            JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
         output.note("building; ");
         assert_eq!(sent(&mut receive), [] as [&str; 0], "there is no cell yet");
         output.attach(&cell);
         output.note("this takes minutes");
         let notes: Vec<JupyterMessage> = std::iter::from_fn(|| receive.try_recv().ok()).collect();
-        assert!(notes.iter().all(|note| note.parent_header.as_ref().is_some_and(|parent| parent.msg_id == cell.header.msg_id)));
+        assert!(notes.iter().all(|note| {
+            note.parent_header.as_ref().is_some_and(|parent| parent.msg_id == cell.header.msg_id)
+        }));
         assert_eq!(
             notes.iter().map(|note| json!(note.content)["text"].clone()).collect::<Vec<_>>(),
             ["building; ", "this takes minutes"]
@@ -485,7 +552,10 @@ mod tests {
             output.receive(&json!({"block": LIVE, "content": content}));
         }
         let sent = sent(&mut receive);
-        assert!(sent[0].starts_with("display_data") && sent[1].starts_with("update_display_data"), "{sent:?}");
+        assert!(
+            sent[0].starts_with("display_data") && sent[1].starts_with("update_display_data"),
+            "{sent:?}"
+        );
     }
 
     #[test]
@@ -501,7 +571,10 @@ mod tests {
         let kinds: Vec<&str> = sent.iter().map(|sent| sent.split(' ').next().unwrap()).collect();
         let streams = kinds.iter().filter(|kind| **kind == "stream").count();
         assert!((2..6).contains(&streams) && kinds.last() == Some(&"execute_result"), "{kinds:?}");
-        assert!(sent[0].contains("0\\n1\\n2\\n") && sent[streams - 1].contains("a warning"), "{sent:?}");
+        assert!(
+            sent[0].contains("0\\n1\\n2\\n") && sent[streams - 1].contains("a warning"),
+            "{sent:?}"
+        );
     }
 
     #[test]
@@ -525,7 +598,10 @@ mod tests {
         output.begin_wait("compiling", None);
         std::thread::sleep(Duration::from_millis(1900));
         let messages = sent(&mut receive);
-        assert!(messages[0].starts_with("display_data") && messages[0].contains("compiling ("), "{messages:?}");
+        assert!(
+            messages[0].starts_with("display_data") && messages[0].contains("compiling ("),
+            "{messages:?}"
+        );
         output.receive(&json!({"runs": true}));
         assert!(sent(&mut receive)[0].starts_with("clear_output"));
         // Output that is already there is not removed with it.
@@ -533,7 +609,12 @@ mod tests {
         output.begin_wait("compiling", Some("compiled"));
         output.end_wait();
         let messages = sent(&mut receive).join("\n");
-        assert!(messages.contains("kept") && messages.contains("compiled (") && !messages.contains("clear_output"), "{messages}");
+        assert!(
+            messages.contains("kept")
+                && messages.contains("compiled (")
+                && !messages.contains("clear_output"),
+            "{messages}"
+        );
     }
 
     #[test]

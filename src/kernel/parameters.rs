@@ -1,4 +1,5 @@
-//! Converts the parameter cell that papermill inserts into a notebook, in its Python form (`papermill -l python`):
+//! Converts the parameter cell that papermill inserts into a notebook, in its Python form
+//! (`papermill -l python`):
 //!
 //! ```text
 //! # Parameters
@@ -6,18 +7,23 @@
 //! names = ["ja", "math"]
 //! ```
 //!
-//! This becomes `let steps: usize = 20;` and so on. If the notebook already has the variable, its type is kept.
+//! This becomes `let steps: usize = 20;` and so on. If the notebook already has the variable, its
+//! type is kept.
 
 use serde_json::Value;
 
 /// The first line of a parameter cell.
 const HEADING: &str = "# Parameters";
 
-/// A parameter cell as Rust; none for any other cell. `known` returns the type of an existing variable.
+/// A parameter cell as Rust; none for any other cell. `known` returns the type of an existing
+/// variable.
 ///
 /// # Errors
 /// A value has no Rust literal.
-pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<Result<String, String>> {
+pub fn parameters(
+    cell: &str,
+    known: impl Fn(&str) -> Option<String>,
+) -> Option<Result<String, String>> {
     let first = cell.lines().find(|line| !line.trim().is_empty())?;
     if first.trim() != HEADING {
         return None;
@@ -27,9 +33,14 @@ pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<
         if bare.is_empty() || bare.starts_with('#') {
             return Ok(String::new());
         }
-        let (name, value) = bare.split_once('=').ok_or_else(|| format!("`{bare}` is not of the form NAME = VALUE"))?;
+        let (name, value) = bare
+            .split_once('=')
+            .ok_or_else(|| format!("`{bare}` is not of the form NAME = VALUE"))?;
         let (name, kind) = (name.trim(), known(name.trim()));
-        let value = literal(&parse_python(value.trim()).ok_or_else(|| no_literal(name, value))?, kind.as_deref());
+        let value = literal(
+            &parse_python(value.trim()).ok_or_else(|| no_literal(name, value))?,
+            kind.as_deref(),
+        );
         let value = value.ok_or_else(|| no_literal(name, bare))?;
         Ok(match kind {
             Some(kind) => format!("let {name}: {kind} = {value};"),
@@ -45,7 +56,8 @@ fn no_literal(name: &str, value: &str) -> String {
 
 /// Parses a Python literal; none if JSON cannot represent it.
 fn parse_python(python: &str) -> Option<Value> {
-    let (mut json, mut word, mut quoted, mut escaped) = (String::new(), String::new(), false, false);
+    let (mut json, mut word, mut quoted, mut escaped) =
+        (String::new(), String::new(), false, false);
     for c in python.chars().chain([' ']) {
         if !quoted && c.is_alphabetic() {
             word.push(c);
@@ -75,7 +87,9 @@ fn literal(value: &Value, kind: Option<&str>) -> Option<String> {
     let kind = kind.unwrap_or_default();
     Some(match value {
         Value::Bool(value) => value.to_string(),
-        Value::Number(number) if ["f32", "f64"].contains(&kind) => format!("{:?}", number.as_f64()?),
+        Value::Number(number) if ["f32", "f64"].contains(&kind) => {
+            format!("{:?}", number.as_f64()?)
+        }
         Value::Number(number) => number.to_string(),
         Value::String(text) if kind.ends_with("String") => format!("{text:?}.to_owned()"),
         Value::String(text) if kind.ends_with("PathBuf") => format!("{text:?}.into()"),
@@ -83,8 +97,16 @@ fn literal(value: &Value, kind: Option<&str>) -> Option<String> {
         Value::Null => "None".to_owned(),
         Value::Array(values) => {
             let inner = kind.split_once('<').and_then(|(_, inner)| inner.strip_suffix('>'));
-            let inner = inner.or_else(|| kind.trim_start_matches('&').strip_prefix('[')?.split([';', ']']).next()).map(str::trim);
-            let values = values.iter().map(|value| literal(value, inner)).collect::<Option<Vec<_>>>()?.join(", ");
+            let inner = inner
+                .or_else(|| {
+                    kind.trim_start_matches('&').strip_prefix('[')?.split([';', ']']).next()
+                })
+                .map(str::trim);
+            let values = values
+                .iter()
+                .map(|value| literal(value, inner))
+                .collect::<Option<Vec<_>>>()?
+                .join(", ");
             match kind {
                 _ if kind.starts_with("&[") => format!("&[{values}]"),
                 _ if kind.starts_with('[') => format!("[{values}]"),
@@ -131,7 +153,9 @@ mod tests {
                 "let list = vec![1, 2];"
             ]
         );
-        assert!(parameters("# Parameters\nx = {\"a\": 1}", known).unwrap().unwrap_err().contains("`x`"));
+        assert!(
+            parameters("# Parameters\nx = {\"a\": 1}", known).unwrap().unwrap_err().contains("`x`")
+        );
         assert!(parameters("# Parameters\nx = float('nan')", known).unwrap().is_err());
         assert!(parameters("let a = 1;", known).is_none());
     }

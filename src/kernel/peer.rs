@@ -18,7 +18,13 @@ fn user(stream: &UnixStream) -> Option<libc::uid_t> {
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the pointers are to live values of the right size.
     let done = unsafe {
-        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &raw mut length)
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
     };
     (done == 0).then_some(found.uid)
 }
@@ -49,7 +55,10 @@ fn parent(process: i32) -> Option<i32> {
 /// The parent of `process`.
 #[cfg(not(target_os = "linux"))]
 fn parent(process: i32) -> Option<i32> {
-    let output = std::process::Command::new("ps").args(["-o", "ppid=", "-p", &process.to_string()]).output().ok()?;
+    let output = std::process::Command::new("ps")
+        .args(["-o", "ppid=", "-p", &process.to_string()])
+        .output()
+        .ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok().filter(|parent| *parent > 0)
 }
 
@@ -61,7 +70,8 @@ mod tests {
     fn only_children_of_this_process_are_its_descendants() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let (parent, child_id) = (std::os::unix::process::parent_id(), child.id());
-        let found = [child_id, parent, 1, std::process::id(), 999_999_999].map(|process| descends(process.cast_signed()));
+        let found = [child_id, parent, 1, std::process::id(), 999_999_999]
+            .map(|process| descends(process.cast_signed()));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found, [true, false, false, false, false]);

@@ -1,4 +1,5 @@
-//! The build directories of cells, and the prelude that is built once for all of them so that the first cell is fast.
+//! The build directories of cells, and the prelude that is built once for all of them so that the
+//! first cell is fast.
 //!
 //! ```text
 //! CACHE/dam/.cargo/config.toml      build settings: dependencies optimised, cells not
@@ -29,8 +30,9 @@ macro_rules! optimised {
     };
 }
 
-/// Cells compile fastest without optimisation, and the crates they call run fastest with it. Only a few crates are fully
-/// optimised: those that compute, read weights or tokenize. All others account for half of the build time.
+/// Cells compile fastest without optimisation, and the crates they call run fastest with it. Only a
+/// few crates are fully optimised: those that compute, read weights or tokenize. All others account
+/// for half of the build time.
 const CARGO: &str = concat!(
     "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\n",
     "[profile.dev.package.\"*\"]\nopt-level = 1\ndebug-assertions = false\noverflow-checks = false\n",
@@ -62,9 +64,11 @@ pub const FEATURES: &[&str] = &[
 /// # Errors
 /// There is no cache directory, or it is not writable.
 pub fn cache() -> Result<PathBuf> {
-    let cache = dirs::cache_dir().context("no cache directory: set HOME or XDG_CACHE_HOME")?.join("dam");
+    let cache =
+        dirs::cache_dir().context("no cache directory: set HOME or XDG_CACHE_HOME")?.join("dam");
     let config = cache.join(".cargo").join("config.toml");
-    fs::create_dir_all(cache.join(".cargo")).with_context(|| format!("cannot write {}", cache.display()))?;
+    fs::create_dir_all(cache.join(".cargo"))
+        .with_context(|| format!("cannot write {}", cache.display()))?;
     if super::text(&config).ok().as_deref() != Some(CARGO) {
         let mut file = tempfile::NamedTempFile::new_in(cache.join(".cargo"))?;
         file.write_all(CARGO.as_bytes())?;
@@ -79,10 +83,15 @@ pub fn cache() -> Result<PathBuf> {
 /// There is no source of the prelude, or no compiler.
 pub fn prelude_build_path() -> Result<PathBuf> {
     let mut key = DefaultHasher::new();
-    hash_files(Path::new(PRELUDE), &mut key)
-        .with_context(|| format!("the prelude source is not at {PRELUDE}: rebuild `dam` from its current location"))?;
-    let rustc = Command::new("rustc").arg("-vV").output().context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
+    hash_files(Path::new(PRELUDE), &mut key).with_context(|| {
+        format!("the prelude source is not at {PRELUDE}: rebuild `dam` from its current location")
+    })?;
+    let rustc = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .context("there is no Rust compiler: install Rust from rustup.rs")?;
+    let lock = fs::read(LOCK)
+        .with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
     let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());
     (rustc.stdout, lock, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
     Ok(cache()?.join(format!("prelude-{:016x}", key.finish())))
@@ -151,7 +160,8 @@ impl BuildDirectory {
         &self.0
     }
 
-    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would overwrite.
+    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would
+    /// overwrite.
     ///
     /// # Errors
     /// The disk is full.
@@ -202,9 +212,12 @@ fn remove_incremental(target: &Path) -> Result<()> {
 /// # Errors
 /// The cache is not readable.
 pub fn latest_build() -> Result<Option<PathBuf>> {
-    let prepared = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("prelude-");
+    let prepared =
+        |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("prelude-");
     let entries = fs::read_dir(cache()?)?.flatten().filter(prepared);
-    Ok(entries.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok()).map(|entry| entry.path()))
+    Ok(entries
+        .max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok())
+        .map(|entry| entry.path()))
 }
 
 /// Copies the lock file of this program to `directory`.
@@ -224,11 +237,16 @@ fn link(from: &Path, to: &Path, copies: bool) -> Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
-        if text == "incremental" || ["ctx-", "libctx", "libcode_", ".cargo-"].iter().any(|own| text.starts_with(own)) {
+        if text == "incremental"
+            || ["ctx-", "libctx", "libcode_", ".cargo-"].iter().any(|own| text.starts_with(own))
+        {
             continue;
         }
         let (source, target) = (entry.path(), to.join(&name));
-        let copies = copies || ["dam-prelude", "dam_prelude", "libdam_prelude"].iter().any(|own| text.starts_with(own));
+        let copies = copies
+            || ["dam-prelude", "dam_prelude", "libdam_prelude"]
+                .iter()
+                .any(|own| text.starts_with(own));
         if entry.file_type()?.is_dir() {
             link(&source, &target, copies)?;
         } else if copies || fs::hard_link(&source, &target).is_err() {

@@ -1,12 +1,13 @@
-//! A proxy between Jupyter clients and the kernel's sockets. It gives each connection a unique identity and limits the size
-//! of messages.
+//! A proxy between Jupyter clients and the kernel's sockets. It gives each connection a unique
+//! identity and limits the size of messages.
 //!
-//! A Jupyter client uses its session id as the identity of its ZeroMQ sockets, and replies are routed by it. Behind a gateway
-//! two connections may have the same identity, because JupyterLab's server leaves a connection behind when a page connects
-//! twice; replies would then go to whichever came last. So on the sockets that send replies, the proxy appends a number to
-//! each identity. Before a client has authenticated with the key it may announce a message of any length, and the sockets
-//! would allocate that much. So the proxy limits the size of a message on all five sockets, and the total over all
-//! connections. Everything else passes unchanged.
+//! A Jupyter client uses its session id as the identity of its ZeroMQ sockets, and replies are
+//! routed by it. Behind a gateway two connections may have the same identity, because JupyterLab's
+//! server leaves a connection behind when a page connects twice; replies would then go to whichever
+//! came last. So on the sockets that send replies, the proxy appends a number to each identity.
+//! Before a client has authenticated with the key it may announce a message of any length, and the
+//! sockets would allocate that much. So the proxy limits the size of a message on all five sockets,
+//! and the total over all connections. Everything else passes unchanged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,20 +31,23 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// The most connections per socket.
 const CONNECTIONS: usize = 128;
 
-/// The limit on open files that is requested: each connection uses three, one to the client and two to the sockets.
+/// The limit on open files that is requested: each connection uses three, one to the client and two
+/// to the sockets.
 const OPEN_FILES: libc::rlim_t = 4096;
 
-/// The most bytes of buffers over all connections of all sockets. A connection keeps the buffer of its largest message.
-/// Messages of up to `SMALL_MESSAGE` bytes are not counted; they add at most 12 MB.
+/// The most bytes of buffers over all connections of all sockets. A connection keeps the buffer of
+/// its largest message. Messages of up to `SMALL_MESSAGE` bytes are not counted; they add at most
+/// 12 MB.
 const BUFFER_LIMIT: u64 = 48 << 20;
 const SMALL_MESSAGE: u64 = 32 << 10;
 
-/// The length of the greeting in ZMTP 3.0 (<https://rfc.zeromq.org/spec/23>), and the most bytes of the handshake after it.
+/// The length of the greeting in ZMTP 3.0 (<https://rfc.zeromq.org/spec/23>), and the most bytes of
+/// the handshake after it.
 const GREETING: u64 = 64;
 const HANDSHAKE: u64 = 4096;
 
-/// The bits of the first byte of a frame: more frames follow; the length has eight bytes instead of one; the frame is a
-/// command.
+/// The bits of the first byte of a frame: more frames follow; the length has eight bytes instead of
+/// one; the frame is a command.
 const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
@@ -69,7 +73,8 @@ pub enum Channel {
 
 impl Channel {
     /// All sockets.
-    pub const ALL: [Self; 5] = [Self::Shell, Self::Control, Self::Stdin, Self::Iopub, Self::Heartbeat];
+    pub const ALL: [Self; 5] =
+        [Self::Shell, Self::Control, Self::Stdin, Self::Iopub, Self::Heartbeat];
 
     fn port(self, info: &ConnectionInfo) -> u16 {
         match self {
@@ -81,7 +86,8 @@ impl Channel {
         }
     }
 
-    /// The largest message, in bytes: cells and answers on the first three, topics and heartbeats on the others.
+    /// The largest message, in bytes: cells and answers on the first three, topics and heartbeats
+    /// on the others.
     fn max_bytes(self) -> u64 {
         match self {
             Self::Shell | Self::Control | Self::Stdin => 16 << 20,
@@ -89,7 +95,8 @@ impl Channel {
         }
     }
 
-    /// The most messages per connection. Subscriptions are kept forever and searched for every message.
+    /// The most messages per connection. Subscriptions are kept forever and searched for every
+    /// message.
     fn max_messages(self) -> u64 {
         if self == Self::Iopub { 64 } else { u64::MAX }
     }
@@ -102,7 +109,11 @@ impl Channel {
 
 /// The connection info of the internal sockets: files in `directory` instead of the public ports.
 pub fn internal_info(info: &ConnectionInfo, directory: &Path) -> ConnectionInfo {
-    ConnectionInfo { transport: Transport::IPC, ip: directory.join("behind").display().to_string(), ..info.clone() }
+    ConnectionInfo {
+        transport: Transport::IPC,
+        ip: directory.join("behind").display().to_string(),
+        ..info.clone()
+    }
 }
 
 /// Accepts clients and connects them to the internal sockets at `internal`.
@@ -122,7 +133,10 @@ pub async fn serve_clients(info: &ConnectionInfo, internal: &ConnectionInfo) -> 
             ),
             Transport::IPC => {
                 let path = format!("{}-{port}", info.ip);
-                Listener::Unix(UnixListener::bind(&path).with_context(|| format!("cannot listen on {path}"))?)
+                Listener::Unix(
+                    UnixListener::bind(&path)
+                        .with_context(|| format!("cannot listen on {path}"))?,
+                )
             }
         };
         let socket = PathBuf::from(format!("{}-{port}", internal.ip));
@@ -172,17 +186,26 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a client on `channel`; returns its number and what ends it. At the limit, the oldest client that has sent no
-    /// complete message is disconnected; none if there is no such client.
+    /// Adds a client on `channel`; returns its number and what ends it. At the limit, the oldest
+    /// client that has sent no complete message is disconnected; none if there is no such client.
     fn register(&self, channel: Channel) -> Option<(u64, Arc<Notify>)> {
         let mut table = self.table();
         if table.all.values().filter(|client| client.channel == channel).count() >= CONNECTIONS {
-            let silent = table.all.iter().find(|(_, client)| client.channel == channel && !client.has_sent_message);
+            let silent = table
+                .all
+                .iter()
+                .find(|(_, client)| client.channel == channel && !client.has_sent_message);
             let silent = *silent?.0;
             table.disconnect(silent);
         }
         let (number, end) = (table.tick(), Arc::new(Notify::new()));
-        let client = Client { channel, has_sent_message: false, buffer: 0, last_use: number, end: Arc::clone(&end) };
+        let client = Client {
+            channel,
+            has_sent_message: false,
+            buffer: 0,
+            last_use: number,
+            end: Arc::clone(&end),
+        };
         table.all.insert(number, client);
         Some((number, end))
     }
@@ -197,9 +220,9 @@ impl Clients {
         }
     }
 
-    /// Reserves a buffer for a message of `bytes`. Above the limit, other clients with buffers are disconnected: first those
-    /// that have sent no complete message, then the least recently used; Jupyter clients reconnect. Returns false if this
-    /// client itself has been disconnected.
+    /// Reserves a buffer for a message of `bytes`. Above the limit, other clients with buffers are
+    /// disconnected: first those that have sent no complete message, then the least recently used;
+    /// Jupyter clients reconnect. Returns false if this client itself has been disconnected.
     fn reserve(&self, number: u64, bytes: u64) -> bool {
         let mut table = self.table();
         let now = table.tick();
@@ -209,8 +232,13 @@ impl Clients {
         }
         (client.buffer, client.last_use) = (client.buffer.max(bytes), now);
         while table.all.values().map(|client| client.buffer).sum::<u64>() > BUFFER_LIMIT {
-            let others = table.all.iter().filter(|(other, client)| **other != number && client.buffer > 0);
-            let Some((first, _)) = others.min_by_key(|(_, client)| (client.has_sent_message, client.last_use)) else { break };
+            let others =
+                table.all.iter().filter(|(other, client)| **other != number && client.buffer > 0);
+            let Some((first, _)) =
+                others.min_by_key(|(_, client)| (client.has_sent_message, client.last_use))
+            else {
+                break;
+            };
             let first = *first;
             table.disconnect(first);
         }
@@ -290,8 +318,15 @@ async fn forward(
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_socket, mut to_socket) = UnixStream::connect(socket).await?.into_split();
     let upstream = async {
-        timeout(HANDSHAKE_TIME, forward_handshake(&mut from_client, &mut to_socket, channel.is_numbered().then_some(number)))
-            .await??;
+        timeout(
+            HANDSHAKE_TIME,
+            forward_handshake(
+                &mut from_client,
+                &mut to_socket,
+                channel.is_numbered().then_some(number),
+            ),
+        )
+        .await??;
         forward_messages(from_client, to_socket, channel, number, clients).await
     };
     tokio::select! {
@@ -318,7 +353,8 @@ async fn forward_handshake(
     }
     let mut body = Vec::new();
     from_client.take(ready).read_to_end(&mut body).await?;
-    let with_number = append_number(&body, number.unwrap_or_default()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let with_number =
+        append_number(&body, number.unwrap_or_default()).ok_or(std::io::ErrorKind::InvalidData)?;
     let body = if number.is_some() { with_number } else { body };
     match u8::try_from(body.len()) {
         Ok(length) => to_socket.write_all(&[COMMAND, length]).await?,
@@ -410,7 +446,8 @@ mod tests {
     #[test]
     fn a_number_is_appended_to_the_identity_and_nothing_else_changes() {
         let ready = b"\x05READY\x08Identity\0\0\0\x02me\x0bSocket-Type\0\0\0\x06DEALER";
-        let expected = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\x0ame\0\0\0\0\0\0\0\x07";
+        let expected =
+            b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\x0ame\0\0\0\0\0\0\0\x07";
         assert_eq!(append_number(ready, 7).as_deref(), Some(expected.as_slice()));
         for length in 6..ready.len() {
             let whole = [6, 21].contains(&length);
@@ -448,14 +485,24 @@ mod tests {
                 for length in [1 << 62, u64::MAX, (16 << 20) + 1] {
                     assert_eq!(forwarded(&frame(0, length), channel).await, (false, Vec::new()));
                 }
-                assert!(!forwarded(&[MORE, 0].repeat(FRAMES + 1), channel).await.0, "frames without end");
+                assert!(
+                    !forwarded(&[MORE, 0].repeat(FRAMES + 1), channel).await.0,
+                    "frames without end"
+                );
                 for first in [COMMAND, 8, 128] {
-                    assert_eq!(forwarded(&[first, 0], channel).await, (false, Vec::new()), "{first}");
+                    assert_eq!(
+                        forwarded(&[first, 0], channel).await,
+                        (false, Vec::new()),
+                        "{first}"
+                    );
                 }
             }
             // One subscription to everything is enough.
             assert!(forwarded(&[0, 1, 1].repeat(64)[..192 - 3], Channel::Iopub).await.0);
-            assert!(!forwarded(&[0, 1, 1].repeat(10_000), Channel::Iopub).await.0, "subscriptions without end");
+            assert!(
+                !forwarded(&[0, 1, 1].repeat(10_000), Channel::Iopub).await.0,
+                "subscriptions without end"
+            );
             assert!(forwarded(&[0, 1, 1].repeat(10_000), Channel::Heartbeat).await.0);
         });
     }
@@ -463,13 +510,18 @@ mod tests {
     /// Whether the client that `end` belongs to has been disconnected.
     fn is_ended(end: &Notify) -> bool {
         let mut waiting = std::pin::pin!(end.notified());
-        std::future::Future::poll(waiting.as_mut(), &mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+        std::future::Future::poll(
+            waiting.as_mut(),
+            &mut std::task::Context::from_waker(std::task::Waker::noop()),
+        )
+        .is_ready()
     }
 
     #[test]
     fn the_oldest_silent_client_is_disconnected_at_the_limit() {
         let clients = Clients::default();
-        let all: Vec<_> = (0..CONNECTIONS).map(|_| clients.register(Channel::Shell).unwrap()).collect();
+        let all: Vec<_> =
+            (0..CONNECTIONS).map(|_| clients.register(Channel::Shell).unwrap()).collect();
         clients.record_message(all[0].0);
         assert!(clients.register(Channel::Iopub).is_some());
         assert!(all.iter().all(|(_, end)| !is_ended(end)), "each socket has its own limit");
@@ -487,7 +539,8 @@ mod tests {
         let (clients, large) = (Clients::default(), Channel::Shell.max_bytes());
         let all: Vec<_> = (0..6).map(|_| clients.register(Channel::Shell).unwrap()).collect();
         let ended = || all.iter().map(|(_, end)| is_ended(end)).collect::<Vec<_>>();
-        // The first two have sent complete messages, the first one more than the second; the last sends only small ones.
+        // The first two have sent complete messages, the first one more than the second; the last
+        // sends only small ones.
         assert!(clients.reserve(all[5].0, SMALL_MESSAGE));
         for i in [0, 1, 0, 2] {
             assert!(clients.reserve(all[i].0, large));
@@ -500,7 +553,11 @@ mod tests {
         assert_eq!(ended(), [false, false, true, false, false, false]);
         clients.record_message(all[3].0);
         assert!(clients.reserve(all[4].0, large));
-        assert_eq!(ended(), [false, true, false, false, false, false], "the others were notified before");
+        assert_eq!(
+            ended(),
+            [false, true, false, false, false, false],
+            "the others were notified before"
+        );
         assert!(!clients.reserve(all[2].0, 1), "the client was disconnected");
         let buffers: u64 = clients.table().all.values().map(|client| client.buffer).sum();
         assert!(buffers <= BUFFER_LIMIT, "{buffers}");

@@ -1,5 +1,5 @@
-//! The rate limit of text. Jupyter's server drops text messages above one million bytes per second, averaged over three
-//! seconds (`iopub_data_rate_limit`, `rate_limit_window`).
+//! The rate limit of text. Jupyter's server drops text messages above one million bytes per second,
+//! averaged over three seconds (`iopub_data_rate_limit`, `rate_limit_window`).
 //!
 //! ```text
 //! credit(t) = min(BURST, credit(t') + RATE (t - t'))      BURST + RATE 3 s < 3 MB
@@ -60,7 +60,11 @@ mod tests {
             sent.push((seconds, 61_000.0));
         }
         for (begin, _) in &sent {
-            let within: f64 = sent.iter().filter(|(at, _)| (*begin..begin + 3.0).contains(at)).map(|(_, bytes)| bytes).sum();
+            let within: f64 = sent
+                .iter()
+                .filter(|(at, _)| (*begin..begin + 3.0).contains(at))
+                .map(|(_, bytes)| bytes)
+                .sum();
             assert!(within < 2.9e6, "{within} from {begin}");
         }
         assert!(sent.len() as f64 * 61_000.0 > 9e6, "not slower than necessary");

@@ -33,7 +33,8 @@ pub fn add(directory: &Path) -> Result<()> {
 /// The cache is not readable.
 pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = listed()?;
-    // Kernels installed by versions without a list: in the same directory, or in Jupyter's data directory of the user.
+    // Kernels installed by versions without a list: in the same directory, or in Jupyter's data
+    // directory of the user.
     let user = user_data().map(|data| data.join("kernels")).ok();
     for kernels in directory.parent().map(Path::to_owned).into_iter().chain(user) {
         let entries = fs::read_dir(kernels).into_iter().flatten().flatten();

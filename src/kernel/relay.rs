@@ -1,8 +1,9 @@
 //! The relay: a process between evcxr and the process that runs the cells.
 //!
-//! evcxr collects the output of a cell until its end, one value per type, and does not report an error through `?`. So the
-//! output of cells passes through the relay: evcxr receives its own markers, and the kernel receives everything else at once
-//! and in order, as lines of JSON on its socket:
+//! evcxr collects the output of a cell until its end, one value per type, and does not report an
+//! error through `?`. So the output of cells passes through the relay: evcxr receives its own
+//! markers, and the kernel receives everything else at once and in order, as lines of JSON on its
+//! socket:
 //!
 //! ```text
 //! {"out": TEXT} {"err": TEXT}        standard output and standard error
@@ -14,11 +15,11 @@
 //! {"synced": N}                      everything written before the kernel's request N has been sent
 //! ```
 //!
-//! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input for the cell, and
-//! `{"line": null}` is end of file.
+//! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input
+//! for the cell, and `{"line": null}` is end of file.
 //!
-//! The relay outlives the cells' process to deliver its last output. It ends after that process, and kills
-//! it if the kernel disconnects.
+//! The relay outlives the cells' process to deliver its last output. It ends after that process,
+//! and kills it if the kernel disconnects.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -31,7 +32,8 @@ use serde_json::{Value, json};
 
 use super::stdin;
 
-/// The environment variable with the kernel's value of `RUST_BACKTRACE`, which applies to panics in cells.
+/// The environment variable with the kernel's value of `RUST_BACKTRACE`, which applies to panics in
+/// cells.
 pub const BACKTRACE: &str = "DAM_BACKTRACE";
 
 /// Set in the environment of the cells' process.
@@ -81,13 +83,16 @@ fn run() -> Result<ExitCode> {
     let (input, theirs) = stdin::pair()?;
     command.args(std::env::args_os().skip(1)).env(INNER, "1");
     command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // evcxr enables backtraces; a panic message is clearer without, so only the user's setting counts.
+    // evcxr enables backtraces; a panic message is clearer without, so only the user's setting
+    // counts.
     command.env("RUST_BACKTRACE", std::env::var_os(BACKTRACE).unwrap_or_else(|| "0".into()));
     end_with_parent(&mut command);
     let mut cells = command.spawn()?;
     // Closes the relay's copy of the child's standard input.
     drop(command);
-    let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else { bail!("the cells' process has no output") };
+    let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else {
+        bail!("the cells' process has no output")
+    };
     let mut relay = Relay {
         kernel,
         out,
@@ -112,7 +117,8 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
 }
 
-/// On Linux the cells' process is killed when the relay dies; on other systems the kernel kills it by its id.
+/// On Linux the cells' process is killed when the relay dies; on other systems the kernel kills it
+/// by its id.
 fn end_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
@@ -179,19 +185,25 @@ impl Relay {
                 (true, CellState::Running) => POLL_MS,
                 (true, _) => -1,
             };
-            // After evcxr has closed its end, its descriptor is not polled: poll ignores negative descriptors.
+            // After evcxr has closed its end, its descriptor is not polled: poll ignores negative
+            // descriptors.
             let evcxr = if self.input.is_some() { std::io::stdin().as_raw_fd() } else { -1 };
-            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), requests.as_raw_fd(), evcxr], timeout)?;
+            let ready = wait(
+                [self.out.as_raw_fd(), self.err.as_raw_fd(), requests.as_raw_fd(), evcxr],
+                timeout,
+            )?;
             if ready == [false; 4] {
                 self.flush()?;
             }
-            let is_time = self.state == CellState::Running && last_check.elapsed() >= Duration::from_millis(POLL_MS as u64);
+            let is_time = self.state == CellState::Running
+                && last_check.elapsed() >= Duration::from_millis(POLL_MS as u64);
             if is_time {
                 last_check = Instant::now();
             }
             let waits = is_time && stdin::is_reading(self.cells);
             let ended = self.read_output()?;
-            // A cell that has ended reads too, for evcxr's next command; its end marker was processed before.
+            // A cell that has ended reads too, for evcxr's next command; its end marker was
+            // processed before.
             if waits && self.state == CellState::Running {
                 self.state = CellState::AwaitingInput;
                 self.flush()?;
@@ -226,8 +238,8 @@ impl Relay {
 
     /// Reads the available output. Returns whether it has ended.
     ///
-    /// Standard output is read first and standard error sent first: then standard error written before a marker is available
-    /// when the marker is processed.
+    /// Standard output is read first and standard error sent first: then standard error written
+    /// before a marker is available when the marker is processed.
     fn read_output(&mut self) -> Result<bool> {
         let mut written = Vec::new();
         let ended = drain(&mut self.out, &mut written)?;
@@ -259,7 +271,8 @@ impl Relay {
 
     /// Delivers the kernel's answer to the cell that is reading; none is end of file.
     fn deliver_input(&mut self, line: Option<&str>) -> Result<()> {
-        // The cell may have ended meanwhile, and its process must not take the answer for a command.
+        // The cell may have ended meanwhile, and its process must not take the answer for a
+        // command.
         let waits = stdin::is_reading(self.cells);
         self.read_output()?;
         if self.state != CellState::AwaitingInput || !waits {
@@ -273,7 +286,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Writes a line to the cells' process. Failure is ignored: the end of its output reveals that it has ended.
+    /// Writes a line to the cells' process. Failure is ignored: the end of its output reveals that
+    /// it has ended.
     fn write_input(&mut self, line: &[u8]) {
         let _ = self.input.as_mut().map(|input| input.write_line(line));
     }
@@ -341,7 +355,8 @@ impl Relay {
     /// Sends everything held back.
     fn flush(&mut self) -> Result<()> {
         self.send_errors()?;
-        let is_marker = "EVCXR_".as_bytes().starts_with(&self.line) || self.line.starts_with(b"EVCXR_");
+        let is_marker =
+            "EVCXR_".as_bytes().starts_with(&self.line) || self.line.starts_with(b"EVCXR_");
         if self.block.is_none() && !is_marker && std::str::from_utf8(&self.line).is_ok() {
             let line = std::mem::take(&mut self.line);
             self.send(&json!({"out": String::from_utf8_lossy(&line)}))?;
@@ -379,7 +394,8 @@ impl Relay {
     }
 }
 
-/// Which of `fds` are readable or closed; none after `timeout` milliseconds, where -1 means forever.
+/// Which of `fds` are readable or closed; none after `timeout` milliseconds, where -1 means
+/// forever.
 fn wait(fds: [RawFd; 4], timeout: i32) -> Result<[bool; 4]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the pointer is to a live array of four entries.

@@ -40,12 +40,23 @@ impl RustSession {
         super::forget_cargo();
         super::cargo::install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
-        let output = CellOutput::new(move |message| live.lock().unwrap_or_else(PoisonError::into_inner).show(&message));
+        let output = CellOutput::new(move |message| {
+            live.lock().unwrap_or_else(PoisonError::into_inner).show(&message)
+        });
         let receiver = Arc::clone(&output);
         let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
         let cells = Arc::new(Cells::new(link, Arc::clone(&output), socket));
-        let engine = cells.start_with_notice(|| note("building the prelude for the Rust prompt: a few minutes, once"))?;
-        Ok(Self { cells, engine, output, completer: Completer::default(), count: 0, _directory: directory })
+        let engine = cells.start_with_notice(|| {
+            note("building the prelude for the Rust prompt: a few minutes, once")
+        })?;
+        Ok(Self {
+            cells,
+            engine,
+            output,
+            completer: Completer::default(),
+            count: 0,
+            _directory: directory,
+        })
     }
 
     /// A function that interrupts the running cell.
@@ -106,7 +117,9 @@ impl LiveDisplay {
         // The table of variables is updated only between cells, and is not live here.
         let id = content["transient"]["display_id"].as_str().filter(|id| *id != VARIABLES);
         match (message.message_type(), id) {
-            ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.update(id, plain),
+            ("update_display_data", Some(id)) | ("display_data", Some(id)) => {
+                self.update(id, plain)
+            }
             ("clear_output", _) => {
                 if let Some((_, bar)) = self.picture.take() {
                     bar.finish_and_clear();
@@ -117,7 +130,9 @@ impl LiveDisplay {
                 let text = content["text"].as_str().unwrap_or_default();
                 let _ = match content["name"] == "stderr" {
                     true => write!(std::io::stderr(), "{text}"),
-                    false => write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()),
+                    false => {
+                        write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())
+                    }
                 };
             }
             ("display_data" | "execute_result", _) => {

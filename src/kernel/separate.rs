@@ -1,5 +1,5 @@
-//! Builds dependencies that would change the build of the prelude separately, with their own copies of crates, and links the
-//! cell with both.
+//! Builds dependencies that would change the build of the prelude separately, with their own copies
+//! of crates, and links the cell with both.
 //!
 //! ```text
 //! DIRECTORY/apart/         a package that depends on them, built like any other
@@ -22,12 +22,16 @@ use super::lock::{cargo_metadata, extended_lock, manifest_without, package, targ
 /// The directory of the separate build.
 const DIRECTORY: &str = "apart";
 
-/// Builds the cell in this directory, for which cargo was called with `arguments`, with the dependency lines `separate` built
-/// separately.
+/// Builds the cell in this directory, for which cargo was called with `arguments`, with the
+/// dependency lines `separate` built separately.
 ///
 /// # Errors
 /// A build cannot start.
-pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], separate: &[String]) -> Result<ExitCode> {
+pub fn build(
+    cargo: &dyn Fn() -> Command,
+    arguments: &[OsString],
+    separate: &[String],
+) -> Result<ExitCode> {
     let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory)?;
     package(directory, separate, &extended_lock(directory)?)?;
@@ -48,10 +52,20 @@ pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], separate: &[St
     let externs = externs(&cargo_metadata(directory, cargo)?, &artifacts);
     let manifest = fs::read_to_string("Cargo.toml")?;
     let mut command = cargo();
-    command.args(arguments.iter().map(|argument| if argument == "build" { OsString::from("rustc") } else { argument.clone() }));
-    command.arg("--").args(externs.iter().flat_map(|(name, file)| ["--extern".to_owned(), format!("{name}={file}")]));
-    for deps in [format!("{DIRECTORY}/target/{target}/debug/deps"), format!("{DIRECTORY}/target/debug/deps")] {
-        command.args(["-L".to_owned(), format!("dependency={}", fs::canonicalize(&deps).unwrap_or(deps.into()).display())]);
+    command.args(arguments.iter().map(|argument| {
+        if argument == "build" { OsString::from("rustc") } else { argument.clone() }
+    }));
+    command.arg("--").args(
+        externs.iter().flat_map(|(name, file)| ["--extern".to_owned(), format!("{name}={file}")]),
+    );
+    for deps in [
+        format!("{DIRECTORY}/target/{target}/debug/deps"),
+        format!("{DIRECTORY}/target/debug/deps"),
+    ] {
+        command.args([
+            "-L".to_owned(),
+            format!("dependency={}", fs::canonicalize(&deps).unwrap_or(deps.into()).display()),
+        ]);
     }
     fs::write("Cargo.toml", manifest_without(separate)?)?;
     let done = run(command);
@@ -64,21 +78,30 @@ pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], separate: &[St
 fn artifact(line: &str) -> Option<(String, String)> {
     let message: Value = serde_json::from_str(line).ok()?;
     let kinds = message["target"]["kind"].as_array()?;
-    let is_library = kinds.iter().any(|kind| ["lib", "rlib", "dylib", "proc-macro"].iter().any(|known| kind == known));
+    let is_library = kinds
+        .iter()
+        .any(|kind| ["lib", "rlib", "dylib", "proc-macro"].iter().any(|known| kind == known));
     if message["reason"] != "compiler-artifact" || !is_library {
         return None;
     }
     let files = || message["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let file = files().find(|file| file.ends_with(".rlib")).or_else(|| files().find(|file| !file.ends_with(".rmeta")))?;
+    let file = files()
+        .find(|file| file.ends_with(".rlib"))
+        .or_else(|| files().find(|file| !file.ends_with(".rmeta")))?;
     Some((message["package_id"].as_str()?.to_owned(), file.to_owned()))
 }
 
 /// The direct dependencies of the package, each with its file.
 fn externs(all: &Value, artifacts: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let nodes = all["resolve"]["nodes"].as_array().into_iter().flatten();
-    let own = nodes.filter(|node| all["workspace_members"].as_array().is_some_and(|own| own.contains(&node["id"])));
+    let own = nodes.filter(|node| {
+        all["workspace_members"].as_array().is_some_and(|own| own.contains(&node["id"]))
+    });
     let deps = own.flat_map(|node| node["deps"].as_array().into_iter().flatten());
-    deps.filter_map(|dep| Some((dep["name"].as_str()?.to_owned(), artifacts.get(dep["pkg"].as_str()?)?.clone()))).collect()
+    deps.filter_map(|dep| {
+        Some((dep["name"].as_str()?.to_owned(), artifacts.get(dep["pkg"].as_str()?)?.clone()))
+    })
+    .collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Serves Jupyter's sockets.
 //!
-//! Cells, completions and documentation are handled in order on one thread. Everything else is answered at once, so that a
-//! kernel that is running a cell can still be queried, interrupted and shut down. For every request on the shell and control
-//! sockets the kernel reports busy before it and idle after it: JupyterLab does not accept a reply otherwise.
+//! Cells, completions and documentation are handled in order on one thread. Everything else is
+//! answered at once, so that a kernel that is running a cell can still be queried, interrupted and
+//! shut down. For every request on the shell and control sockets the kernel reports busy before it
+//! and idle after it: JupyterLab does not accept a reply otherwise.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,13 +14,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::messaging::{
-    CompleteReply, ExecuteInput, ExecuteReply, ExecuteRequest, ExecutionCount, HistoryEntry, HistoryReply, HistoryRequest,
-    InputRequest, InspectReply, InterruptReply, IsCompleteReply, JupyterMessage, JupyterMessageContent, KernelInfoReply,
-    LanguageInfo, ReplyError, ReplyStatus, ShutdownReply, Status, UnknownMessage,
+    CompleteReply, ExecuteInput, ExecuteReply, ExecuteRequest, ExecutionCount, HistoryEntry,
+    HistoryReply, HistoryRequest, InputRequest, InspectReply, InterruptReply, IsCompleteReply,
+    JupyterMessage, JupyterMessageContent, KernelInfoReply, LanguageInfo, ReplyError, ReplyStatus,
+    ShutdownReply, Status, UnknownMessage,
 };
 use jupyter_zmq_client::{
-    RouterRecvConnection, RouterSendConnection, create_kernel_control_connection, create_kernel_heartbeat_connection,
-    create_kernel_iopub_connection, create_kernel_shell_connection, create_kernel_stdin_connection,
+    RouterRecvConnection, RouterSendConnection, create_kernel_control_connection,
+    create_kernel_heartbeat_connection, create_kernel_iopub_connection,
+    create_kernel_shell_connection, create_kernel_stdin_connection,
 };
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -61,16 +64,21 @@ struct Kernel {
     answers: Mutex<Receiver<(Option<String>, String)>>,
 }
 
-/// Serves the connection described by `file` until shutdown, with the internal sockets in `directory`.
+/// Serves the connection described by `file` until shutdown, with the internal sockets in
+/// `directory`.
 ///
 /// # Errors
 /// The file is not a connection file, or a port is in use.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
     let text = super::text(file)?;
     let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
-        format!("{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab", file.display())
+        format!(
+            "{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab",
+            file.display()
+        )
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(sockets(info, directory))
 }
 
@@ -80,8 +88,10 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let mut heartbeat = create_kernel_heartbeat_connection(&internal).await?;
     let mut iopub_socket = create_kernel_iopub_connection(&internal, &session).await?;
     let (shell_send, shell) = create_kernel_shell_connection(&internal, &session).await?.split();
-    let (mut control_send, mut control) = create_kernel_control_connection(&internal, &session).await?.split();
-    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&internal, &session).await?.split();
+    let (mut control_send, mut control) =
+        create_kernel_control_connection(&internal, &session).await?.split();
+    let (stdin_send, mut stdin_socket) =
+        create_kernel_stdin_connection(&internal, &session).await?.split();
     serve_clients(&info, &internal).await?;
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
@@ -97,7 +107,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
     let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
-    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
+    let kernel =
+        Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
     let working = Arc::clone(&kernel);
     let worker = std::thread::spawn(move || working.work(&jobs));
 
@@ -143,9 +154,10 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
                 kernel.cells.interrupt();
                 (InterruptReply::new().into(), false)
             }
-            JupyterMessageContent::ShutdownRequest(request) => {
-                (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
-            }
+            JupyterMessageContent::ShutdownRequest(request) => (
+                ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(),
+                true,
+            ),
             JupyterMessageContent::KernelInfoRequest(_) => {
                 (JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())), false)
             }
@@ -168,8 +180,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sends messages on a socket. Messages to a client that has disconnected are lost: Jupyter's servers query a new kernel over
-/// short-lived connections.
+/// Sends messages on a socket. Messages to a client that has disconnected are lost: Jupyter's
+/// servers query a new kernel over short-lived connections.
 async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: RouterSendConnection) {
     while let Some(message) = messages.recv().await {
         let _ = socket.send(message).await;
@@ -177,7 +189,11 @@ async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: Route
 }
 
 /// Receives requests on the shell socket.
-async fn receive_shell(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
+async fn receive_shell(
+    kernel: Arc<Kernel>,
+    mut shell: RouterRecvConnection,
+    work: Sender<Option<JupyterMessage>>,
+) {
     loop {
         // Messages that are malformed or wrongly signed are ignored.
         let Ok(message) = shell.read().await else { continue };
@@ -222,15 +238,23 @@ impl Kernel {
     /// The reply to a request that does not need evcxr; none for others.
     fn answer(&self, message: &JupyterMessage) -> Option<JupyterMessageContent> {
         Some(match &message.content {
-            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())),
-            JupyterMessageContent::IsCompleteRequest(request) => match completeness(&request.code) {
-                Completeness::Complete => IsCompleteReply::complete(),
-                Completeness::Incomplete(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
-                Completeness::Invalid => IsCompleteReply::invalid(),
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                JupyterMessageContent::KernelInfoReply(Box::new(kernel_info()))
             }
-            .into(),
+            JupyterMessageContent::IsCompleteRequest(request) => {
+                match completeness(&request.code) {
+                    Completeness::Complete => IsCompleteReply::complete(),
+                    Completeness::Incomplete(depth) => {
+                        IsCompleteReply::incomplete("    ".repeat(depth))
+                    }
+                    Completeness::Invalid => IsCompleteReply::invalid(),
+                }
+                .into()
+            }
             JupyterMessageContent::HistoryRequest(request) => self.history_reply(request).into(),
-            JupyterMessageContent::CommInfoRequest(_) => jupyter_protocol::messaging::CommInfoReply::default().into(),
+            JupyterMessageContent::CommInfoRequest(_) => {
+                jupyter_protocol::messaging::CommInfoReply::default().into()
+            }
             JupyterMessageContent::ExecuteRequest(_)
             | JupyterMessageContent::CompleteRequest(_)
             | JupyterMessageContent::InspectRequest(_) => return None,
@@ -249,7 +273,9 @@ impl Kernel {
                 entries[first..].to_vec()
             }
             HistoryRequest::Range { start, stop, .. } => {
-                let in_range = |i: &usize| *i as i64 >= i64::from(*start) && (*stop == 0 || (*i as i64) < i64::from(*stop));
+                let in_range = |i: &usize| {
+                    *i as i64 >= i64::from(*start) && (*stop == 0 || (*i as i64) < i64::from(*stop))
+                };
                 entries.filter(|(i, _)| in_range(i)).collect()
             }
             HistoryRequest::Search { pattern, .. } => {
@@ -257,13 +283,22 @@ impl Kernel {
                 entries.filter(|(_, code)| code.contains(part)).collect()
             }
         };
-        HistoryReply::new(entries.into_iter().map(|(i, code)| HistoryEntry::Input(0, i, code)).collect())
+        HistoryReply::new(
+            entries.into_iter().map(|(i, code)| HistoryEntry::Input(0, i, code)).collect(),
+        )
     }
 
     /// Runs jobs until the channel closes.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let (engine, completer) = (self.cells.start(), Completer::default());
-        let mut worker = Worker { engine, completer, count: 0, has_run: false, is_warm: false, seen: BTreeSet::new() };
+        let mut worker = Worker {
+            engine,
+            completer,
+            count: 0,
+            has_run: false,
+            is_warm: false,
+            seen: BTreeSet::new(),
+        };
         while let Some(job) = worker.next(jobs, &self.cells) {
             // Cells that were queued when this one failed are aborted.
             for job in self.job(&mut worker, &job, jobs) {
@@ -280,7 +315,8 @@ impl Kernel {
         }
     }
 
-    /// Runs one job. If a cell fails, returns the jobs queued by then, of which cells are to be aborted.
+    /// Runs one job. If a cell fails, returns the jobs queued by then, of which cells are to be
+    /// aborted.
     fn job(
         &self,
         worker: &mut Worker,
@@ -303,16 +339,34 @@ impl Kernel {
                 let found = worker.completer.complete(engine, &request.code, request.cursor_pos);
                 let metadata = found.metadata();
                 let (matches, cursor_start, cursor_end) = (found.words, found.start, found.end);
-                self.reply(job, CompleteReply { matches, cursor_start, cursor_end, metadata, ..CompleteReply::default() });
+                self.reply(
+                    job,
+                    CompleteReply {
+                        matches,
+                        cursor_start,
+                        cursor_end,
+                        metadata,
+                        ..CompleteReply::default()
+                    },
+                );
             }
             (JupyterMessageContent::InspectRequest(request), Ok(engine)) => {
                 let found = inspect(engine, &request.code, request.cursor_pos);
-                let data = found.clone().and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
-                self.reply(job, InspectReply { found: found.is_some(), data, ..InspectReply::default() });
+                let data = found
+                    .clone()
+                    .and_then(|data| serde_json::from_value(data).ok())
+                    .unwrap_or_default();
+                self.reply(
+                    job,
+                    InspectReply { found: found.is_some(), data, ..InspectReply::default() },
+                );
             }
             (JupyterMessageContent::CompleteRequest(request), Err(_)) => {
                 let (cursor_start, cursor_end) = (request.cursor_pos, request.cursor_pos);
-                self.reply(job, CompleteReply { cursor_start, cursor_end, ..CompleteReply::default() });
+                self.reply(
+                    job,
+                    CompleteReply { cursor_start, cursor_end, ..CompleteReply::default() },
+                );
             }
             _ => self.reply(job, InspectReply::default()),
         }
@@ -325,7 +379,12 @@ impl Kernel {
     }
 
     /// Runs a cell; returns the reply, and the failure if there is one.
-    fn execute(&self, worker: &mut Worker, job: &JupyterMessage, request: &ExecuteRequest) -> (ExecuteReply, Option<Failure>) {
+    fn execute(
+        &self,
+        worker: &mut Worker,
+        job: &JupyterMessage,
+        request: &ExecuteRequest,
+    ) -> (ExecuteReply, Option<Failure>) {
         let Worker { engine, completer, count, .. } = worker;
         completer.forget();
         if request.store_history && !request.silent {
@@ -341,19 +400,35 @@ impl Kernel {
         let ask = |prompt: &str, password: bool| self.ask(job, request, prompt, password);
         let done = match engine {
             Ok(engine) => self.cells.run(engine, &request.code, *count, &ask),
-            Err(error) => Err(Failure::new("error", &format!("{error:#}"), "hint: `dam jupyter doctor` shows what is missing")),
+            Err(error) => Err(Failure::new(
+                "error",
+                &format!("{error:#}"),
+                "hint: `dam jupyter doctor` shows what is missing",
+            )),
         };
-        let mut reply = ExecuteReply { execution_count, user_expressions: Some(Default::default()), ..ExecuteReply::default() };
+        let mut reply = ExecuteReply {
+            execution_count,
+            user_expressions: Some(Default::default()),
+            ..ExecuteReply::default()
+        };
         if let Err(failure) = &done {
             reply.status = ReplyStatus::Error;
-            let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
+            let (ename, evalue, traceback) =
+                (failure.name.clone(), failure.message.clone(), failure.lines.clone());
             reply.error = Some(Box::new(ReplyError { ename, evalue, traceback }));
         }
         (reply, done.err())
     }
 
-    /// Requests a line of input for the cell of `job`; none if the front end does not allow it or the cell is being stopped.
-    fn ask(&self, job: &JupyterMessage, request: &ExecuteRequest, prompt: &str, password: bool) -> Option<String> {
+    /// Requests a line of input for the cell of `job`; none if the front end does not allow it or
+    /// the cell is being stopped.
+    fn ask(
+        &self,
+        job: &JupyterMessage,
+        request: &ExecuteRequest,
+        prompt: &str,
+        password: bool,
+    ) -> Option<String> {
         if !request.allow_stdin {
             return None;
         }
@@ -362,12 +437,17 @@ impl Kernel {
         while answers.try_recv().is_ok() {}
         let client = job.zmq_identities.iter().map(|name| own_identity(name).into()).collect();
         let input_request = InputRequest { prompt: prompt.to_owned(), password };
-        let input_request = JupyterMessage::new(input_request, Some(job)).with_zmq_identities(client);
+        let input_request =
+            JupyterMessage::new(input_request, Some(job)).with_zmq_identities(client);
         let name = input_request.header.msg_id.clone();
         let _ = self.stdin.send(input_request);
         loop {
             match answers.recv_timeout(POLL_INTERVAL) {
-                Ok((question, answer)) if question.as_ref().is_none_or(|question| *question == name) => return Some(answer),
+                Ok((question, answer))
+                    if question.as_ref().is_none_or(|question| *question == name) =>
+                {
+                    return Some(answer);
+                }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) if !self.cells.is_cancelled() => {}
                 Err(_) => return None,
@@ -376,7 +456,8 @@ impl Kernel {
     }
 }
 
-/// The state of the worker thread: evcxr, unless it failed to start; the completion cache; the execution count.
+/// The state of the worker thread: evcxr, unless it failed to start; the completion cache; the
+/// execution count.
 struct Worker {
     engine: Result<Engine>,
     completer: Completer,
@@ -389,9 +470,14 @@ struct Worker {
 }
 
 impl Worker {
-    /// The next job; none at the end. While the queue is idle, likely completions are prepared, because JupyterLab waits at
-    /// most one second for a list, and the table of variables is updated.
-    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>, cells: &Cells) -> Option<JupyterMessage> {
+    /// The next job; none at the end. While the queue is idle, likely completions are prepared,
+    /// because JupyterLab waits at most one second for a list, and the table of variables is
+    /// updated.
+    fn next(
+        &mut self,
+        jobs: &Receiver<Option<JupyterMessage>>,
+        cells: &Cells,
+    ) -> Option<JupyterMessage> {
         let mut next = jobs.recv_timeout(IDLE_TIME);
         while let Err(RecvTimeoutError::Timeout) = next {
             if !self.warm_up(cells) {
@@ -424,13 +510,15 @@ impl Worker {
 
 /// The reply to an aborted cell, which has no execution count.
 fn aborted(cell: &JupyterMessage) -> JupyterMessageContent {
-    let request = UnknownMessage { msg_type: cell.header.msg_type.clone(), ..UnknownMessage::default() };
+    let request =
+        UnknownMessage { msg_type: cell.header.msg_type.clone(), ..UnknownMessage::default() };
     request.reply(json!({"status": "aborted"}))
 }
 
 /// The reply to an unknown request.
 fn unsupported(message: &JupyterMessage) -> JupyterMessageContent {
-    let request = UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() };
+    let request =
+        UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() };
     request.reply(json!({"status": "error", "ename": "unknown", "evalue": "unsupported request", "traceback": []}))
 }
 

@@ -1,17 +1,23 @@
-//! The standard input of the cells' process, through which evcxr sends commands and from which a cell may read lines.
+//! The standard input of the cells' process, through which evcxr sends commands and from which a
+//! cell may read lines.
 //!
-//! A cell that reads would block forever unless the kernel notices. On Linux the state of a thread shows it
-//! (`/proc/PID/syscall`), and the input is a sequenced-packet socket: an empty packet reads as one end of file, and later
-//! commands still arrive. On other systems the input is a pipe, and only requests by `evcxr_input` are noticed.
+//! A cell that reads would block forever unless the kernel notices. On Linux the state of a thread
+//! shows it (`/proc/PID/syscall`), and the input is a sequenced-packet socket: an empty packet
+//! reads as one end of file, and later commands still arrive. On other systems the input is a pipe,
+//! and only requests by `evcxr_input` are noticed.
 
 use std::process::Stdio;
 
 use anyhow::Result;
 
 /// The write end.
-pub struct CellInput(#[cfg(target_os = "linux")] std::os::fd::OwnedFd, #[cfg(not(target_os = "linux"))] std::io::PipeWriter);
+pub struct CellInput(
+    #[cfg(target_os = "linux")] std::os::fd::OwnedFd,
+    #[cfg(not(target_os = "linux"))] std::io::PipeWriter,
+);
 
-/// The largest packet, in bytes: smaller than the buffers of readers, because the rest of a packet is lost.
+/// The largest packet, in bytes: smaller than the buffers of readers, because the rest of a packet
+/// is lost.
 #[cfg(target_os = "linux")]
 const PACKET: usize = 4096;
 
@@ -57,7 +63,9 @@ impl CellInput {
     fn send(&self, packet: &[u8]) -> Result<()> {
         use std::os::fd::AsRawFd;
         // SAFETY: the descriptor is open, and the pointer and length are those of a slice.
-        let sent = unsafe { libc::send(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL) };
+        let sent = unsafe {
+            libc::send(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL)
+        };
         if sent < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(()) }
     }
 
@@ -95,14 +103,20 @@ impl CellInput {
 pub fn is_reading(process: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
     threads.flatten().any(|thread| {
-        let text = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-        let mut call = text("syscall").split_whitespace().map(str::to_owned).collect::<Vec<_>>().into_iter();
-        let reads = call
-            .next()
-            .and_then(|number| number.parse().ok())
-            .is_some_and(|number: libc::c_long| [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number));
+        let text =
+            |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let mut call =
+            text("syscall").split_whitespace().map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let reads = call.next().and_then(|number| number.parse().ok()).is_some_and(
+            |number: libc::c_long| {
+                [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number)
+            },
+        );
         reads && call.next().is_some_and(|fd| fd == "0x0")
-            || text("children").split_whitespace().filter_map(|child| child.parse().ok()).any(is_reading)
+            || text("children")
+                .split_whitespace()
+                .filter_map(|child| child.parse().ok())
+                .any(is_reading)
     })
 }
 

@@ -1,5 +1,6 @@
-//! Autosave of the interactive session. A crash or a closed terminal loses at most one second of training and the current
-//! step. The next start offers to resume a session that ended unexpectedly.
+//! Autosave of the interactive session. A crash or a closed terminal loses at most one second of
+//! training and the current step. The next start offers to resume a session that ended
+//! unexpectedly.
 //!
 //! ```text
 //! STATE/dam/sessions/NUMBER/     one per session: its timeline, its working directory (`place`) and a lock file (`lock`)
@@ -79,18 +80,23 @@ impl Autosave {
     pub fn begin() -> Result<Self> {
         let sessions = sessions()?;
         create_private(&sessions)?;
-        let number = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let number =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let directory = sessions.join(format!("{number}-{}", std::process::id()));
         create_private(&directory)?;
         let lock = File::create(directory.join(LOCK))?;
         // Another program that is looking for sessions may hold the lock for a moment.
         lock.lock()?;
-        fs::write(directory.join(DIRECTORY_FILE), std::env::current_dir()?.as_os_str().as_encoded_bytes())?;
+        fs::write(
+            directory.join(DIRECTORY_FILE),
+            std::env::current_dir()?.as_os_str().as_encoded_bytes(),
+        )?;
         Ok(Self::activate(directory, lock))
     }
 
     fn activate(directory: PathBuf, lock: File) -> Self {
-        *active() = Some(ActiveAutosave { directory: directory.clone(), last_save: None, writer: None });
+        *active() =
+            Some(ActiveAutosave { directory: directory.clone(), last_save: None, writer: None });
         Self { directory, _lock: lock }
     }
 
@@ -98,7 +104,9 @@ impl Autosave {
     ///
     /// # Errors
     /// Damaged files or missing sources; the directory stays unchanged.
-    pub fn recover(session: UnfinishedSession) -> Result<(Self, Context, Vec<String>), (UnfinishedSession, anyhow::Error)> {
+    pub fn recover(
+        session: UnfinishedSession,
+    ) -> Result<(Self, Context, Vec<String>), (UnfinishedSession, anyhow::Error)> {
         match session.recovered() {
             Ok(Recovered { context, mut notes, unused }) => {
                 notes.extend(unused.map(|file| session.preserve(&file)));
@@ -133,35 +141,56 @@ impl UnfinishedSession {
     /// All unfinished sessions, latest first.
     pub fn all() -> Vec<Self> {
         let entries = sessions().and_then(|path| Ok(fs::read_dir(path)?));
-        let mut all: Vec<Self> = entries.into_iter().flatten().flatten().filter_map(|entry| Self::open(&entry.path())).collect();
+        let mut all: Vec<Self> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Self::open(&entry.path()))
+            .collect();
         all.sort_by_key(|session| std::cmp::Reverse(session.when));
         all
     }
 
     /// The unfinished session in `directory`; none if it is running or empty.
     fn open(directory: &Path) -> Option<Self> {
-        let lock = open_to_write(File::options().write(true).create(true).truncate(false), &directory.join(LOCK)).ok()?;
+        let lock = open_to_write(
+            File::options().write(true).create(true).truncate(false),
+            &directory.join(LOCK),
+        )
+        .ok()?;
         lock.try_lock().ok()?;
         let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
-        let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != DIRECTORY_FILE).peekable();
+        let mut written = files
+            .iter()
+            .filter(|file| file.file_name() != LOCK && file.file_name() != DIRECTORY_FILE)
+            .peekable();
         if written.peek().is_none() {
             // It ended before the first verb, or it is just starting.
-            let age = fs::metadata(directory).and_then(|m| m.modified()).ok().and_then(|when| when.elapsed().ok());
+            let age = fs::metadata(directory)
+                .and_then(|m| m.modified())
+                .ok()
+                .and_then(|when| when.elapsed().ok());
             if age.is_some_and(|age| age > STARTUP) {
                 let _ = fs::remove_dir_all(directory);
             }
             return None;
         }
         let when = written.filter_map(|file| file.metadata().and_then(|m| m.modified()).ok()).max();
-        Some(Self { directory: directory.into(), lock, when: when.unwrap_or(SystemTime::UNIX_EPOCH) })
+        Some(Self {
+            directory: directory.into(),
+            lock,
+            when: when.unwrap_or(SystemTime::UNIX_EPOCH),
+        })
     }
 
     /// Restores the session and its working directory.
     fn recovered(&self) -> Result<Recovered> {
-        if let Some(directory) =
-            self.working_directory().filter(|directory| std::env::current_dir().ok().as_ref() != Some(directory))
+        if let Some(directory) = self
+            .working_directory()
+            .filter(|directory| std::env::current_dir().ok().as_ref() != Some(directory))
         {
-            std::env::set_current_dir(&directory).with_context(|| format!("cannot change to {}", directory.display()))?;
+            std::env::set_current_dir(&directory)
+                .with_context(|| format!("cannot change to {}", directory.display()))?;
             note(&format!("working directory: {}", directory.display()));
         }
         Ok(Context::recover(&self.directory)?)
@@ -183,7 +212,8 @@ impl UnfinishedSession {
         Ok(Context::summary(&self.directory)?)
     }
 
-    /// Moves an unreadable session to where it is not offered again; returns a message with its path and saved states.
+    /// Moves an unreadable session to where it is not offered again; returns a message with its
+    /// path and saved states.
     pub fn set_aside(self) -> String {
         let to = set_aside_path(&self.directory).and_then(|to| {
             create_private(to.parent().unwrap_or(&to))?;
@@ -197,7 +227,8 @@ impl UnfinishedSession {
         format!("{is} `{}`; {}", place.display(), saved_states(place))
     }
 
-    /// Moves `file` out of the session directory so that it outlives the session; returns a message with its path.
+    /// Moves `file` out of the session directory so that it outlives the session; returns a message
+    /// with its path.
     fn preserve(&self, file: &Path) -> String {
         let to = set_aside_path(&self.directory).and_then(|to| {
             create_private(&to)?;
@@ -223,10 +254,14 @@ impl UnfinishedSession {
 /// A message that lists the saved states in `directory`.
 fn saved_states(directory: &Path) -> String {
     let all = Context::saved_in(directory);
-    let one = |(file, step): &(PathBuf, usize)| format!("\n  open {}   (step {step})", quoted(&file.display().to_string()));
+    let one = |(file, step): &(PathBuf, usize)| {
+        format!("\n  open {}   (step {step})", quoted(&file.display().to_string()))
+    };
     match all.is_empty() {
         true => "it has no saved states".into(),
-        false => format!("its saved states can be opened:{}", all.iter().map(one).collect::<String>()),
+        false => {
+            format!("its saved states can be opened:{}", all.iter().map(one).collect::<String>())
+        }
     }
 }
 
@@ -260,7 +295,9 @@ fn set_aside_path(directory: &Path) -> Result<PathBuf> {
 }
 
 fn sessions() -> Result<PathBuf> {
-    Ok(state_directory().context("no state directory: set HOME or XDG_STATE_HOME")?.join("sessions"))
+    Ok(state_directory()
+        .context("no state directory: set HOME or XDG_STATE_HOME")?
+        .join("sessions"))
 }
 
 /// Creates a directory that only its owner can access.

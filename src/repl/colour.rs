@@ -1,4 +1,5 @@
-//! Colours that are readable on light and dark backgrounds, or none if the terminal or the user wants none.
+//! Colours that are readable on light and dark backgrounds, or none if the terminal or the user
+//! wants none.
 
 use crate::terminal;
 
@@ -60,8 +61,8 @@ impl Colour {
     }
 }
 
-/// `text` without escape sequences and control characters, parsed as the line editor does when it measures width: an escape
-/// sequence has no width.
+/// `text` without escape sequences and control characters, parsed as the line editor does when it
+/// measures width: an escape sequence has no width.
 pub fn without_escapes(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();

@@ -19,7 +19,8 @@ enum QuitAnswer {
     Unclear,
 }
 
-/// Whether the session may end. Asks first if there is unsaved training; Ctrl-D at the question ends the session.
+/// Whether the session may end. Asks first if there is unsaved training; Ctrl-D at the question
+/// ends the session.
 pub fn quit(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> Result<bool> {
     loop {
         let Some(unsaved) = unsaved_steps(context.borrow().timeline()) else { return Ok(true) };
@@ -42,13 +43,15 @@ pub fn quit(editor: &mut Editor, context: &RefCell<Context>, output: &Output) ->
                     }
                 }
             }
-            QuitAnswer::Unclear => output.print("answer y, n, or save FILE, for example save merge.dam.safetensors"),
+            QuitAnswer::Unclear => {
+                output.print("answer y, n, or save FILE, for example save merge.dam.safetensors")
+            }
         }
     }
 }
 
-/// The number of unsaved steps, in words, with the branches that have them unless that is only the current one; none if all
-/// steps are saved.
+/// The number of unsaved steps, in words, with the branches that have them unless that is only the
+/// current one; none if all steps are saved.
 fn unsaved_steps(timeline: &Timeline) -> Option<String> {
     let all = timeline.unsaved();
     let count: usize = all.iter().map(|(_, steps)| steps).sum();
@@ -56,7 +59,13 @@ fn unsaved_steps(timeline: &Timeline) -> Option<String> {
     let places = match all.as_slice() {
         [] => return None,
         [(branch, _)] if *branch == timeline.branch() => String::new(),
-        all => format!(" ({})", all.iter().map(|(branch, steps)| format!("{branch}: {steps}")).collect::<Vec<_>>().join(", ")),
+        all => format!(
+            " ({})",
+            all.iter()
+                .map(|(branch, steps)| format!("{branch}: {steps}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
     };
     Some(format!("{count} {steps} of training{places} {are}"))
 }

@@ -1,5 +1,5 @@
-//! The line editor: rustyline with completion, hints and checks from the verbs. The prelude decides what a line means; this
-//! module only displays it.
+//! The line editor: rustyline with completion, hints and checks from the verbs. The prelude decides
+//! what a line means; this module only displays it.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -17,8 +17,8 @@ use rustyline::hint::{Hint, Hinter};
 use rustyline::history::SearchDirection;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext, EventHandler, InputMode, KeyCode,
-    KeyEvent, Modifiers, RepeatCount, Result,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext,
+    EventHandler, InputMode, KeyCode, KeyEvent, Modifiers, RepeatCount, Result,
 };
 
 use super::colour::{Colour, Style, without_escapes};
@@ -32,8 +32,8 @@ const ANALYSED_BYTES: usize = 4_000;
 /// The number of history entries searched for a hint.
 const HINT_ENTRIES: usize = 20;
 
-/// The longest line that can be typed, in bytes: the editor redraws the line with every row it grows by. Bracketed paste is
-/// not limited.
+/// The longest line that can be typed, in bytes: the editor redraws the line with every row it
+/// grows by. Bracketed paste is not limited.
 const TYPED_BYTES: usize = 32_000;
 
 /// The key bindings of the line editor.
@@ -71,8 +71,8 @@ struct KeyFlags {
 impl Editor {
     pub fn new(keys: Keys, context: Rc<RefCell<Context>>) -> Result<Self> {
         let colour = Colour::from_env();
-        // Colour is decided here. Forced mode keeps the highlighter active without it, because the highlighter also removes
-        // control characters.
+        // Colour is decided here. Forced mode keeps the highlighter active without it, because the
+        // highlighter also removes control characters.
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .completion_show_all_if_ambiguous(true)
@@ -82,7 +82,8 @@ impl Editor {
             .color_mode(ColorMode::Forced)
             .edit_mode(if keys == Keys::Vi { EditMode::Vi } else { EditMode::Emacs })
             .build();
-        let mut editor = rustyline::Editor::with_history(config, LineHistory::open(history::path()))?;
+        let mut editor =
+            rustyline::Editor::with_history(config, LineHistory::open(history::path()))?;
         let flags = KeyFlags::default();
         editor.set_helper(Some(Helper {
             context: context.clone(),
@@ -91,7 +92,10 @@ impl Editor {
             is_question: false,
             flags: flags.clone(),
         }));
-        editor.bind_sequence(Event::Any, EventHandler::Conditional(Box::new(KeyHandler(flags.clone()))));
+        editor.bind_sequence(
+            Event::Any,
+            EventHandler::Conditional(Box::new(KeyHandler(flags.clone()))),
+        );
         Ok(Self { editor, context, colour, flags })
     }
 
@@ -130,7 +134,9 @@ impl Editor {
             flag.store(false, Ordering::Relaxed);
         }
         match self.editor.readline(&prompt) {
-            Ok(_) if self.flags.cancelled.load(Ordering::Relaxed) => Err(ReadlineError::Interrupted),
+            Ok(_) if self.flags.cancelled.load(Ordering::Relaxed) => {
+                Err(ReadlineError::Interrupted)
+            }
             Ok(_) if self.flags.too_long.load(Ordering::Relaxed) => {
                 let message = format!("a line of more than {TYPED_BYTES} bytes cannot be typed");
                 Ok(Input::Refused(message, "put it in a file: dam run FILE"))
@@ -177,7 +183,11 @@ struct Helper {
 impl Helper {
     /// The session, if the line is a statement short enough to analyse at every key.
     fn session_for(&self, line: &str) -> Option<std::cell::Ref<'_, Context>> {
-        if self.is_question || line.len() > ANALYSED_BYTES { None } else { self.context.try_borrow().ok() }
+        if self.is_question || line.len() > ANALYSED_BYTES {
+            None
+        } else {
+            self.context.try_borrow().ok()
+        }
     }
 }
 
@@ -200,13 +210,20 @@ impl rustyline::completion::Candidate for ListedCandidate {
 impl Completer for Helper {
     type Candidate = ListedCandidate;
 
-    fn complete(&self, line: &str, position: usize, _: &rustyline::Context<'_>) -> Result<(usize, Vec<ListedCandidate>)> {
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &rustyline::Context<'_>,
+    ) -> Result<(usize, Vec<ListedCandidate>)> {
         let Some(context) = self.session_for(line) else { return Ok((position, Vec::new())) };
         let found = complete(&context, line, position);
         let ends = line[position..].starts_with(char::is_whitespace) || position == line.len();
         let listed = match found.candidates.as_slice() {
             // A complete word is followed by a space.
-            [one] if one.whole && ends => vec![ListedCandidate { shown: one.text.clone(), text: format!("{} ", one.text) }],
+            [one] if one.whole && ends => {
+                vec![ListedCandidate { shown: one.text.clone(), text: format!("{} ", one.text) }]
+            }
             all => list_candidates(all, self.columns),
         };
         Ok((found.start, listed))
@@ -220,7 +237,8 @@ fn list_candidates(all: &[Candidate], columns: usize) -> Vec<ListedCandidate> {
     // Only the last component of a path is shown.
     let name = |text: &str| {
         let end = text.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
-        let name = if all.iter().all(|c| c.text.starts_with(&text[..end])) { &text[end..] } else { text };
+        let name =
+            if all.iter().all(|c| c.text.starts_with(&text[..end])) { &text[end..] } else { text };
         without_escapes(name)
     };
     let names: Vec<String> = all.iter().map(|c| name(&c.text)).collect();
@@ -229,7 +247,11 @@ fn list_candidates(all: &[Candidate], columns: usize) -> Vec<ListedCandidate> {
         let about = if all.len() <= LINES { candidate.about.as_str() } else { "" };
         let room = columns.saturating_sub(width + 5);
         let about: String = without_escapes(about).chars().take(room).collect();
-        let gap = if about.is_empty() { String::new() } else { " ".repeat(width - name.chars().count() + 2) };
+        let gap = if about.is_empty() {
+            String::new()
+        } else {
+            " ".repeat(width - name.chars().count() + 2)
+        };
         ListedCandidate { shown: format!("{name}{gap}{about}"), text: candidate.text.clone() }
     };
     let mut listed: Vec<ListedCandidate> = names.iter().zip(all).map(one).collect();
@@ -262,7 +284,12 @@ impl Hint for HintText {
 impl Hinter for Helper {
     type Hint = HintText;
 
-    fn hint(&self, line: &str, position: usize, editor: &rustyline::Context<'_>) -> Option<HintText> {
+    fn hint(
+        &self,
+        line: &str,
+        position: usize,
+        editor: &rustyline::Context<'_>,
+    ) -> Option<HintText> {
         let context = self.session_for(line)?;
         if position < line.len() {
             return None;
@@ -279,8 +306,13 @@ impl Hinter for Helper {
             let history = editor.history();
             let mut at = history.len();
             for _ in 0..HINT_ENTRIES {
-                let found = history.starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse).ok()??;
-                let rest = found.entry.get(line.len()..).filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
+                let found = history
+                    .starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse)
+                    .ok()??;
+                let rest = found
+                    .entry
+                    .get(line.len()..)
+                    .filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
                 // Lines that would fail now are not suggested.
                 if let Some(rest) = rest
                     && is_possible(&context, &found.entry)
@@ -296,7 +328,11 @@ impl Hinter for Helper {
         let text = if line.is_empty() { likely() } else { earlier().or_else(likely) };
         let text = text.filter(|text| !text.is_empty())?;
         // Without colours a hint would look like typed text.
-        let shown = if self.colour == Colour::On { without_escapes(&text) } else { format!("({})", without_escapes(&text)) };
+        let shown = if self.colour == Colour::On {
+            without_escapes(&text)
+        } else {
+            format!("({})", without_escapes(&text))
+        };
         Some(HintText { shown, text: Some(text) })
     }
 }
@@ -318,7 +354,9 @@ impl Highlighter for Helper {
 
     fn highlight_candidate<'c>(&self, candidate: &'c str, _: CompletionType) -> Cow<'c, str> {
         match candidate.split_once("  ") {
-            Some((name, about)) => Cow::Owned(format!("{name}  {}", self.colour.paint(Style::Dim, about))),
+            Some((name, about)) => {
+                Cow::Owned(format!("{name}  {}", self.colour.paint(Style::Dim, about)))
+            }
             None => Cow::Borrowed(candidate),
         }
     }
@@ -342,7 +380,13 @@ impl rustyline::Helper for Helper {}
 struct KeyHandler(KeyFlags);
 
 impl ConditionalEventHandler for KeyHandler {
-    fn handle(&self, event: &Event, _: RepeatCount, _: bool, editor: &EventContext<'_>) -> Option<Cmd> {
+    fn handle(
+        &self,
+        event: &Event,
+        _: RepeatCount,
+        _: bool,
+        editor: &EventContext<'_>,
+    ) -> Option<Cmd> {
         let Event::KeySeq(keys) = event else { return None };
         let inserts = editor.mode() == EditMode::Emacs || editor.input_mode() != InputMode::Command;
         match keys.as_slice() {
@@ -351,12 +395,15 @@ impl ConditionalEventHandler for KeyHandler {
                 self.0.cancelled.store(true, Ordering::Relaxed);
                 Some(Cmd::AcceptLine)
             }
-            [KeyEvent(KeyCode::Char('E' | 'F'), Modifiers::CTRL) | KeyEvent(KeyCode::End, Modifiers::NONE)]
-                if editor.hint_text().is_some() && editor.pos() == editor.line().len() =>
-            {
+            [
+                KeyEvent(KeyCode::Char('E' | 'F'), Modifiers::CTRL)
+                | KeyEvent(KeyCode::End, Modifiers::NONE),
+            ] if editor.hint_text().is_some() && editor.pos() == editor.line().len() => {
                 Some(Cmd::CompleteHint)
             }
-            [KeyEvent(KeyCode::Char(_), Modifiers::NONE)] if inserts && editor.line().len() >= TYPED_BYTES => {
+            [KeyEvent(KeyCode::Char(_), Modifiers::NONE)]
+                if inserts && editor.line().len() >= TYPED_BYTES =>
+            {
                 self.0.too_long.store(true, Ordering::Relaxed);
                 Some(Cmd::Noop)
             }

@@ -1,5 +1,5 @@
-//! Syntax highlighting while a line is typed: verbs, keys, strings, numbers and comments are coloured, and whatever no verb
-//! would accept is underlined.
+//! Syntax highlighting while a line is typed: verbs, keys, strings, numbers and comments are
+//! coloured, and whatever no verb would accept is underlined.
 
 use std::ops::Range;
 
@@ -22,7 +22,10 @@ pub fn highlighted(context: &Context, line: &str) -> String {
             Piece::Comment(range) => paint(range, Style::Dim),
             Piece::Word(word) if begins => {
                 begins = false;
-                paint(word.range, if find(&word.text).is_ok() { Style::Verb } else { Style::Plain });
+                paint(
+                    word.range,
+                    if find(&word.text).is_ok() { Style::Verb } else { Style::Plain },
+                );
             }
             Piece::Word(word) => argument(line, &word, &mut paint),
         }
@@ -37,7 +40,9 @@ fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Style)
     let (start, end) = (word.range.start, word.range.end);
     let raw = &line[start..end];
     let quote = raw.find(['\'', '"']);
-    let is_key = |key: &str| !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+    let is_key = |key: &str| {
+        !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')
+    };
     let value = match raw.find('=').filter(|at| is_key(&raw[..*at])) {
         Some(at) => {
             paint(start..start + at + 1, Style::Key);
@@ -45,7 +50,9 @@ fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Style)
         }
         None => start,
     };
-    let is_number = |text: &str| !text.is_empty() && text.split(',').all(|n| n.parse::<f64>().is_ok_and(f64::is_finite));
+    let is_number = |text: &str| {
+        !text.is_empty() && text.split(',').all(|n| n.parse::<f64>().is_ok_and(f64::is_finite))
+    };
     match quote {
         Some(at) => paint((start + at).max(value)..end, Style::Text),
         None if raw.starts_with("--") => paint(start..end, Style::Key),
@@ -78,11 +85,23 @@ mod tests {
             let mut chars = text.chars();
             let mut plain = String::new();
             while let Some(c) = chars.next() {
-                if c == '\x1b' { chars.by_ref().find(|c| *c == 'm').map(drop).unwrap_or_default() } else { plain.push(c) }
+                if c == '\x1b' {
+                    chars.by_ref().find(|c| *c == 'm').map(drop).unwrap_or_default()
+                } else {
+                    plain.push(c)
+                }
             }
             plain
         };
-        for line in ["", "a", "load x", "wrap f=tanh # n", "generate \"日本 é", "set lr=1e-2 x=", "nonsense é 'a"] {
+        for line in [
+            "",
+            "a",
+            "load x",
+            "wrap f=tanh # n",
+            "generate \"日本 é",
+            "set lr=1e-2 x=",
+            "nonsense é 'a",
+        ] {
             assert_eq!(plain(&highlighted(&Context::default(), line)), line);
         }
     }
@@ -94,6 +113,9 @@ mod tests {
             highlighted(&Context::default(), line),
             "\x1b[1;36mwrap\x1b[0m \x1b[35mf=\x1b[0mtanh \x1b[4;31mcolour=2\x1b[0m "
         );
-        assert_eq!(highlighted(&Context::default(), "step 5"), "\x1b[1;36mstep\x1b[0m \x1b[36m5\x1b[0m");
+        assert_eq!(
+            highlighted(&Context::default(), "step 5"),
+            "\x1b[1;36mstep\x1b[0m \x1b[36m5\x1b[0m"
+        );
     }
 }

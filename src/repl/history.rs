@@ -1,5 +1,6 @@
-//! The history of lines: in memory for the editor, and in a private file to which each line is appended when it is entered.
-//! Sessions that run at the same time share the file: each appends one line per write, and rewriting replaces the whole file.
+//! The history of lines: in memory for the editor, and in a private file to which each line is
+//! appended when it is entered. Sessions that run at the same time share the file: each appends one
+//! line per write, and rewriting replaces the whole file.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -36,13 +37,17 @@ pub fn path() -> Option<PathBuf> {
 }
 
 impl LineHistory {
-    /// The lines in `file`, to which new lines will be appended. Without a readable file the history starts empty.
+    /// The lines in `file`, to which new lines will be appended. Without a readable file the
+    /// history starts empty.
     pub fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_deref().and_then(read).unwrap_or_default();
-        let read: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(unescaped).collect();
+        let read: Vec<String> =
+            text.lines().filter(|line| !line.is_empty()).map(unescaped).collect();
         let count = read.len();
         let entries = latest(read);
-        if let Some(file) = file.as_deref().filter(|_| count > LINES || count > entries.len() + SPARE) {
+        if let Some(file) =
+            file.as_deref().filter(|_| count > LINES || count > entries.len() + SPARE)
+        {
             // If rewriting fails, the file stays as it is.
             let _ = rewrite(file, &entries);
         }
@@ -65,12 +70,20 @@ impl LineHistory {
         true
     }
 
-    fn found(&self, start: usize, dir: SearchDirection, fits: impl Fn(&str) -> Option<usize>) -> Option<SearchResult<'_>> {
+    fn found(
+        &self,
+        start: usize,
+        dir: SearchDirection,
+        fits: impl Fn(&str) -> Option<usize>,
+    ) -> Option<SearchResult<'_>> {
         let one = |(idx, entry): (usize, &'_ String)| fits(entry).map(|pos| (idx, pos));
         let all = self.entries.iter().enumerate();
         let (idx, pos) = match dir {
             SearchDirection::Forward => all.skip(start).find_map(one),
-            SearchDirection::Reverse => all.rev().skip(self.entries.len().saturating_sub(start.saturating_add(1))).find_map(one),
+            SearchDirection::Reverse => all
+                .rev()
+                .skip(self.entries.len().saturating_sub(start.saturating_add(1)))
+                .find_map(one),
         }?;
         Some(SearchResult { entry: Cow::Borrowed(&self.entries[idx]), idx, pos })
     }
@@ -79,7 +92,8 @@ impl LineHistory {
 /// The latest lines, each at its last position.
 fn latest(lines: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
-    let mut kept: Vec<String> = lines.into_iter().rev().filter(|line| seen.insert(line.clone())).take(LINES).collect();
+    let mut kept: Vec<String> =
+        lines.into_iter().rev().filter(|line| seen.insert(line.clone())).take(LINES).collect();
     kept.reverse();
     kept
 }
@@ -111,7 +125,8 @@ fn add(file: &Path, line: &str) -> std::io::Result<()> {
     }
     let text = format!("{}\n", escaped(line));
     for _ in 0..3 {
-        let mut opened = open_to_write(private(OpenOptions::new().append(true).create(true)), file)?;
+        let mut opened =
+            open_to_write(private(OpenOptions::new().append(true).create(true)), file)?;
         // A lock held elsewhere is not waited for: a line is appended in one write.
         let _ = opened.try_lock();
         if is_same(&opened, file) {
@@ -144,7 +159,9 @@ fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
     let temporary = file.with_extension(format!("{}", std::process::id()));
     let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
     let written = private(OpenOptions::new().write(true).create_new(true)).open(&temporary);
-    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&temporary, file));
+    let done = written
+        .and_then(|mut new| new.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&temporary, file));
     if done.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
@@ -210,7 +227,8 @@ impl History for LineHistory {
     fn save(&mut self, path: &Path) -> Result<()> {
         let text: String = self.entries.iter().map(|line| escaped(line) + "\n").collect();
         let options = &mut OpenOptions::new();
-        let mut file = open_to_write(private(options.write(true).create(true).truncate(true)), path)?;
+        let mut file =
+            open_to_write(private(options.write(true).create(true).truncate(true)), path)?;
         Ok(file.write_all(text.as_bytes())?)
     }
 
@@ -229,12 +247,24 @@ impl History for LineHistory {
         Ok(())
     }
 
-    fn search(&self, term: &str, start: usize, dir: SearchDirection) -> Result<Option<SearchResult<'_>>> {
+    fn search(
+        &self,
+        term: &str,
+        start: usize,
+        dir: SearchDirection,
+    ) -> Result<Option<SearchResult<'_>>> {
         Ok(self.found(start, dir, |entry| entry.find(term).filter(|_| !term.is_empty())))
     }
 
-    fn starts_with(&self, term: &str, start: usize, dir: SearchDirection) -> Result<Option<SearchResult<'_>>> {
-        Ok(self.found(start, dir, |entry| (entry.starts_with(term) && !term.is_empty()).then_some(term.len())))
+    fn starts_with(
+        &self,
+        term: &str,
+        start: usize,
+        dir: SearchDirection,
+    ) -> Result<Option<SearchResult<'_>>> {
+        Ok(self.found(start, dir, |entry| {
+            (entry.starts_with(term) && !term.is_empty()).then_some(term.len())
+        }))
     }
 }
 
@@ -255,7 +285,9 @@ mod tests {
         lines.push("bake".into());
         let again = LineHistory::open(Some(file.clone()));
         assert_eq!(again.entries, ["wrap", "load a", "generate 'a\nb\\n'", "eval", "bake"]);
-        let find = |term, start, dir| again.search(term, start, dir).unwrap().map(|found| (found.idx, found.pos));
+        let find = |term, start, dir| {
+            again.search(term, start, dir).unwrap().map(|found| (found.idx, found.pos))
+        };
         assert_eq!(find("a", 4, SearchDirection::Reverse), Some((4, 1)));
         assert_eq!(find("load", 4, SearchDirection::Reverse), Some((1, 0)));
         assert_eq!(find("load", 0, SearchDirection::Reverse), None);

@@ -1,5 +1,5 @@
-//! The interactive session (REPL). It reads one line at a time, and errors do not end it. Input that is not a terminal is run
-//! as a script.
+//! The interactive session (REPL). It reads one line at a time, and errors do not end it. Input
+//! that is not a terminal is run as a script.
 
 mod autosave;
 mod colour;
@@ -67,7 +67,8 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     }
     let (autosave, initial) = recovery::begin(&mut editor, output)?;
     *context.borrow_mut() = initial;
-    let mut session = Session { context, output, autosave, save_error: None, rust: RustPrompt::default() };
+    let mut session =
+        Session { context, output, autosave, save_error: None, rust: RustPrompt::default() };
     loop {
         let quits = match editor.line() {
             Ok(Input::Text(text)) => session.run(&text) == Outcome::Quit,
@@ -98,7 +99,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs the statements of a line and autosaves after each. An error or an interrupt ends the line.
+    /// Runs the statements of a line and autosaves after each. An error or an interrupt ends the
+    /// line.
     fn run(&mut self, text: &str) -> Outcome {
         interrupt::clear();
         let mut outcome = Outcome::Continue;
@@ -110,9 +112,13 @@ impl Session<'_> {
             };
             // An interrupt stops the verb; its result is still autosaved.
             interrupt::clear();
-            let saved = self.autosave.as_ref().map(|autosave| autosave.save(&mut self.context.borrow_mut()));
+            let saved = self
+                .autosave
+                .as_ref()
+                .map(|autosave| autosave.save(&mut self.context.borrow_mut()));
             let save_error = saved.and_then(Result::err).map(|error| format!("{error:#}"));
-            // The cause may pass, so autosave is retried after every verb; each error is reported once.
+            // The cause may pass, so autosave is retried after every verb; each error is reported
+            // once.
             if let Some(error) = save_error.as_ref().filter(|_| save_error != self.save_error) {
                 note(&format!("autosave failed; it will be retried after the next verb: {error}"));
             }
@@ -148,6 +154,10 @@ struct RustPrompt {}
 impl RustPrompt {
     fn run(&self, _: &mut Context, _: &Output) -> anyhow::Result<()> {
         let hint = "cargo install --locked --path . --features jupyter";
-        Err(Error::Refused { message: "this `dam` was built without the Rust prompt".into(), hint: hint.into() }.into())
+        Err(Error::Refused {
+            message: "this `dam` was built without the Rust prompt".into(),
+            hint: hint.into(),
+        }
+        .into())
     }
 }

@@ -52,21 +52,35 @@ fn parts(context: &Context) -> Vec<String> {
 
 /// `loss` with two decimals, or two significant digits below 0.1.
 fn short(loss: f64) -> String {
-    let digits = if loss > 0.0 && loss < 0.1 { (1.0 - loss.log10().floor()).clamp(2.0, 8.0) as usize } else { 2 };
+    let digits = if loss > 0.0 && loss < 0.1 {
+        (1.0 - loss.log10().floor()).clamp(2.0, 8.0) as usize
+    } else {
+        2
+    };
     format!("{loss:.digits$}")
 }
 
 fn of(parts: &[String], columns: usize, between: &str, colour: Colour) -> Prompt {
     // Parts are dropped from the front until the prompt fits.
-    let width = |parts: &[String]| parts.iter().map(|part| part.chars().count() + 3).sum::<usize>() + 4;
-    let fits = (0..=parts.len()).find(|from| width(&parts[*from..]) + ROOM <= columns).unwrap_or(parts.len());
+    let width =
+        |parts: &[String]| parts.iter().map(|part| part.chars().count() + 3).sum::<usize>() + 4;
+    let fits = (0..=parts.len())
+        .find(|from| width(&parts[*from..]) + ROOM <= columns)
+        .unwrap_or(parts.len());
     let parts = &parts[fits..];
     if parts.is_empty() {
-        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Style::Bold, "dam")) };
+        return Prompt {
+            plain: "dam> ".into(),
+            coloured: format!("{}> ", colour.paint(Style::Bold, "dam")),
+        };
     }
     Prompt {
         plain: format!("dam {} > ", parts.join(between)),
-        coloured: format!("{} {} > ", colour.paint(Style::Bold, "dam"), parts.join(&colour.paint(Style::Dim, between))),
+        coloured: format!(
+            "{} {} > ",
+            colour.paint(Style::Bold, "dam"),
+            parts.join(&colour.paint(Style::Dim, between))
+        ),
     }
 }
 
@@ -83,19 +97,26 @@ mod tests {
         assert_eq!(at(50), "dam loss 0.43 > ");
         assert_eq!(at(40), "dam> ");
         assert_eq!(of(&[], 80, " · ", Colour::Off).plain, "dam> ");
-        assert_eq!(of(&parts[..1], 80, " | ", Colour::On).coloured, "\x1b[1mdam\x1b[0m 3 sources > ");
+        assert_eq!(
+            of(&parts[..1], 80, " | ", Colour::On).coloured,
+            "\x1b[1mdam\x1b[0m 3 sources > "
+        );
     }
 
     #[test]
     fn losses_have_at_least_two_significant_digits() {
-        assert_eq!([12.3456, 0.4321, 0.0432, 0.00432, 0.0].map(short), ["12.35", "0.43", "0.043", "0.0043", "0.00"]);
+        assert_eq!(
+            [12.3456, 0.4321, 0.0432, 0.00432, 0.0].map(short),
+            ["12.35", "0.43", "0.043", "0.0043", "0.00"]
+        );
     }
 
     #[test]
     fn the_prompt_summarises_the_session() {
         let mut context = Context::default();
         assert!(parts(&context).is_empty());
-        context.models = dam_prelude::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+        context.models =
+            dam_prelude::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
         assert_eq!(parts(&context), ["2 sources"]);
         context.wrapped(context.models.wrap(dam_prelude::Columns::default()).unwrap());
         assert_eq!(parts(&context), ["2 sources", "step 0"]);

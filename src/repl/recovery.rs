@@ -1,4 +1,5 @@
-//! At startup: creates the autosave of this session, or resumes an earlier session that ended unexpectedly.
+//! At startup: creates the autosave of this session, or resumes an earlier session that ended
+//! unexpectedly.
 
 use std::time::SystemTime;
 
@@ -41,14 +42,18 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     }
 }
 
-/// The sessions that can be resumed, latest first, each with its summary. Unreadable ones are set aside, never deleted.
+/// The sessions that can be resumed, latest first, each with its summary. Unreadable ones are set
+/// aside, never deleted.
 fn readable(output: &Output) -> Vec<(UnfinishedSession, String)> {
     let mut readable = Vec::new();
     for session in UnfinishedSession::all() {
         match session.summary() {
             Ok(summary) => readable.push((session, summary)),
             Err(error) => {
-                output.print(&format!("a session ended unexpectedly {} and cannot be read: {error}", ago(session.when)));
+                output.print(&format!(
+                    "a session ended unexpectedly {} and cannot be read: {error}",
+                    ago(session.when)
+                ));
                 output.print(&session.set_aside());
             }
         }
@@ -67,7 +72,11 @@ enum ResumeAnswer {
 }
 
 /// Asks whether to resume one of `all`.
-fn ask(editor: &mut Editor, all: &[(UnfinishedSession, String)], output: &Output) -> Result<ResumeAnswer> {
+fn ask(
+    editor: &mut Editor,
+    all: &[(UnfinishedSession, String)],
+    output: &Output,
+) -> Result<ResumeAnswer> {
     let question = match all {
         [(session, summary)] => {
             output.print(&format!("a session ended unexpectedly {}: {summary}", ago(session.when)));
@@ -94,9 +103,12 @@ fn ask(editor: &mut Editor, all: &[(UnfinishedSession, String)], output: &Output
     }
 }
 
-/// The meaning of `answer` when `count` sessions are offered; none if the question must be repeated.
+/// The meaning of `answer` when `count` sessions are offered; none if the question must be
+/// repeated.
 fn parse(answer: &str, count: usize) -> Option<ResumeAnswer> {
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| (1..=count).contains(n)).map(|n| n - 1);
+    let number = |text: &str| {
+        text.trim().parse::<usize>().ok().filter(|n| (1..=count).contains(n)).map(|n| n - 1)
+    };
     match answer {
         "" | "y" | "yes" => Some(ResumeAnswer::Resume(0)),
         "n" | "no" => Some(ResumeAnswer::Later),

@@ -1,4 +1,5 @@
-//! The verb `rust`: continues the session at a Rust prompt, where the merge is the variable `dam`, and imports the result.
+//! The verb `rust`: continues the session at a Rust prompt, where the merge is the variable `dam`,
+//! and imports the result.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -42,7 +43,11 @@ impl RustPrompt {
     pub fn run(&mut self, context: &mut Context, output: &Output) -> Result<()> {
         let rust = self.rust()?;
         self.export(context, &rust)?;
-        let what = if context.dam.is_some() { "the merge is `dam`" } else { "the sources are `models`, with data and settings" };
+        let what = if context.dam.is_some() {
+            "the merge is `dam`"
+        } else {
+            "the sources are `models`, with data and settings"
+        };
         output.print(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D returns."));
         read_lines(&rust)?;
         self.import(context, &rust, output)
@@ -61,15 +66,16 @@ impl RustPrompt {
 
     /// The path of an exchange file.
     fn file(&self, name: &str) -> Result<std::path::PathBuf> {
-        let files = self
-            .files
-            .as_ref()
-            .ok_or_else(|| anyhow::anyhow!("no temporary directory to exchange the merge: set TMPDIR to a writable directory"))?;
+        let files = self.files.as_ref().ok_or_else(|| {
+            anyhow::anyhow!(
+                "no temporary directory to exchange the merge: set TMPDIR to a writable directory"
+            )
+        })?;
         Ok(files.path().join(name))
     }
 
-    /// Exports the merge to Rust or, if there is none, the sources, data and settings; does nothing if Rust already has this
-    /// state.
+    /// Exports the merge to Rust or, if there is none, the sources, data and settings; does nothing
+    /// if Rust already has this state.
     fn export(&mut self, context: &Context, rust: &RefCell<RustSession>) -> Result<()> {
         let cell = match &context.dam {
             Some(dam) if self.exported == Some(dam.state()) => return Ok(()),
@@ -81,19 +87,28 @@ impl RustPrompt {
             }
             None => {
                 let models = context.current();
-                let sources: Vec<String> =
-                    models.names().map(|n| Ok(format!("{n}={}", models.source(n)?.spec()))).collect::<Result<_>>()?;
+                let sources: Vec<String> = models
+                    .names()
+                    .map(|n| Ok(format!("{n}={}", models.source(n)?.spec())))
+                    .collect::<Result<_>>()?;
                 if sources.is_empty() {
                     return Ok(());
                 }
                 let mut lines = vec![format!("let mut models = load({sources:?})?;")];
                 for name in models.names() {
-                    let spec = models.data_spec(name).map(|spec| format!("models.data({name:?}, {spec:?})?;"));
+                    let spec = models
+                        .data_spec(name)
+                        .map(|spec| format!("models.data({name:?}, {spec:?})?;"));
                     lines.extend(spec);
                 }
                 for key in KEYS {
-                    let value = models.settings.get(key).filter(|value| Settings::default().get(key).as_ref() != Some(value));
-                    lines.extend(value.map(|value| format!("models.settings.set({key:?}, {value:?})?;")));
+                    let value = models
+                        .settings
+                        .get(key)
+                        .filter(|value| Settings::default().get(key).as_ref() != Some(value));
+                    lines.extend(
+                        value.map(|value| format!("models.settings.set({key:?}, {value:?})?;")),
+                    );
                 }
                 lines.join("\n")
             }
@@ -103,7 +118,12 @@ impl RustPrompt {
     }
 
     /// Imports the merge from Rust.
-    fn import(&mut self, context: &mut Context, rust: &RefCell<RustSession>, output: &Output) -> Result<()> {
+    fn import(
+        &mut self,
+        context: &mut Context,
+        rust: &RefCell<RustSession>,
+        output: &Output,
+    ) -> Result<()> {
         let (exported, imported) = (self.file("given")?, self.file("taken")?);
         if rust.borrow().save(&imported).is_err() {
             // Rust has no merge.
@@ -115,15 +135,19 @@ impl RustPrompt {
         }
         match Dam::open(&imported) {
             Ok(dam) => {
-                output.print(&format!("the merge now comes from Rust: step {}; `undo` restores the previous one", dam.steps()));
+                output.print(&format!(
+                    "the merge now comes from Rust: step {}; `undo` restores the previous one",
+                    dam.steps()
+                ));
                 self.exported = Some(dam.state());
                 std::fs::copy(&imported, &exported)?;
                 context.wrapped(dam);
                 Ok(())
             }
             Err(Error::UnknownScheme { scheme, .. }) => {
-                let message =
-                    format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
+                let message = format!(
+                    "the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported"
+                );
                 let hint = "`rust` continues with it; verbs run there too: %train 50, %eval --all, %bake merged";
                 Err(Error::Refused { message, hint: hint.into() }.into())
             }
@@ -135,7 +159,10 @@ impl RustPrompt {
 /// Reads and runs Rust until the user returns.
 fn read_lines(rust: &Rc<RefCell<RustSession>>) -> Result<()> {
     let history = LineHistory::open(state_directory().map(|state| state.join("rust_history")));
-    let mut editor = rustyline::Editor::<RustHelper, LineHistory>::with_history(Config::builder().build(), history)?;
+    let mut editor = rustyline::Editor::<RustHelper, LineHistory>::with_history(
+        Config::builder().build(),
+        history,
+    )?;
     editor.set_helper(Some(RustHelper(rust.clone())));
     loop {
         let line = match editor.readline("rust> ") {
@@ -168,16 +195,31 @@ impl Highlighter for RustHelper {}
 
 impl Validator for RustHelper {
     fn validate(&self, typed: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if RustSession::is_incomplete(typed.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        Ok(if RustSession::is_incomplete(typed.input()) {
+            ValidationResult::Incomplete
+        } else {
+            ValidationResult::Valid(None)
+        })
     }
 }
 
 impl Completer for RustHelper {
     type Candidate = Pair;
 
-    fn complete(&self, line: &str, position: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &rustyline::Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let Ok(mut rust) = self.0.try_borrow_mut() else { return Ok((position, Vec::new())) };
         let (start, words) = rust.complete(line, position);
-        Ok((start, words.into_iter().map(|word| Pair { display: word.clone(), replacement: word }).collect()))
+        Ok((
+            start,
+            words
+                .into_iter()
+                .map(|word| Pair { display: word.clone(), replacement: word })
+                .collect(),
+        ))
     }
 }

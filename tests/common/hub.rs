@@ -26,7 +26,8 @@ pub enum Fault {
     Long,
     /// Range requests are not supported.
     NoRanges,
-    /// The same, and every response breaks off, after each of these numbers of bytes in turn, repeatedly.
+    /// The same, and every response breaks off, after each of these numbers of bytes in turn,
+    /// repeatedly.
     BreaksAnew(Vec<usize>),
     /// Sends this many bytes, then nothing, and keeps the connection open.
     Stalls(usize),
@@ -93,7 +94,9 @@ pub fn sha256(content: &[u8]) -> String {
 
 /// The ETag of a small file.
 pub fn git(content: &[u8]) -> String {
-    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
+    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len()))
+        .chain_update(content)
+        .finalize())
 }
 
 /// A running server, with a second one on another port that serves the content of large files.
@@ -105,10 +108,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
-        let (hub, cdn) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (hub, cdn) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let endpoint = format!("http://{}", hub.local_addr().unwrap());
         let cdn_address = format!("http://{}", cdn.local_addr().unwrap());
-        let state = State { files, fault: Fault::None, token: None, log: Vec::new(), cdn: cdn_address };
+        let state =
+            State { files, fault: Fault::None, token: None, log: Vec::new(), cdn: cdn_address };
         let server = Self { endpoint, state: Arc::new(Mutex::new(state)) };
         for (listener, is_cdn) in [(hub, false), (cdn, true)] {
             let server = server.clone();
@@ -163,12 +168,26 @@ impl Server {
         ));
         let mut out = stream.try_clone().unwrap();
         let mut send = |status: &str, headers: &str, body: &[u8], announced: usize| {
-            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {announced}\r\n{headers}\r\n");
-            let _ = out.write_all(head.as_bytes()).and_then(|()| out.write_all(body)).and_then(|()| out.flush());
+            let head = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {announced}\r\n{headers}\r\n"
+            );
+            let _ = out
+                .write_all(head.as_bytes())
+                .and_then(|()| out.write_all(body))
+                .and_then(|()| out.flush());
         };
         match state.fault.clone() {
-            Fault::Status(status, code) => return send(&format!("{status} No"), &format!("x-error-code: {code}\r\n"), b"", 0),
-            Fault::Wait(seconds) => return send("429 Too Many Requests", &format!("retry-after: {seconds}\r\n"), b"", 0),
+            Fault::Status(status, code) => {
+                return send(&format!("{status} No"), &format!("x-error-code: {code}\r\n"), b"", 0);
+            }
+            Fault::Wait(seconds) => {
+                return send(
+                    "429 Too Many Requests",
+                    &format!("retry-after: {seconds}\r\n"),
+                    b"",
+                    0,
+                );
+            }
             Fault::Busy(times) if times > 0 => {
                 state.fault = Fault::Busy(times - 1);
                 return send("429 Too Many Requests", "retry-after: 0\r\n", b"", 0);
@@ -179,16 +198,23 @@ impl Server {
             return send("401 Unauthorized", "x-error-code: GatedRepo\r\n", b"", 0);
         }
         if path.starts_with("/api/") {
-            let names = state.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect::<Vec<_>>();
+            let names = state
+                .files
+                .keys()
+                .map(|name| serde_json::json!({"rfilename": name}))
+                .collect::<Vec<_>>();
             let mut body = serde_json::json!({"sha": COMMIT, "siblings": names}).to_string();
             match state.fault {
                 Fault::Garbage => body = "<html>".into(),
-                Fault::Outside => {
-                    body = serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "../../evil"}]}).to_string()
-                }
+                Fault::Outside => body =
+                    serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "../../evil"}]})
+                        .to_string(),
                 _ => {}
             }
-            if !path.ends_with("/revision/main") && !path.ends_with("/revision/v1") && !path.ends_with(COMMIT) {
+            if !path.ends_with("/revision/main")
+                && !path.ends_with("/revision/v1")
+                && !path.ends_with(COMMIT)
+            {
                 return send("404 Not Found", "x-error-code: RevisionNotFound\r\n", b"", 0);
             }
             if state.fault == Fault::TricklesListing {
@@ -198,7 +224,9 @@ impl Server {
             }
             return send("200 OK", "", body.as_bytes(), body.len());
         }
-        let Some((_, name)) = path.split_once(&format!("/resolve/{COMMIT}/")).or_else(|| path.split_once("/cdn/")) else {
+        let Some((_, name)) =
+            path.split_once(&format!("/resolve/{COMMIT}/")).or_else(|| path.split_once("/cdn/"))
+        else {
             return send("404 Not Found", "x-error-code: RepoNotFound\r\n", b"", 0);
         };
         let Some(content) = state.files.get(name).cloned() else {
@@ -214,7 +242,10 @@ impl Server {
             etag = format!("{}-2", &git(&content)[..32]);
         }
         if !is_cdn && large {
-            let headers = format!("x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n", content.len());
+            let headers = format!(
+                "x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n",
+                content.len()
+            );
             let target = match state.fault {
                 Fault::Circle => path.clone(),
                 _ => format!("{}/cdn/{name}", state.cdn),
@@ -237,8 +268,13 @@ impl Server {
         let ranges = !matches!(state.fault, Fault::NoRanges | Fault::BreaksAnew(_));
         let from = start.filter(|_| ranges).unwrap_or(0).min(content.len());
         let part = &content[from..];
-        let range = format!("content-range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len());
-        let (status, range) = if from > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
+        let range = format!(
+            "content-range: bytes {from}-{}/{}\r\n",
+            content.len().saturating_sub(1),
+            content.len()
+        );
+        let (status, range) =
+            if from > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
         let headers = format!("x-repo-commit: {COMMIT}\r\netag: W/\"{etag}\"\r\n{range}");
         if let Fault::BreaksAnew(ends) = &mut state.fault
             && is_cdn
@@ -250,7 +286,12 @@ impl Server {
         match state.fault {
             Fault::Stalls(after) if is_cdn => {
                 drop(state);
-                send(status, &headers, &part[..after.saturating_sub(from).min(part.len())], part.len());
+                send(
+                    status,
+                    &headers,
+                    &part[..after.saturating_sub(from).min(part.len())],
+                    part.len(),
+                );
                 std::thread::sleep(Duration::from_secs(60));
             }
             Fault::Trickles if is_cdn => {
@@ -258,9 +299,15 @@ impl Server {
                 send(status, &headers, &[], part.len());
                 trickle(&mut stream, part);
             }
-            Fault::Drops(after) if is_cdn => send(status, &headers, &part[..after.min(part.len())], part.len()),
-            Fault::Short if is_cdn => send(status, &headers, &part[..part.len() / 2], part.len() / 2),
-            Fault::Long if is_cdn => send(status, &headers, &[part, b"more"].concat(), part.len() + 4),
+            Fault::Drops(after) if is_cdn => {
+                send(status, &headers, &part[..after.min(part.len())], part.len())
+            }
+            Fault::Short if is_cdn => {
+                send(status, &headers, &part[..part.len() / 2], part.len() / 2)
+            }
+            Fault::Long if is_cdn => {
+                send(status, &headers, &[part, b"more"].concat(), part.len() + 4)
+            }
             _ => send(status, &headers, part, part.len()),
         }
     }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::connection_info::Transport;
 use jupyter_protocol::messaging::{
-    CompleteRequest, ExecuteRequest, HistoryRequest, InputReply, InspectRequest, InterruptRequest, IsCompleteRequest,
-    JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
+    CompleteRequest, ExecuteRequest, HistoryRequest, InputReply, InspectRequest, InterruptRequest,
+    IsCompleteRequest, JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
 };
 use jupyter_zmq_client::{
     ClientControlConnection, ClientIoPubConnection, ClientShellConnection, ClientStdinConnection,
-    create_client_control_connection, create_client_iopub_connection, create_client_shell_connection_with_identity,
-    create_client_stdin_connection_with_identity, peek_ports_with_listeners, peer_identity_for_session,
+    create_client_control_connection, create_client_iopub_connection,
+    create_client_shell_connection_with_identity, create_client_stdin_connection_with_identity,
+    peek_ports_with_listeners, peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -39,9 +40,15 @@ impl CellResult {
     /// All output of one kind: `stdout`, `stderr`, `error`, or `shown` for plain text.
     pub fn text(&self, kind: &str) -> String {
         let text = |output: &Output| match (output["output_type"].as_str(), kind) {
-            (Some("stream"), _) if output["name"] == kind => output["text"].as_str().map(str::to_owned),
-            (Some("error"), "error") => Some(format!("{}: {}\n{}", output["ename"], output["evalue"], output["traceback"])),
-            (Some("execute_result" | "display_data"), "shown") => output["data"]["text/plain"].as_str().map(str::to_owned),
+            (Some("stream"), _) if output["name"] == kind => {
+                output["text"].as_str().map(str::to_owned)
+            }
+            (Some("error"), "error") => {
+                Some(format!("{}: {}\n{}", output["ename"], output["evalue"], output["traceback"]))
+            }
+            (Some("execute_result" | "display_data"), "shown") => {
+                output["data"]["text/plain"].as_str().map(str::to_owned)
+            }
             _ => None,
         };
         self.outputs.iter().filter_map(text).collect::<Vec<_>>().join("\n")
@@ -60,14 +67,18 @@ impl Drop for Process {
 
 type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
 
-/// Connects to a kernel that may still be starting. Another test that is starting a process may briefly hold the ports open,
-/// which resets the connection, so this is retried.
+/// Connects to a kernel that may still be starting. Another test that is starting a process may
+/// briefly hold the ports open, which resets the connection, so this is retried.
 async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     let sockets = || async {
         let identity = peer_identity_for_session(session)?;
         let shell = create_client_shell_connection_with_identity(info, session, identity).await?;
         let control = create_client_control_connection(info, session).await?;
-        jupyter_zmq_client::Result::Ok((shell, control, create_client_iopub_connection(info, "", session).await?))
+        jupyter_zmq_client::Result::Ok((
+            shell,
+            control,
+            create_client_iopub_connection(info, "", session).await?,
+        ))
     };
     for _ in 0..100 {
         if let Ok(sockets) = sockets().await {
@@ -109,7 +120,8 @@ pub fn prepare() {
         let lock = std::fs::File::create(cache().join("lock")).unwrap();
         lock.lock().unwrap();
         let place = tempfile::tempdir().unwrap();
-        let output = dam(place.path()).args(["jupyter", "install", "--prefix", "."]).output().unwrap();
+        let output =
+            dam(place.path()).args(["jupyter", "install", "--prefix", "."]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     });
 }
@@ -125,7 +137,8 @@ impl Kernel {
         prepare();
         let runtime = Runtime::new().unwrap();
         let files = tempfile::tempdir().unwrap();
-        let (ports, listeners) = runtime.block_on(peek_ports_with_listeners("127.0.0.1".parse().unwrap(), 5)).unwrap();
+        let (ports, listeners) =
+            runtime.block_on(peek_ports_with_listeners("127.0.0.1".parse().unwrap(), 5)).unwrap();
         let info = ConnectionInfo {
             ip: "127.0.0.1".into(),
             transport: Transport::TCP,
@@ -141,7 +154,8 @@ impl Kernel {
         let file = files.path().join("connection.json");
         std::fs::write(&file, serde_json::to_string(&info).unwrap()).unwrap();
         drop(listeners);
-        let process = Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
+        let process =
+            Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
         let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
         let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
         kernel.wait_until_ready();
@@ -155,7 +169,14 @@ impl Kernel {
             let (mut shell, ..) = connect(&self.info, "another").await;
             shell.send(request.clone()).await.unwrap();
             // The request has arrived when the kernel reports busy for it.
-            while self.iopub.read().await.unwrap().parent_header.is_none_or(|parent| parent.msg_id != request.header.msg_id) {}
+            while self
+                .iopub
+                .read()
+                .await
+                .unwrap()
+                .parent_header
+                .is_none_or(|parent| parent.msg_id != request.header.msg_id)
+            {}
         });
     }
 
@@ -173,7 +194,8 @@ impl Kernel {
     /// Runs a cell that requests input; returns the prompt and the standard output.
     pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let request = self
+            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async {
             let question = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             let answer = InputReply { value: line.into(), ..InputReply::default() };
@@ -185,20 +207,27 @@ impl Kernel {
         (question, cell.text("stdout"))
     }
 
-    /// Runs a cell that requests input and interrupts it. A reply to that request is sent after the cell has ended, and again
-    /// while the cell `next` is requesting input. Returns the standard output of both.
+    /// Runs a cell that requests input and interrupts it. A reply to that request is sent after the
+    /// cell has ended, and again while the cell `next` is requesting input. Returns the standard
+    /// output of both.
     pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
-        let question = self.runtime.block_on(async { timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap() });
+        let request = self
+            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let question =
+            self.runtime.block_on(async { timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap() });
         self.interrupt();
         let first = self.outputs(&request, |_, _| {});
         self.reply();
         let answer = |value: &str, question: &JupyterMessage| {
-            JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question))
+            JupyterMessage::new(
+                InputReply { value: value.into(), ..InputReply::default() },
+                Some(question),
+            )
         };
         self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
-        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
+        let request = self
+            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
         self.runtime.block_on(async {
             let own = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             stdin.send(answer("later", &question)).await.unwrap();
@@ -212,13 +241,16 @@ impl Kernel {
     fn stdin(&self) -> ClientStdinConnection {
         self.runtime.block_on(async {
             let identity = peer_identity_for_session("tests").unwrap();
-            create_client_stdin_connection_with_identity(&self.info, "tests", identity).await.unwrap()
+            create_client_stdin_connection_with_identity(&self.info, "tests", identity)
+                .await
+                .unwrap()
         })
     }
 
     /// The ports of the five sockets.
     pub fn ports(&self) -> [u16; 5] {
-        let ConnectionInfo { shell_port, iopub_port, stdin_port, control_port, hb_port, .. } = self.info;
+        let ConnectionInfo { shell_port, iopub_port, stdin_port, control_port, hb_port, .. } =
+            self.info;
         [shell_port, iopub_port, stdin_port, control_port, hb_port]
     }
 
@@ -249,7 +281,11 @@ impl Kernel {
 
     /// The content of the next reply.
     pub fn reply(&mut self) -> Value {
-        let reply = self.runtime.block_on(async { timeout(TIMEOUT, self.shell.read()).await }).unwrap().unwrap();
+        let reply = self
+            .runtime
+            .block_on(async { timeout(TIMEOUT, self.shell.read()).await })
+            .unwrap()
+            .unwrap();
         json!(reply.content)
     }
 
@@ -264,7 +300,11 @@ impl Kernel {
     }
 
     /// Runs a cell; calls `look` after every message for it.
-    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
+    pub fn run_while(
+        &mut self,
+        code: &str,
+        look: impl FnMut(&mut Self, &CellResult),
+    ) -> CellResult {
         let begin = Instant::now();
         let request = self.send(code);
         let mut cell = self.outputs(&request, look);
@@ -274,11 +314,23 @@ impl Kernel {
     }
 
     /// The outputs of a cell that was sent, up to idle.
-    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
+    pub fn outputs(
+        &mut self,
+        request: &JupyterMessage,
+        mut look: impl FnMut(&mut Self, &CellResult),
+    ) -> CellResult {
         let mut cell = CellResult::default();
         loop {
-            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
-            if message.parent_header.as_ref().is_none_or(|parent| parent.msg_id != request.header.msg_id) {
+            let message = self
+                .runtime
+                .block_on(async { timeout(TIMEOUT, self.iopub.read()).await })
+                .unwrap()
+                .unwrap();
+            if message
+                .parent_header
+                .as_ref()
+                .is_none_or(|parent| parent.msg_id != request.header.msg_id)
+            {
                 continue;
             }
             let content = json!(message.content);
@@ -329,8 +381,8 @@ impl Kernel {
         });
     }
 
-    /// The content of the reply to a request. Asserts that the kernel reported busy, then idle, which clients require of a
-    /// reply.
+    /// The content of the reply to a request. Asserts that the kernel reported busy, then idle,
+    /// which clients require of a reply.
     pub fn request(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
         let request = self.send_request(content);
         let reply = self.reply();
@@ -352,8 +404,16 @@ impl Kernel {
     fn assert_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
-            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
-            if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == request.header.msg_id) {
+            let message = self
+                .runtime
+                .block_on(async { timeout(TIMEOUT, self.iopub.read()).await })
+                .unwrap()
+                .unwrap();
+            if message
+                .parent_header
+                .as_ref()
+                .is_some_and(|parent| parent.msg_id == request.header.msg_id)
+            {
                 states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
             }
         }
@@ -364,7 +424,11 @@ impl Kernel {
     pub fn update(&mut self) -> Value {
         loop {
             let soon = Duration::from_secs(60);
-            let message = self.runtime.block_on(async { timeout(soon, self.iopub.read()).await }).unwrap().unwrap();
+            let message = self
+                .runtime
+                .block_on(async { timeout(soon, self.iopub.read()).await })
+                .unwrap()
+                .unwrap();
             match message.message_type() {
                 "update_display_data" => return json!(message.content),
                 "stream" => panic!("{}", json!(message.content)),
@@ -375,13 +439,26 @@ impl Kernel {
 
     /// The completions at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
-        let reply = self.request(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
-        reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+        let reply =
+            self.request(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
+        reply["matches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// The documentation at the end of `code`.
     pub fn inspect(&mut self, code: &str) -> String {
-        self.request(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
+        self.request(InspectRequest {
+            code: code.into(),
+            cursor_pos: code.chars().count(),
+            detail_level: Some(0),
+        })["data"]["text/plain"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub fn is_complete(&mut self, code: &str) -> String {

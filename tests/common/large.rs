@@ -1,4 +1,5 @@
-//! Large checkpoints that use no disk space: their weights are zeros in sparse files. And the program running on them.
+//! Large checkpoints that use no disk space: their weights are zeros in sparse files. And the
+//! program running on them.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -61,16 +62,19 @@ impl Program {
     /// Starts `dam ARGUMENTS` in `directory`.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = dam(directory);
-        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let replies = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, replies }
     }
 
     /// `dam` in `directory`, after it has replied to every verb of `begin` and started `verb`.
     pub fn at(directory: &Path, begin: &str, verb: &str) -> Self {
-        let mut program = Self::start(directory, &["--json", "-c", &format!("{begin}; {verb}; quit")]);
+        let mut program =
+            Self::start(directory, &["--json", "-c", &format!("{begin}; {verb}; quit")]);
         for verb in begin.split("; ") {
-            let reply = program.replies.next().unwrap_or_else(|| panic!("`{verb}` did not reply")).unwrap();
+            let reply =
+                program.replies.next().unwrap_or_else(|| panic!("`{verb}` did not reply")).unwrap();
             assert!(!reply.contains("\"error\""), "{verb}: {reply}");
         }
         program
@@ -79,7 +83,11 @@ impl Program {
     /// Waits until a part of the output `name` is in `directory`.
     pub fn wait_for_output(&mut self, directory: &Path, name: &str) {
         let prefix = format!(".{name}.dam-");
-        let begun = || fs::read_dir(directory).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with(&prefix));
+        let begun = || {
+            fs::read_dir(directory)
+                .unwrap()
+                .any(|e| e.unwrap().file_name().to_string_lossy().starts_with(&prefix))
+        };
         while !begun() {
             assert!(self.child.try_wait().unwrap().is_none(), "the program ended before it wrote");
             std::thread::sleep(Duration::from_millis(2));
@@ -91,21 +99,26 @@ impl Program {
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
-    /// Sends Ctrl-C and asserts that the program ends within seconds with status 130, and that the running verb replies that
-    /// it was stopped.
+    /// Sends Ctrl-C and asserts that the program ends within seconds with status 130, and that the
+    /// running verb replies that it was stopped.
     pub fn stop(&mut self) {
         self.signal(libc::SIGINT);
         let begin = Instant::now();
         let status = loop {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
-                None => assert!(begin.elapsed() < Duration::from_secs(10), "the program does not stop"),
+                None => {
+                    assert!(begin.elapsed() < Duration::from_secs(10), "the program does not stop")
+                }
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         let replies: Vec<String> = self.replies.by_ref().map(Result::unwrap).collect();
         assert_eq!(status.code(), Some(130), "{replies:?}");
-        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing was changed\"")), "{replies:?}");
+        assert!(
+            matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing was changed\"")),
+            "{replies:?}"
+        );
     }
 }
 

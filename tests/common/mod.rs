@@ -32,8 +32,10 @@ pub fn copy_checkpoint(name: &str, to: &Path) {
 
 /// The names in `directory`, sorted.
 pub fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -47,18 +49,26 @@ pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => open.push(path),
-                false => drop(found.insert(path.strip_prefix(directory).unwrap().into(), std::fs::read(&path).unwrap())),
+                false => drop(found.insert(
+                    path.strip_prefix(directory).unwrap().into(),
+                    std::fs::read(&path).unwrap(),
+                )),
             }
         }
     }
     found
 }
 
-/// A saved session with its JSON modified and without its checksum, in the format of earlier versions.
-pub fn resaved(session: &[u8], change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Vec<u8> {
+/// A saved session with its JSON modified and without its checksum, in the format of earlier
+/// versions.
+pub fn resaved(
+    session: &[u8],
+    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) -> Vec<u8> {
     let length = u64::from_le_bytes(session[..8].try_into().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&session[8..8 + length]).unwrap();
-    let mut saved: serde_json::Map<_, _> = serde_json::from_str(header["__metadata__"]["dam"].as_str().unwrap()).unwrap();
+    let mut saved: serde_json::Map<_, _> =
+        serde_json::from_str(header["__metadata__"]["dam"].as_str().unwrap()).unwrap();
     saved.remove("checksum").unwrap();
     change(&mut saved);
     header["__metadata__"]["dam"] = serde_json::Value::Object(saved).to_string().into();
@@ -83,5 +93,8 @@ pub fn verbs(directory: &Path, verbs: &str) -> Output {
 pub fn json(directory: &Path, verbs: &str) -> (Vec<serde_json::Value>, bool) {
     let output = dam(directory).args(["--json", "-c", verbs]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), output.status.success())
+    (
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+        output.status.success(),
+    )
 }

@@ -41,8 +41,8 @@ struct TerminalOutput {
 }
 
 impl Terminal {
-    /// `dam` in `directory`, which is also its home, in a terminal with 100 columns and 30 rows, once the prompt has
-    /// appeared.
+    /// `dam` in `directory`, which is also its home, in a terminal with 100 columns and 30 rows,
+    /// once the prompt has appeared.
     pub fn dam(directory: &Path) -> Self {
         let terminal = Self::start(dam(directory), 30, 100);
         terminal.wait_for("dam>");
@@ -54,17 +54,22 @@ impl Terminal {
         let (master, slave) = open(rows, columns);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
-        // SAFETY: both calls are async-signal-safe. They make the terminal the controlling terminal of the program.
+        // SAFETY: both calls are async-signal-safe. They make the terminal the controlling terminal
+        // of the program.
         unsafe {
-            command.pre_exec(|| match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
-                true => Ok(()),
-                false => Err(std::io::Error::last_os_error()),
+            command.pre_exec(|| {
+                match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
+                    true => Ok(()),
+                    false => Err(std::io::Error::last_os_error()),
+                }
             });
         }
         let child = command.spawn().unwrap();
         drop((command, slave));
-        let output =
-            Arc::new(Mutex::new(TerminalOutput { parser: vt100::Parser::new(some(rows), some(columns), 0), bytes: Vec::new() }));
+        let output = Arc::new(Mutex::new(TerminalOutput {
+            parser: vt100::Parser::new(some(rows), some(columns), 0),
+            bytes: Vec::new(),
+        }));
         let (shared, mut reader) = (output.clone(), master.try_clone().unwrap());
         std::thread::spawn(move || {
             let mut chunk = [0; 1 << 16];
@@ -117,7 +122,9 @@ impl Terminal {
         let screen = output.parser.screen();
         let (rows, columns) = screen.size();
         let columns = columns.get();
-        let shown = |cell: &vt100::Cell| if cell.has_contents() { cell.contents().to_owned() } else { " ".to_owned() };
+        let shown = |cell: &vt100::Cell| {
+            if cell.has_contents() { cell.contents().to_owned() } else { " ".to_owned() }
+        };
         for row in 0..rows.get() {
             for column in 0..columns {
                 let rest = (column..columns).filter_map(|c| screen.cell(row, c)).map(shown);
@@ -142,15 +149,21 @@ impl Terminal {
     /// Waits until the last line is a prompt that contains `text`.
     pub fn wait_for_prompt(&self, text: &str) -> String {
         self.wait_until(&format!("a prompt with `{text}`"), |screen| {
-            screen.lines().last().is_some_and(|last| last.starts_with("dam") && last.contains('>') && last.contains(text))
+            screen.lines().last().is_some_and(|last| {
+                last.starts_with("dam") && last.contains('>') && last.contains(text)
+            })
         })
     }
 
-    /// Waits until `text` appears in the output after the first `from` bytes; returns where it ends. Polls fast enough to
-    /// measure latency.
+    /// Waits until `text` appears in the output after the first `from` bytes; returns where it
+    /// ends. Polls fast enough to measure latency.
     pub fn wait_for_bytes(&self, from: usize, text: &str) -> usize {
         let start = Instant::now();
-        let place = || self.output.lock().unwrap().bytes[from..].windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        let place = || {
+            self.output.lock().unwrap().bytes[from..]
+                .windows(text.len())
+                .position(|bytes| bytes == text.as_bytes())
+        };
         loop {
             if let Some(at) = place() {
                 return from + at + text.len();
@@ -178,7 +191,10 @@ impl Terminal {
         self.output.lock().unwrap().parser.screen_mut().set_size(some(rows), some(columns));
         let size = size(rows, columns);
         // SAFETY: the descriptor is open, and the pointer is to a live winsize.
-        assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
+        assert_eq!(
+            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) },
+            0
+        );
     }
 
     /// The process id.
@@ -211,12 +227,25 @@ impl Drop for Terminal {
     }
 }
 
-/// The `dam` program in `directory`, which is also its home, isolated from the files and settings of the user.
+/// The `dam` program in `directory`, which is also its home, isolated from the files and settings
+/// of the user.
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
-    command.env("HOME", directory).env("XDG_STATE_HOME", directory.join("state")).env("TERM", "xterm-256color");
+    command
+        .env("HOME", directory)
+        .env("XDG_STATE_HOME", directory.join("state"))
+        .env("TERM", "xterm-256color");
     command.env("LANG", "C.UTF-8").env("PAGER", "cat");
-    for other in ["NO_COLOR", "DAM_EDIT", "LC_ALL", "LC_CTYPE", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "COLORTERM"] {
+    for other in [
+        "NO_COLOR",
+        "DAM_EDIT",
+        "LC_ALL",
+        "LC_CTYPE",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "XDG_CACHE_HOME",
+        "COLORTERM",
+    ] {
         command.env_remove(other);
     }
     command
@@ -234,9 +263,16 @@ fn size(rows: u16, columns: u16) -> libc::winsize {
 fn open(rows: u16, columns: u16) -> (File, OwnedFd) {
     let (mut master, mut slave) = (-1, -1);
     let mut size = size(rows, columns);
-    // SAFETY: the pointers are to live variables, or null where permitted; the two descriptors are owned by nothing else.
+    // SAFETY: the pointers are to live variables, or null where permitted; the two descriptors are
+    // owned by nothing else.
     unsafe {
-        let done = libc::openpty(&raw mut master, &raw mut slave, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut size);
+        let done = libc::openpty(
+            &raw mut master,
+            &raw mut slave,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            &raw mut size,
+        );
         assert_eq!(done, 0, "no pseudo-terminal");
         libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC);
         libc::fcntl(slave, libc::F_SETFD, libc::FD_CLOEXEC);

@@ -6,7 +6,8 @@ const TOLERANCE: f64 = 5e-4;
 /// The words after a measured number, which is not compared.
 const MEASURED: [&str; 9] = ["s", "ms", "s,", "s.", "a", "per", "MB", "GB", "minutes"];
 
-/// Compares the words of `found` with those of `committed`, numbers to four digits and without measured values.
+/// Compares the words of `found` with those of `committed`, numbers to four digits and without
+/// measured values.
 ///
 /// # Errors
 /// The first difference.
@@ -29,7 +30,8 @@ fn words(text: &str) -> Vec<String> {
         let words = words_with_columns(line);
         // Columns are right-aligned with their headers.
         let names = words.iter().filter(|(_, word)| ["seconds", "memory", "time"].contains(word));
-        let columns: Vec<(usize, usize)> = names.map(|(at, word)| (*at, at + word.chars().count())).collect();
+        let columns: Vec<(usize, usize)> =
+            names.map(|(at, word)| (*at, at + word.chars().count())).collect();
         if !columns.is_empty() {
             masked = columns;
         } else if line.trim().is_empty() {
@@ -39,8 +41,10 @@ fn words(text: &str) -> Vec<String> {
             let end = at + word.chars().count();
             let in_column = masked.iter().any(|(_, column)| *column == end);
             let is_number = word.starts_with(|c: char| c.is_ascii_digit());
-            let is_measured = is_number && words.get(i + 1).is_some_and(|(_, next)| MEASURED.contains(next));
-            if word.chars().any(char::is_alphanumeric) && !(in_column && is_number) && !is_measured {
+            let is_measured =
+                is_number && words.get(i + 1).is_some_and(|(_, next)| MEASURED.contains(next));
+            if word.chars().any(char::is_alphanumeric) && !(in_column && is_number) && !is_measured
+            {
                 kept.push((*word).to_owned());
             }
         }
@@ -65,9 +69,13 @@ fn same_word(a: &str, b: &str) -> bool {
     let number = |word: &str| word.trim_matches(|c| "(),%*;:×[]".contains(c)).parse::<f64>().ok();
     match (number(a), number(b)) {
         (Some(x), Some(y)) => {
-            let digits = a.split('.').nth(1).map_or(0, |part| part.chars().take_while(char::is_ascii_digit).count());
+            let digits = a
+                .split('.')
+                .nth(1)
+                .map_or(0, |part| part.chars().take_while(char::is_ascii_digit).count());
             let last = 10f64.powi(-i32::try_from(digits).unwrap_or(0)) * 1.01;
-            (x - y).abs() <= (TOLERANCE * x.abs().max(y.abs())).max(if digits > 0 { last } else { 0.0 })
+            (x - y).abs()
+                <= (TOLERANCE * x.abs().max(y.abs())).max(if digits > 0 { last } else { 0.0 })
         }
         _ => a == b,
     }

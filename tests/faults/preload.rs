@@ -1,6 +1,6 @@
-//! A library to preload. Of the calls that write or change files, number `DAM_FAULT` fails with `DAM_FAULT_ERROR`. Standard
-//! output and standard error do not count. At exit, the number of calls is appended to the file `DAM_FAULT_LOG`, and whether
-//! the fault occurred.
+//! A library to preload. Of the calls that write or change files, number `DAM_FAULT` fails with
+//! `DAM_FAULT_ERROR`. Standard output and standard error do not count. At exit, the number of calls
+//! is appended to the file `DAM_FAULT_LOG`, and whether the fault occurred.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -20,8 +20,8 @@ const NEXT: *mut c_void = -1isize as *mut c_void;
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn number(name: &CStr) -> u64 {
-    // SAFETY: the name is NUL-terminated, and so is the value. The program changes its environment only at startup, before
-    // any call that counts.
+    // SAFETY: the name is NUL-terminated, and so is the value. The program changes its environment
+    // only at startup, before any call that counts.
     let value = unsafe { getenv(name.as_ptr()) };
     if value.is_null() {
         return 0;
@@ -34,8 +34,8 @@ fn number(name: &CStr) -> u64 {
 extern "C" fn report() {
     let calls = CALLS.load(Ordering::SeqCst);
     let text = format!("{} {calls}\n", if calls >= number(c"DAM_FAULT") { "fault" } else { "calls" });
-    // SAFETY: the path is NUL-terminated, and no other thread changes the environment at exit; the calls are the system's
-    // own.
+    // SAFETY: the path is NUL-terminated, and no other thread changes the environment at exit; the
+    // calls are the system's own.
     unsafe {
         let path = getenv(c"DAM_FAULT_LOG".as_ptr());
         if !path.is_null() {

@@ -78,7 +78,9 @@ pub fn mutated(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
             }
             // A length or an offset.
             3 => {
-                let word = [0, 1, u64::MAX, 1 << 31, 1 << 32, 1 << 62, u64::from(u32::MAX)][pick(&mut rng, 7)].to_le_bytes();
+                let word = [0, 1, u64::MAX, 1 << 31, 1 << 32, 1 << 62, u64::from(u32::MAX)]
+                    [pick(&mut rng, 7)]
+                .to_le_bytes();
                 let width = [4, 8][pick(&mut rng, 2)];
                 for (byte, new) in bytes.iter_mut().skip(at).zip(&word[..width]) {
                     *byte = *new;
@@ -116,7 +118,10 @@ fn insert(bytes: &mut Vec<u8>, at: usize, piece: &[u8]) {
 
 /// Replaces the first number from `at`.
 fn replace_number(bytes: &mut Vec<u8>, at: usize, number: &str) {
-    let Some(begin) = bytes.iter().skip(at).position(u8::is_ascii_digit).map(|i| at + i) else { return };
-    let end = bytes[begin..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |i| begin + i);
+    let Some(begin) = bytes.iter().skip(at).position(u8::is_ascii_digit).map(|i| at + i) else {
+        return;
+    };
+    let end =
+        bytes[begin..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |i| begin + i);
     bytes.splice(begin..end, number.bytes());
 }

@@ -12,12 +12,15 @@ const LARGEST: u64 = 200_000;
 
 /// The files below `directory` whose path ends with one of `wanted`, in order.
 fn files(directory: &Path, wanted: &[&str], found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
             files(&path, wanted, found);
-        } else if wanted.iter().any(|end| path.to_string_lossy().ends_with(end)) && path.metadata().unwrap().len() <= LARGEST {
+        } else if wanted.iter().any(|end| path.to_string_lossy().ends_with(end))
+            && path.metadata().unwrap().len() <= LARGEST
+        {
             found.push(path);
         }
     }
@@ -49,7 +52,8 @@ fn tensors(names: &[(&str, [usize; 2])]) -> Vec<u8> {
 /// A small session of two built-in sources: one number per tensor.
 fn session() -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
-    let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(dam_prelude::PerTensor).unwrap();
+    let dam =
+        load(["builtin:japanese", "builtin:math"]).unwrap().wrap(dam_prelude::PerTensor).unwrap();
     dam.step().unwrap();
     let file = directory.path().join("session");
     dam.save(&file).unwrap();
@@ -62,7 +66,8 @@ fn templates() -> Vec<Vec<u8>> {
         let config: serde_json::Value = serde_json::from_slice(bytes).unwrap();
         config["chat_template"].as_str().map(|text| text.as_bytes().to_vec())
     };
-    let mut all: Vec<Vec<u8>> = read(&["tokenizer_config.json"]).iter().filter_map(template).collect();
+    let mut all: Vec<Vec<u8>> =
+        read(&["tokenizer_config.json"]).iter().filter_map(template).collect();
     all.dedup();
     let more = [
         "{% set ns = namespace(x='', n=0) %}{% for m in messages %}{% set ns.x = ns.x ~ m.content|trim %}{% set ns.n = ns.n + 1 %}\
@@ -102,7 +107,10 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         }
         "index" => {
             let mut all = read(&["model.safetensors.index.json"]);
-            all.push(br#"{"metadata": {"total_size": 4}, "weight_map": {"a": "shard.safetensors"}}"#.to_vec());
+            all.push(
+                br#"{"metadata": {"total_size": 4}, "weight_map": {"a": "shard.safetensors"}}"#
+                    .to_vec(),
+            );
             all
         }
         "config" => read(&["config.json"]),
@@ -111,7 +119,9 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             let (mut configs, root) = (Vec::new(), Path::new(env!("CARGO_MANIFEST_DIR")));
             files(&root.join("tests/data"), &["adapter_config.json"], &mut configs);
             let both = |config: &PathBuf| {
-                let weights = fs::read(config.with_file_name("adapter_model.safetensors")).ok().filter(|w| w.len() < 30_000)?;
+                let weights = fs::read(config.with_file_name("adapter_model.safetensors"))
+                    .ok()
+                    .filter(|w| w.len() < 30_000)?;
                 Some([&fs::read(config).unwrap()[..], &b"\0"[..], &weights].concat())
             };
             configs.iter().filter_map(both).collect()

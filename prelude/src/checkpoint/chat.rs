@@ -25,17 +25,28 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    /// Reads templates from the files that `file` finds, as transformers does: `chat_template.jinja` and
-    /// `additional_chat_templates/`, otherwise `chat_template` of tokenizer_config.json (one, or several by name), otherwise
-    /// that of chat_template.json, where processors used to store it.
+    /// Reads templates from the files that `file` finds, as transformers does:
+    /// `chat_template.jinja` and `additional_chat_templates/`, otherwise `chat_template` of
+    /// tokenizer_config.json (one, or several by name), otherwise that of chat_template.json, where
+    /// processors used to store it.
     pub(super) fn read(file: impl Fn(&str) -> Result<Option<(PathBuf, Bytes)>>) -> Result<Self> {
-        const TOKENS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+        const TOKENS: [&str; 7] = [
+            "bos_token",
+            "eos_token",
+            "unk_token",
+            "sep_token",
+            "pad_token",
+            "cls_token",
+            "mask_token",
+        ];
         let json = |name: &str| -> Result<(PathBuf, Value)> {
             let Some((file, bytes)) = file(name)? else { return Ok((PathBuf::new(), Value::Null)) };
-            let value = serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
+            let value = serde_json::from_slice(&bytes)
+                .map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
             Ok((file, value))
         };
-        let ((config_file, config), (_, map)) = (json("tokenizer_config.json")?, json("special_tokens_map.json")?);
+        let ((config_file, config), (_, map)) =
+            (json("tokenizer_config.json")?, json("special_tokens_map.json")?);
         // A token is a string or an object with its attributes.
         let token = |name: &'static str| {
             let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(str::to_owned);
@@ -50,7 +61,8 @@ impl Chat {
         ] {
             if let Some((file, bytes)) = file(place)? {
                 if bytes.len() > MAX_TEMPLATE_BYTES {
-                    let reason = format!("it has {} bytes, more than any real chat template", bytes.len());
+                    let reason =
+                        format!("it has {} bytes, more than any real chat template", bytes.len());
                     return Err(Error::Json { file, reason });
                 }
                 named.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
@@ -66,7 +78,9 @@ impl Chat {
         let (template, tool_use) = (named.remove("default"), named.remove("tool_use"));
         let without_default = match (&template, &tool_use) {
             (Some(_), _) => Vec::new(),
-            (None, tool_use) => tool_use.iter().map(|_| "tool_use".to_owned()).chain(named.into_keys()).collect(),
+            (None, tool_use) => {
+                tool_use.iter().map(|_| "tool_use".to_owned()).chain(named.into_keys()).collect()
+            }
         };
         Ok(Self { template, tool_use, without_default, tokens })
     }
@@ -83,7 +97,10 @@ impl Chat {
     pub fn template(&self) -> Result<Option<&str>, String> {
         match self.without_default.is_empty() {
             true => Ok(self.template.as_deref()),
-            false => Err(format!("none of the templates `{}` is named `default`", self.without_default.join("`, `"))),
+            false => Err(format!(
+                "none of the templates `{}` is named `default`",
+                self.without_default.join("`, `")
+            )),
         }
     }
 
@@ -96,18 +113,23 @@ impl Chat {
     }
 }
 
-/// The templates in `chat_template` of `file`, by name: a text, `[{name, template}, ...]` or `{name: template}`.
+/// The templates in `chat_template` of `file`, by name: a text, `[{name, template}, ...]` or
+/// `{name: template}`.
 fn templates(file: PathBuf, found: &Value) -> Result<BTreeMap<String, String>> {
-    let named = |t: &Value| Some((t["name"].as_str()?.to_owned(), t["template"].as_str()?.to_owned()));
+    let named =
+        |t: &Value| Some((t["name"].as_str()?.to_owned(), t["template"].as_str()?.to_owned()));
     let read = match found {
         Value::Null => Some(BTreeMap::new()),
         Value::String(template) => Some(BTreeMap::from([("default".into(), template.clone())])),
         Value::Array(all) => all.iter().map(named).collect(),
-        Value::Object(all) => all.iter().map(|(name, t)| Some((name.clone(), t.as_str()?.to_owned()))).collect(),
+        Value::Object(all) => {
+            all.iter().map(|(name, t)| Some((name.clone(), t.as_str()?.to_owned()))).collect()
+        }
         _ => None,
     };
     read.ok_or_else(|| {
-        let reason = "its `chat_template` is neither a template nor a list of named templates".into();
+        let reason =
+            "its `chat_template` is neither a template nor a list of named templates".into();
         Error::Json { file, reason }
     })
 }

@@ -1,5 +1,5 @@
-//! Differences between the configurations of two sources. They do not prevent averaging the weights, but the merge can have
-//! only one value per key, so they are reported.
+//! Differences between the configurations of two sources. They do not prevent averaging the
+//! weights, but the merge can have only one value per key, so they are reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -53,8 +53,13 @@ impl Source {
     }
 }
 
-/// Whether two supported configurations mean different things by `key`, rather than the same in different notation.
-fn counts(key: &str, a: (&Architecture, &Map<String, Value>), b: (&Architecture, &Map<String, Value>)) -> bool {
+/// Whether two supported configurations mean different things by `key`, rather than the same in
+/// different notation.
+fn counts(
+    key: &str,
+    a: (&Architecture, &Map<String, Value>),
+    b: (&Architecture, &Map<String, Value>),
+) -> bool {
     if key.starts_with("rope_") {
         return a.0.ropes != b.0.ropes;
     }
@@ -64,22 +69,28 @@ fn counts(key: &str, a: (&Architecture, &Map<String, Value>), b: (&Architecture,
         Some(value) => drop(changed.insert(outer.to_owned(), value.clone())),
         None => drop(changed.remove(outer)),
     }
-    let parsed = serde_json::to_vec(&changed).ok().and_then(|bytes| Architecture::parse(Path::new("config.json"), &bytes).ok());
-    parsed.is_none_or(|parsed| Architecture { vocabulary: a.0.vocabulary, eos: a.0.eos.clone(), ..parsed } != *a.0)
+    let parsed = serde_json::to_vec(&changed)
+        .ok()
+        .and_then(|bytes| Architecture::parse(Path::new("config.json"), &bytes).ok());
+    parsed.is_none_or(|parsed| {
+        Architecture { vocabulary: a.0.vocabulary, eos: a.0.eos.clone(), ..parsed } != *a.0
+    })
 }
 
 fn differences(a: &Map<String, Value>, b: &Map<String, Value>) -> Vec<ConfigDifference> {
     let (a, b) = (flat(a), flat(b));
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let value = |map: &BTreeMap<String, Value>, key: &str| map.get(key).map_or_else(|| "unset".to_owned(), short);
+    let value = |map: &BTreeMap<String, Value>, key: &str| {
+        map.get(key).map_or_else(|| "unset".to_owned(), short)
+    };
     keys.into_iter()
         .filter(|key| a.get(*key) != b.get(*key))
         .map(|key| ConfigDifference { key: key.clone(), values: [value(&a, key), value(&b, key)] })
         .collect()
 }
 
-/// All values by key, such as `text_config.rope_theta`, in one notation: transformers 4 has `rope_theta` and
-/// `rope_scaling`, transformers 5 `rope_parameters`.
+/// All values by key, such as `text_config.rope_theta`, in one notation: transformers 4 has
+/// `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
 fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     collect("", config, &mut found);
@@ -88,7 +99,9 @@ fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
 
 fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Value>) {
     for (key, value) in map {
-        let silent = |key: &str| IGNORED_KEYS.contains(&key) || key.contains("dropout") || key.contains("token_id");
+        let silent = |key: &str| {
+            IGNORED_KEYS.contains(&key) || key.contains("dropout") || key.contains("token_id")
+        };
         // Disabled settings count as missing.
         if value.is_null()
             || *value == Value::Bool(false)
@@ -99,7 +112,9 @@ fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, 
             continue;
         }
         match (key.as_str(), value) {
-            ("rope_parameters" | "rope_scaling", Value::Object(inner)) => rope(prefix, inner, found),
+            ("rope_parameters" | "rope_scaling", Value::Object(inner)) => {
+                rope(prefix, inner, found)
+            }
             (_, Value::Object(inner)) => collect(&format!("{prefix}{key}."), inner, found),
             _ => drop(found.insert(format!("{prefix}{key}"), number(value))),
         }
@@ -111,7 +126,9 @@ fn rope(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Val
     for (key, value) in map.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
             ("type" | "rope_type", Value::String(kind)) if kind == "default" => {}
-            ("type" | "rope_type", _) => drop(found.insert(format!("{prefix}rope_scaling.rope_type"), value.clone())),
+            ("type" | "rope_type", _) => {
+                drop(found.insert(format!("{prefix}rope_scaling.rope_type"), value.clone()))
+            }
             ("rope_theta", _) => drop(found.insert(format!("{prefix}rope_theta"), number(value))),
             (_, Value::Object(inner)) => rope(&format!("{prefix}{key}."), inner, found),
             _ => drop(found.insert(format!("{prefix}rope_scaling.{key}"), number(value))),
@@ -148,7 +165,10 @@ mod tests {
 
     fn found(a: &Value, b: &Value) -> Vec<String> {
         let differences = differences(a.as_object().unwrap(), b.as_object().unwrap());
-        differences.into_iter().map(|d| format!("{} {} {}", d.key, d.values[0], d.values[1])).collect()
+        differences
+            .into_iter()
+            .map(|d| format!("{} {} {}", d.key, d.values[0], d.values[1]))
+            .collect()
     }
 
     #[test]
@@ -165,6 +185,9 @@ mod tests {
         ];
         assert_eq!(found(&old, &scaled), expected);
         let nested = |eps: f64| json!({"text_config": {"rms_norm_eps": eps, "vocab_size": eps}});
-        assert_eq!(found(&nested(1e-5), &nested(1e-6)), ["text_config.rms_norm_eps 0.00001 0.000001"]);
+        assert_eq!(
+            found(&nested(1e-5), &nested(1e-6)),
+            ["text_config.rms_norm_eps 0.00001 0.000001"]
+        );
     }
 }

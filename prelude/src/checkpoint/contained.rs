@@ -16,7 +16,8 @@ impl Contained {
         Ok(Self(path.canonicalize()?))
     }
 
-    /// Opens the directory `path` and creates it if missing; a link that leaves `parent` is not followed.
+    /// Opens the directory `path` and creates it if missing; a link that leaves `parent` is not
+    /// followed.
     pub fn make(parent: &Path, path: &Path) -> Result<Self> {
         fs::create_dir_all(parent)?;
         let within = Self::open(parent)?;
@@ -47,7 +48,9 @@ impl Contained {
                 Ok(_) => return Err(leads_out(path)),
                 Err(e) if e.kind() == ErrorKind::NotFound => match fs::create_dir(&at) {
                     // A dangling link, or another process created it first.
-                    Err(e) if e.kind() == ErrorKind::AlreadyExists && !at.is_dir() => return Err(leads_out(path)),
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists && !at.is_dir() => {
+                        return Err(leads_out(path));
+                    }
                     Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
                     _ => {}
                 },
@@ -57,22 +60,33 @@ impl Contained {
         Ok(at)
     }
 
-    /// Opens the file `path` within the directory for reading and writing, and creates it if missing. Links are not followed.
+    /// Opens the file `path` within the directory for reading and writing, and creates it if
+    /// missing. Links are not followed.
     ///
     /// # Errors
     /// A link, or something that is not a regular file.
     pub fn file(&self, path: &Path) -> Result<File> {
-        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let (parent, name) =
+            (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let full = self.folder(parent)?.join(name);
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(full);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(full);
         match opened {
             Err(e) if e.raw_os_error() == Some(libc::ELOOP) => Err(leads_out(path)),
             opened => match opened.and_then(|file| Ok((file.metadata()?, file)))? {
                 (metadata, file) if metadata.is_file() => Ok(file),
                 (metadata, _) => {
                     let what = other_kind(&metadata).unwrap_or("a directory");
-                    Err(unexpected(format!("`{}` in the cache is {what}, not a regular file", path.display())))
+                    Err(unexpected(format!(
+                        "`{}` in the cache is {what}, not a regular file",
+                        path.display()
+                    )))
                 }
             },
         }
@@ -88,7 +102,8 @@ fn unexpected(what: String) -> Error {
     Error::new(ErrorKind::InvalidInput, what)
 }
 
-/// An I/O error of `action` on a file in the cache of `repo`, with a hint if the cache was tampered with.
+/// An I/O error of `action` on a file in the cache of `repo`, with a hint if the cache was tampered
+/// with.
 pub(super) fn explain(repo: &str, action: &'static str, file: &Path, error: Error) -> crate::Error {
     match error.kind() {
         ErrorKind::InvalidInput => {
@@ -115,16 +130,26 @@ mod tests {
         let folder = Contained::make(&cache, &cache.join("models--a--b")).unwrap();
         folder.file(Path::new("blobs/x")).unwrap().write_all(b"x").unwrap();
         let root = cache.join("models--a--b");
-        symlink("../../blobs/x", folder.folder(Path::new("snapshots/c")).unwrap().join("inside")).unwrap();
+        symlink("../../blobs/x", folder.folder(Path::new("snapshots/c")).unwrap().join("inside"))
+            .unwrap();
         assert!(folder.find(Path::new("snapshots/c/inside")).is_ok());
-        for (link, target) in [("file", out.join("kept")), ("folder", out.clone()), ("nowhere", out.join("new"))] {
+        for (link, target) in
+            [("file", out.join("kept")), ("folder", out.clone()), ("nowhere", out.join("new"))]
+        {
             symlink(target, root.join(link)).unwrap();
         }
-        assert!(folder.find(Path::new("file")).is_err() && folder.find(Path::new("folder/kept")).is_err());
-        for path in ["file", "nowhere", "folder/kept", "folder/new", "folder/a/new", "nowhere/new"] {
+        assert!(
+            folder.find(Path::new("file")).is_err()
+                && folder.find(Path::new("folder/kept")).is_err()
+        );
+        for path in ["file", "nowhere", "folder/kept", "folder/new", "folder/a/new", "nowhere/new"]
+        {
             assert!(folder.file(Path::new(path)).is_err(), "{path}");
         }
-        assert_eq!((fs::read(out.join("kept")).unwrap(), fs::read_dir(&out).unwrap().count()), (b"kept".to_vec(), 1));
+        assert_eq!(
+            (fs::read(out.join("kept")).unwrap(), fs::read_dir(&out).unwrap().count()),
+            (b"kept".to_vec(), 1)
+        );
         // The same for a link in place of the directory.
         symlink(&out, cache.join("models--a--c")).unwrap();
         assert!(Contained::make(&cache, &cache.join("models--a--c")).is_err());

@@ -1,5 +1,5 @@
-//! Checksums of files on the hub, which their ETags contain: the SHA-256 of a large file, or git's SHA-1 of a small one, over
-//! `blob LENGTH\0` and its bytes.
+//! Checksums of files on the hub, which their ETags contain: the SHA-256 of a large file, or git's
+//! SHA-1 of a small one, over `blob LENGTH\0` and its bytes.
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};

@@ -1,5 +1,6 @@
-//! Downloads from the hub. Redirects never leak the token, interrupted downloads are resumed, sizes and checksums are
-//! verified, and a file gets its name in the cache only when it is complete. Stalled downloads fail; a stop is honoured.
+//! Downloads from the hub. Redirects never leak the token, interrupted downloads are resumed, sizes
+//! and checksums are verified, and a file gets its name in the cache only when it is complete.
+//! Stalled downloads fail; a stop is honoured.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -47,7 +48,8 @@ const PROGRESS_BYTES: u64 = 16 << 20;
 const RETRY_HINT: &str = "load again to resume the download; or check the network and HF_ENDPOINT";
 
 /// The hint for a server that does not support range requests.
-const NO_RANGES_HINT: &str = "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
+const NO_RANGES_HINT: &str =
+    "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
 
 /// An HTTP client for the hub. Cheap to clone.
 #[derive(Clone)]
@@ -115,12 +117,16 @@ impl Client {
         Self { agent: config.into(), endpoint, token, stall, abandoned: Arc::default() }
     }
 
-    /// Runs `work` on a separate thread so that a stop is honoured whatever the server does. The request is cancelled; what
-    /// cannot be cancelled, such as a name lookup, is left to finish in the background.
+    /// Runs `work` on a separate thread so that a stop is honoured whatever the server does. The
+    /// request is cancelled; what cannot be cancelled, such as a name lookup, is left to finish in
+    /// the background.
     ///
     /// # Errors
     /// [`Error::Interrupted`], or those of `work`.
-    pub fn stoppable<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub fn stoppable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         const LOOK: Duration = Duration::from_millis(20);
         let thread = std::thread::spawn(work);
         let mut stopped = None::<Instant>;
@@ -141,15 +147,26 @@ impl Client {
 
     /// Returns an error if the caller no longer waits.
     fn check(&self) -> Result<()> {
-        if self.abandoned.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
+        if self.abandoned.load(Ordering::SeqCst) {
+            Err(Error::Interrupted)
+        } else {
+            interrupt::check()
+        }
     }
 
     fn unreachable(&self, reason: impl ToString) -> Error {
         Error::HubUnreachable { endpoint: self.endpoint.clone(), reason: reason.to_string() }
     }
 
-    /// Sends one request and waits if the server asks for it. An error status becomes the matching error.
-    fn get(&self, url: &str, range: Option<u64>, trusted: bool, repo: &str) -> Result<Response<Body>> {
+    /// Sends one request and waits if the server asks for it. An error status becomes the matching
+    /// error.
+    fn get(
+        &self,
+        url: &str,
+        range: Option<u64>,
+        trusted: bool,
+        repo: &str,
+    ) -> Result<Response<Body>> {
         let work = Work::begin("download", repo, None);
         for attempt in 1.. {
             self.check()?;
@@ -174,11 +191,15 @@ impl Client {
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
                 let wait_seconds = retry_after(response.headers());
                 if attempt < MAX_TRIES && wait_seconds.is_none_or(|s| s <= MAX_WAIT_SECONDS) {
-                    let pause = wait_seconds.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
-                    work.wait(pause, |seconds| format!("{repo}: the hub is busy ({status}), retrying in {seconds} s"))?;
+                    let pause = wait_seconds
+                        .map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
+                    work.wait(pause, |seconds| {
+                        format!("{repo}: the hub is busy ({status}), retrying in {seconds} s")
+                    })?;
                     continue;
                 }
-                let wait_seconds = wait_seconds.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
+                let wait_seconds =
+                    wait_seconds.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
                 let reason = format!("the server returned {status}{wait_seconds}");
                 let hint = "the hub is busy or limits requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
@@ -192,14 +213,20 @@ impl Client {
         let (status, repo) = (response.status(), repo.to_owned());
         let code = text(&response, "x-error-code").unwrap_or_default();
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if code == "GatedRepo" => Err(Error::HubGated { repo }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if code == "GatedRepo" => {
+                Err(Error::HubGated { repo })
+            }
             // The hub hides the existence of private repositories.
             StatusCode::UNAUTHORIZED if code == "RepoNotFound" || self.token.is_none() => {
                 Err(Error::HubMissing { repo, what: "such repository, or it is private".into() })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let reason = format!("the server returned {status}");
-                Err(Error::Hub { repo, reason, hint: "HF_TOKEN is invalid: create a token with read access" })
+                Err(Error::Hub {
+                    repo,
+                    reason,
+                    hint: "HF_TOKEN is invalid: create a token with read access",
+                })
             }
             StatusCode::NOT_FOUND => {
                 let what = match code.as_str() {
@@ -215,7 +242,11 @@ impl Client {
     }
 
     fn protocol_error(&self, repo: &str, reason: String) -> Error {
-        Error::Hub { repo: repo.into(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
+        Error::Hub {
+            repo: repo.into(),
+            reason,
+            hint: "the server does not follow the hub's protocol: check HF_ENDPOINT",
+        }
     }
 
     /// Returns a short text response.
@@ -223,10 +254,12 @@ impl Client {
         let mut response = self.get(&format!("{}{path}", self.endpoint), None, true, repo)?;
         let mut reader = response.body_mut().with_config().limit(MAX_RESPONSE_BYTES).reader();
         let bytes = self.read_limited(&mut reader, MAX_RESPONSE_TIME, repo)?;
-        String::from_utf8(bytes).map_err(|_| self.protocol_error(repo, "the response is not text".into()))
+        String::from_utf8(bytes)
+            .map_err(|_| self.protocol_error(repo, "the response is not text".into()))
     }
 
-    /// Reads everything from `reader`, at no less than the minimum speed and within the time `limit`.
+    /// Reads everything from `reader`, at no less than the minimum speed and within the time
+    /// `limit`.
     fn read_limited(&self, reader: &mut impl Read, limit: Duration, repo: &str) -> Result<Vec<u8>> {
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         let (begun, mut pace) = (Instant::now(), SpeedCheck::begin(self.stall, 0));
@@ -236,16 +269,21 @@ impl Client {
                 Ok(read) => read,
                 Err(error) => {
                     self.check()?;
-                    return Err(self.protocol_error(repo, format!("the response was cut off: {error}")));
+                    return Err(
+                        self.protocol_error(repo, format!("the response was cut off: {error}"))
+                    );
                 }
             };
             self.check()?;
             bytes.extend_from_slice(&buffer[..read]);
             if pace.is_slow(bytes.len() as u64) {
-                return Err(self.unreachable(format!("while receiving the response, {}", too_slow())));
+                return Err(
+                    self.unreachable(format!("while receiving the response, {}", too_slow()))
+                );
             }
             if begun.elapsed() > limit {
-                return Err(self.unreachable(format!("the response took longer than {} s", limit.as_secs())));
+                return Err(self
+                    .unreachable(format!("the response took longer than {} s", limit.as_secs())));
             }
         }
     }
@@ -279,8 +317,8 @@ impl Server<'_> {
     /// The path of `name` in the snapshot; downloads it if it is missing.
     ///
     /// # Errors
-    /// What the hub refuses, delivers incompletely or with wrong contents; links in the cache that leave the repository's
-    /// directory.
+    /// What the hub refuses, delivers incompletely or with wrong contents; links in the cache that
+    /// leave the repository's directory.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
         match self.cached(name)? {
             Some(path) => Ok(path),
@@ -288,14 +326,16 @@ impl Server<'_> {
         }
     }
 
-    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than `limit` bytes, in which case
-    /// it is not downloaded.
+    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than
+    /// `limit` bytes, in which case it is not downloaded.
     ///
     /// # Errors
     /// As for [`Server::fetch`].
     pub fn fetch_within(&self, name: &str, limit: u64) -> Result<Option<u64>> {
         if let Some(path) = self.cached(name)? {
-            return fs::metadata(&path).map(|found| Some(found.len())).map_err(|e| Error::io("read", path, e));
+            return fs::metadata(&path)
+                .map(|found| Some(found.len()))
+                .map_err(|e| Error::io("read", path, e));
         }
         let remote = self.remote_file(name)?;
         let size = remote.size;
@@ -317,7 +357,8 @@ impl Server<'_> {
         if !full.is_file() {
             return Ok(None);
         }
-        let found = Contained::open(&self.folder).and_then(|folder| folder.find(&self.pointer(name)));
+        let found =
+            Contained::open(&self.folder).and_then(|folder| folder.find(&self.pointer(name)));
         found.map_err(|e| explain(&self.repo, "read", &full, e))?;
         Ok(Some(full))
     }
@@ -344,16 +385,19 @@ impl Server<'_> {
             }
         }
         let parent = folder.folder(pointer.parent().unwrap_or(&pointer)).map_err(io)?;
-        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), remote.etag);
+        let target =
+            format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), remote.etag);
         link(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
         Ok(full)
     }
 
-    /// Locks a blob with the same file as Python's `huggingface_hub`, `.locks/FOLDER/ETAG.lock` in the cache, so that of two
-    /// processes the second waits and finds the file. The lock file is not deleted: otherwise some would lock the deleted file
-    /// and others a new one.
+    /// Locks a blob with the same file as Python's `huggingface_hub`, `.locks/FOLDER/ETAG.lock` in
+    /// the cache, so that of two processes the second waits and finds the file. The lock file is
+    /// not deleted: otherwise some would lock the deleted file and others a new one.
     fn lock(&self, name: &str, etag: &str) -> Result<File> {
-        let path = Path::new(".locks").join(self.folder.file_name().unwrap_or_default()).join(format!("{etag}.lock"));
+        let path = Path::new(".locks")
+            .join(self.folder.file_name().unwrap_or_default())
+            .join(format!("{etag}.lock"));
         let io = |e| explain(&self.repo, "write", &self.cache.join(&path), e);
         let lock = Contained::open(self.cache).and_then(|cache| cache.file(&path)).map_err(io)?;
         let work = Work::begin("download", self.repo.as_str(), None);
@@ -374,8 +418,10 @@ impl Server<'_> {
     /// Queries the hub about `name` and finds the URL of its content.
     fn remote_file(&self, name: &str) -> Result<RemoteFile> {
         let client = self.client;
-        let protocol_error = |reason: &str| client.protocol_error(&self.repo, format!("`{name}`: {reason}"));
-        let home: Uri = client.endpoint.parse().map_err(|_| protocol_error("the endpoint is not a URL"))?;
+        let protocol_error =
+            |reason: &str| client.protocol_error(&self.repo, format!("`{name}`: {reason}"));
+        let home: Uri =
+            client.endpoint.parse().map_err(|_| protocol_error("the endpoint is not a URL"))?;
         let mut url = format!("{}/{}/resolve/{}/{name}", client.endpoint, self.repo, self.commit);
         let (mut etag, mut size, mut trusted) = (None, None, true);
         for _ in 0..=MAX_REDIRECTS {
@@ -383,25 +429,31 @@ impl Server<'_> {
             etag = etag.or_else(|| text(&response, "x-linked-etag"));
             size = size.or_else(|| text(&response, "x-linked-size"));
             if response.status().is_redirection() {
-                let location = text(&response, "location").ok_or_else(|| protocol_error("invalid redirect"))?;
+                let location = text(&response, "location")
+                    .ok_or_else(|| protocol_error("invalid redirect"))?;
                 let next: Uri = location.parse().map_err(|_| protocol_error("invalid redirect"))?;
                 if next.host().is_some() {
-                    trusted &= next.authority() == home.authority() && next.scheme() == home.scheme();
+                    trusted &=
+                        next.authority() == home.authority() && next.scheme() == home.scheme();
                     url = location;
                 } else {
                     let here: Uri = url.parse().map_err(|_| protocol_error("invalid redirect"))?;
                     let authority = here.authority().map_or("", |a| a.as_str());
-                    url = format!("{}://{authority}{location}", here.scheme_str().unwrap_or("https"));
+                    url =
+                        format!("{}://{authority}{location}", here.scheme_str().unwrap_or("https"));
                 }
                 continue;
             }
-            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| protocol_error("the ETag is missing"))?;
+            let etag = etag
+                .or_else(|| text(&response, "etag"))
+                .ok_or_else(|| protocol_error("the ETag is missing"))?;
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
             let plain = etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
             if etag.is_empty() || etag.len() > 128 || !plain {
                 return Err(protocol_error("invalid ETag"));
             }
-            let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
+            let size =
+                size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
             return Ok(RemoteFile {
                 etag,
                 size: size.ok_or_else(|| protocol_error("the size is missing"))?,
@@ -413,12 +465,23 @@ impl Server<'_> {
         Err(protocol_error("too many redirects"))
     }
 
-    /// Downloads the content into `part` and verifies it against its ETag; if it differs, tries once more from the start.
-    fn download_verified(&self, name: &str, remote: &mut RemoteFile, folder: &Contained, part: &Path) -> Result<()> {
+    /// Downloads the content into `part` and verifies it against its ETag; if it differs, tries
+    /// once more from the start.
+    fn download_verified(
+        &self,
+        name: &str,
+        remote: &mut RemoteFile,
+        folder: &Contained,
+        part: &Path,
+    ) -> Result<()> {
         for _ in 0..2 {
             let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
-            let mut content =
-                PartialFile::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, remote, self.client)?;
+            let mut content = PartialFile::open(
+                open.map_err(|e| explain(&self.repo, "write", part, e))?,
+                part,
+                remote,
+                self.client,
+            )?;
             self.download(name, remote, &mut content)?;
             match content.digest.take().map(Digest::finish) {
                 Some(found) if !found.eq_ignore_ascii_case(&remote.etag) => {
@@ -429,14 +492,23 @@ impl Server<'_> {
         }
         Err(Error::Hub {
             repo: self.repo.clone(),
-            reason: format!("`{name}` was downloaded twice and did not match its checksum `{}`", remote.etag),
+            reason: format!(
+                "`{name}` was downloaded twice and did not match its checksum `{}`",
+                remote.etag
+            ),
             hint: "the server or a proxy modifies files: check HF_ENDPOINT and proxies; the download was discarded",
         })
     }
 
     /// Downloads the content into `part`, resuming an interrupted download.
-    fn download(&self, name: &str, remote: &mut RemoteFile, part: &mut PartialFile<'_>) -> Result<()> {
-        let (mut attempts, mut last, mut resumes) = (Attempts { best: part.have, without_progress: 0 }, String::new(), true);
+    fn download(
+        &self,
+        name: &str,
+        remote: &mut RemoteFile,
+        part: &mut PartialFile<'_>,
+    ) -> Result<()> {
+        let (mut attempts, mut last, mut resumes) =
+            (Attempts { best: part.have, without_progress: 0 }, String::new(), true);
         let work = Work::begin("download", format!("{}/{name}", self.repo), Some(remote.size));
         loop {
             if part.have > remote.size {
@@ -446,7 +518,11 @@ impl Server<'_> {
                 return part.sync();
             }
             if attempts.without_progress == MAX_TRIES {
-                let reason = format!("`{name}`: received {} of {} bytes{last}", part.have.max(attempts.best), remote.size);
+                let reason = format!(
+                    "`{name}`: received {} of {} bytes{last}",
+                    part.have.max(attempts.best),
+                    remote.size
+                );
                 let hint = if resumes { RETRY_HINT } else { NO_RANGES_HINT };
                 return Err(Error::Hub { repo: self.repo.clone(), reason, hint });
             }
@@ -466,19 +542,32 @@ impl Server<'_> {
             last = broke.map_or_else(String::new, |reason| format!(": {reason}"));
             if part.have > remote.size {
                 let _ = fs::remove_file(part.path);
-                let reason = format!("`{name}`: received more than the announced {} bytes", remote.size);
+                let reason =
+                    format!("`{name}`: received more than the announced {} bytes", remote.size);
                 return Err(self.client.protocol_error(&self.repo, reason));
             }
             attempts.ended(part.have, remote.size);
             if part.have < remote.size {
-                let say = |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, remote.size);
+                let say = |_| {
+                    format!(
+                        "{}/{name}: interrupted at {} of {} bytes, resuming",
+                        self.repo, part.have, remote.size
+                    )
+                };
                 work.wait(Duration::from_millis(50 << attempts.without_progress), say)?;
             }
         }
     }
 
-    /// Copies until the end, an interruption, or one byte too many. Returns the reason for an interruption.
-    fn copy(&self, body: &mut Body, part: &mut PartialFile<'_>, size: u64, work: &Work) -> Result<Option<String>> {
+    /// Copies until the end, an interruption, or one byte too many. Returns the reason for an
+    /// interruption.
+    fn copy(
+        &self,
+        body: &mut Body,
+        part: &mut PartialFile<'_>,
+        size: u64,
+        work: &Work,
+    ) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
         let mut pace = SpeedCheck::begin(self.client.stall, part.have);
         while part.have <= size {
@@ -566,7 +655,8 @@ fn link(pointer: &Path, target: &str) -> std::io::Result<()> {
     }
 }
 
-/// The seconds to wait according to `Retry-After`, or to the rest of the window in `RateLimit` (`...;r=0;t=55`).
+/// The seconds to wait according to `Retry-After`, or to the rest of the window in `RateLimit`
+/// (`...;r=0;t=55`).
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let get = |name: &str| headers.get(name)?.to_str().ok();
     let rest = || get("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
@@ -581,7 +671,8 @@ fn text<T>(response: &Response<T>, header: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Attempts that end below the best one, or barely beyond it, are counted; those that make progress are not.
+    /// Attempts that end below the best one, or barely beyond it, are counted; those that make
+    /// progress are not.
     #[test]
     fn a_download_without_progress_fails() {
         let given_up = |ends: &[u64]| {
@@ -601,8 +692,13 @@ mod tests {
     fn a_response_that_is_not_a_file_has_a_time_limit() {
         let client = Client::new("http://127.0.0.1:1".into(), None, Duration::from_secs(10));
         let (limit, begun) = (Duration::from_millis(50), Instant::now());
-        let error = client.read_limited(&mut std::io::repeat(b' ').take(u64::MAX), limit, "org/name").unwrap_err();
-        assert!(error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5), "{error}");
+        let error = client
+            .read_limited(&mut std::io::repeat(b' ').take(u64::MAX), limit, "org/name")
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5),
+            "{error}"
+        );
         assert_eq!(client.read_limited(&mut &b"{}"[..], limit, "org/name").unwrap(), b"{}");
     }
 

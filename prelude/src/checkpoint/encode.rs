@@ -48,15 +48,22 @@ impl Encoding {
         match self {
             Encoding::Plain(dtype) => encode(values, dtype, bytes),
             Encoding::Q8_0 => {
-                let mut blocks = values.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<34>().0).enumerate();
-                blocks.find_map(|(i, (values, bytes))| encode_q8_0(values, bytes).map(|at| i * BLOCK + at))
+                let mut blocks = values
+                    .as_chunks::<BLOCK>()
+                    .0
+                    .iter()
+                    .zip(bytes.as_chunks_mut::<34>().0)
+                    .enumerate();
+                blocks.find_map(|(i, (values, bytes))| {
+                    encode_q8_0(values, bytes).map(|at| i * BLOCK + at)
+                })
             }
         }
     }
 }
 
-/// Like ggml's reference: `d = max |x| / 127`, then each `x / d` is rounded half away from zero. Returns the position of a
-/// value that cannot be represented.
+/// Like ggml's reference: `d = max |x| / 127`, then each `x / d` is rounded half away from zero.
+/// Returns the position of a value that cannot be represented.
 fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
     let most = values.iter().fold(0f32, |most, x| most.max(x.abs()));
     let scale = most / 127.0;
@@ -65,7 +72,10 @@ fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
     // Non-finite values are ignored by `max` or make the scale infinite.
     let finite = values.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
     if !finite || !stored.is_finite() || !inverse.is_finite() {
-        return values.iter().position(|x| !x.is_finite()).or_else(|| values.iter().position(|x| x.abs() == most));
+        return values
+            .iter()
+            .position(|x| !x.is_finite())
+            .or_else(|| values.iter().position(|x| x.abs() == most));
     }
     bytes[..2].copy_from_slice(&stored.to_le_bytes());
     for (byte, x) in bytes[2..].iter_mut().zip(values) {
@@ -77,9 +87,9 @@ fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
 /// Values converted at a time, small enough for the L1 cache.
 const TILE: usize = 512;
 
-/// Encodes `values` as little-endian `dtype` (f32, f16 or bf16, rounded to even) into `bytes`, which must have exactly the
-/// right size. Returns the position of the first value that `dtype` cannot represent: NaN, infinity, or one that is too
-/// large.
+/// Encodes `values` as little-endian `dtype` (f32, f16 or bf16, rounded to even) into `bytes`,
+/// which must have exactly the right size. Returns the position of the first value that `dtype`
+/// cannot represent: NaN, infinity, or one that is too large.
 pub(crate) fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Option<usize> {
     let width = dtype.size_in_bytes();
     let tiles = values.chunks(TILE).zip(bytes.chunks_mut(TILE * width)).enumerate();
@@ -153,28 +163,43 @@ pub(crate) fn encoded(values: &[f32], dtype: DType) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The half crate rounds to even too: both agree on every bf16 pattern, its neighbours and ties.
+    /// The half crate rounds to even too: both agree on every bf16 pattern, its neighbours and
+    /// ties.
     #[test]
     fn rounding_is_to_even() {
-        let patterns =
-            (0..=u16::MAX).flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| u32::from(high) << 16 | low));
-        let values: Vec<f32> = patterns.map(f32::from_bits).filter(|x| bf16::from_f32(*x).is_finite()).collect();
-        let expected: Vec<u8> = values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        let patterns = (0..=u16::MAX).flat_map(|high| {
+            [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| u32::from(high) << 16 | low)
+        });
+        let values: Vec<f32> =
+            patterns.map(f32::from_bits).filter(|x| bf16::from_f32(*x).is_finite()).collect();
+        let expected: Vec<u8> =
+            values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
         assert_eq!(encoded(&values, DType::BF16), expected);
-        let values: Vec<f32> = values.into_iter().filter(|x| f16::from_f32(*x).is_finite()).collect();
-        let expected: Vec<u8> = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        let values: Vec<f32> =
+            values.into_iter().filter(|x| f16::from_f32(*x).is_finite()).collect();
+        let expected: Vec<u8> =
+            values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         assert_eq!(encoded(&values, DType::F16), expected);
     }
 
     #[test]
     fn unrepresentable_values_are_found() {
-        let cases = [(DType::F32, f32::INFINITY), (DType::F16, 65520.0), (DType::BF16, f32::MAX), (DType::BF16, f32::NAN)];
+        let cases = [
+            (DType::F32, f32::INFINITY),
+            (DType::F16, 65520.0),
+            (DType::BF16, f32::MAX),
+            (DType::BF16, f32::NAN),
+        ];
         for (dtype, bad) in cases {
             let mut values = vec![1.0; 3 * TILE];
             for at in [0, TILE - 1, 2 * TILE + 5] {
                 values.fill(1.0);
                 values[at] = bad;
-                assert_eq!(encode(&values, dtype, &mut vec![0; values.len() * dtype.size_in_bytes()]), Some(at), "{dtype:?}");
+                assert_eq!(
+                    encode(&values, dtype, &mut vec![0; values.len() * dtype.size_in_bytes()]),
+                    Some(at),
+                    "{dtype:?}"
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Finds files that are not part of a checkpoint, so that replacing a directory does not delete them.
+//! Finds files that are not part of a checkpoint, so that replacing a directory does not delete
+//! them.
 
 use std::fs;
 use std::io::Read;
@@ -7,8 +8,9 @@ use std::path::Path;
 use super::regular_file::open_file;
 use super::side_files::recorded;
 
-/// The first entry of the directory `path` that is not part of a checkpoint: anything but weights, a model card, common
-/// checkpoint files, and files that the card lists as copied. Links are never part of one.
+/// The first entry of the directory `path` that is not part of a checkpoint: anything but weights,
+/// a model card, common checkpoint files, and files that the card lists as copied. Links are never
+/// part of one.
 pub(super) fn extra_file(path: &Path) -> Option<String> {
     let mut card = String::new();
     if let Ok(file) = open_file(&path.join("README.md")) {
@@ -16,7 +18,8 @@ pub(super) fn extra_file(path: &Path) -> Option<String> {
     }
     let recorded = recorded(&card);
     let weights = |name: &str| {
-        name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+        name.starts_with("model")
+            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
             || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
     };
     let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
@@ -44,8 +47,13 @@ const MAX_CARD_BYTES: u64 = 4 << 20;
 /// The maximum directory depth.
 const MAX_DEPTH: usize = 8;
 
-/// The first entry below `directory`, with its name prefixed by `prefix`, that is not `known` or not a regular file.
-fn extra_file_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
+/// The first entry below `directory`, with its name prefixed by `prefix`, that is not `known` or
+/// not a regular file.
+fn extra_file_below(
+    directory: &Path,
+    prefix: &str,
+    known: &impl Fn(&str) -> bool,
+) -> Option<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
     let mut is_empty = true;
     for entry in entries {

@@ -1,4 +1,5 @@
-//! The files of a checkpoint: a directory on disk (memory-mapped), a GGUF file, or a model built into this library.
+//! The files of a checkpoint: a directory on disk (memory-mapped), a GGUF file, or a model built
+//! into this library.
 
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
@@ -16,8 +17,12 @@ use crate::error::{Error, Result};
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
 
 /// The weight files of a checkpoint, a single file or an index; the first one present is used.
-pub(crate) const WEIGHTS: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+pub(crate) const WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// Whether a name of [`WEIGHTS`] is an index.
 pub(crate) fn is_index(name: &str) -> bool {
@@ -41,9 +46,15 @@ impl Bytes {
         if let Bytes::Mapped(map) = self
             && !range.is_empty()
         {
-            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is only advice to the kernel: a
-            // failure does not matter.
-            let _ = unsafe { map.map().unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is
+            // only advice to the kernel: a failure does not matter.
+            let _ = unsafe {
+                map.map().unchecked_advise_range(
+                    UncheckedAdvice::DontNeed,
+                    range.start,
+                    range.len(),
+                )
+            };
         }
     }
 }
@@ -80,8 +91,8 @@ pub(crate) enum Files {
 }
 
 impl Files {
-    /// The files that `spec` refers to: `builtin:NAME`, a directory, the directory of a weight file, a GGUF file, or a
-    /// repository on the hub.
+    /// The files that `spec` refers to: `builtin:NAME`, a directory, the directory of a weight
+    /// file, a GGUF file, or a repository on the hub.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
             let models: Vec<&str> = builtin_models().collect();
@@ -91,10 +102,12 @@ impl Files {
         }
         let path = Path::new(spec);
         let found = match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match HubRef::parse(spec, false) {
-                Some(reference) => return Self::from_hub(&reference),
-                None => return Err(Error::io("read", path, e)),
-            },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                match HubRef::parse(spec, false) {
+                    Some(reference) => return Self::from_hub(&reference),
+                    None => return Err(Error::io("read", path, e)),
+                }
+            }
             found => found.map_err(|e| Error::io("read", path, e))?,
         };
         if let Some(what) = other_kind(&found) {
@@ -107,11 +120,7 @@ impl Files {
         let directory = match (found.is_dir(), path.parent()) {
             // A path to the weights stands for their directory.
             (false, Some(parent)) if WEIGHTS.iter().any(|name| path.ends_with(name)) => {
-                if parent.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    parent
-                }
+                if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
             }
             _ => path,
         };
@@ -153,8 +162,12 @@ impl Files {
     /// The bytes of a file; `None` if it does not exist.
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         match self {
-            Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
-            Files::Gguf(gguf) => Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone()))),
+            Files::Builtin(dir, _) => {
+                Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents())))
+            }
+            Files::Gguf(gguf) => {
+                Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone())))
+            }
             Files::Disk(directory) | Files::Hub(directory, _) => {
                 if let Files::Hub(directory, _) = self {
                     within(directory, name)?;
@@ -170,25 +183,35 @@ impl Files {
 
     /// The current stamps of config.json and the side files.
     pub fn stamps(&self) -> Stamps {
-        let (Files::Disk(directory) | Files::Hub(directory, _)) = self else { return Stamps::default() };
+        let (Files::Disk(directory) | Files::Hub(directory, _)) = self else {
+            return Stamps::default();
+        };
         let names = self.side_files().files.into_iter().map(|(name, ..)| directory.join(name));
         names.filter_map(|file| Some((file.clone(), Stamp::of(&file).ok()?))).collect()
     }
 
     /// The bytes of a file, or an error if it is missing.
     pub fn require(&self, name: &str) -> Result<Bytes> {
-        self.get(name)?.ok_or_else(|| Error::MissingFile { directory: self.path().into(), file: name.into() })
+        self.get(name)?
+            .ok_or_else(|| Error::MissingFile { directory: self.path().into(), file: name.into() })
     }
 }
 
 /// The names of the built-in models.
 pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
-    BUILTIN.dirs().filter(|d| d.get_file(d.path().join("config.json")).is_some()).filter_map(|d| d.path().to_str())
+    BUILTIN
+        .dirs()
+        .filter(|d| d.get_file(d.path().join("config.json")).is_some())
+        .filter_map(|d| d.path().to_str())
 }
 
 /// The names of the built-in datasets (`NAME` to merge on, `NAME-heldout` to score on).
 pub(crate) fn builtin_data() -> impl Iterator<Item = &'static str> {
-    BUILTIN.get_dir("data").into_iter().flat_map(|d| d.files()).filter_map(|f| f.path().file_stem()?.to_str())
+    BUILTIN
+        .get_dir("data")
+        .into_iter()
+        .flat_map(|d| d.files())
+        .filter_map(|f| f.path().file_stem()?.to_str())
 }
 
 /// The bytes of a built-in dataset.

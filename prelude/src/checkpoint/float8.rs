@@ -1,7 +1,8 @@
 //! Float8 weights: 8-bit codes multiplied by the scale of their tensor, row or block.
 //!
-//! `f8_e4m3` has 4 exponent bits (bias 7), 3 mantissa bits, no infinity, and NaN at 0x7f and 0xff; `f8_e5m2` is the upper
-//! half of an f16 (arXiv 2209.05433). A scale in `f8_e8m0` is a power of two.
+//! `f8_e4m3` has 4 exponent bits (bias 7), 3 mantissa bits, no infinity, and NaN at 0x7f and 0xff;
+//! `f8_e5m2` is the upper half of an f16 (arXiv 2209.05433). A scale in `f8_e8m0` is a power of
+//! two.
 
 use half::f16;
 
@@ -81,7 +82,8 @@ impl Float8 {
         let (rows, columns) = (self.size.0.max(1), self.size.1.max(1));
         let (row, mut column) = (start / columns, start % columns);
         let (down, across) = (rows.div_ceil(self.block.0), columns.div_ceil(self.block.1));
-        let scales = &self.scales[(row / rows * down + row % rows / self.block.0) * across..][..across];
+        let scales =
+            &self.scales[(row / rows * down + row % rows / self.block.0) * across..][..across];
         let values = self.codes.values();
         let (mut codes, mut into) = (&bytes[start..start + into.len()], into);
         while !codes.is_empty() {
@@ -103,14 +105,27 @@ mod tests {
     /// Some values of `torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()`.
     #[test]
     fn codes_match_torch() {
-        let expected = [(0x00, 0.0), (0x01, 0.001953125), (0x07, 0.013671875), (0x08, 0.015625), (0x38, 1.0), (0x7e, 448.0)];
+        let expected = [
+            (0x00, 0.0),
+            (0x01, 0.001953125),
+            (0x07, 0.013671875),
+            (0x08, 0.015625),
+            (0x38, 1.0),
+            (0x7e, 448.0),
+        ];
         for (code, value) in expected {
             assert_eq!(E4M3[code], value);
             assert_eq!(E4M3[code | 0x80].to_bits(), (-value).to_bits());
         }
         assert!(E4M3[0x7f].is_nan() && E4M3[0xff].is_nan());
-        assert_eq!((E5M2[0x01], E5M2[0x3c], E5M2[0x7b], E5M2[0xfb]), (1.525_878_9e-5, 1.0, 57344.0, -57344.0));
+        assert_eq!(
+            (E5M2[0x01], E5M2[0x3c], E5M2[0x7b], E5M2[0xfb]),
+            (1.525_878_9e-5, 1.0, 57344.0, -57344.0)
+        );
         assert!(E5M2[0x7c].is_infinite() && E5M2[0x7d].is_nan());
-        assert_eq!((power(127), power(120), power(254), power(0)), (1.0, 0.0078125, 2f32.powi(127), 2f32.powi(-127)));
+        assert_eq!(
+            (power(127), power(120), power(254), power(0)),
+            (1.0, 0.0078125, 2f32.powi(127), 2f32.powi(-127))
+        );
     }
 }

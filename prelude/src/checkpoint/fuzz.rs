@@ -22,7 +22,9 @@ fn look(archive: &Archive) {
 
 /// A safetensors file.
 pub fn safetensors(bytes: &[u8]) {
-    if let Ok(archive) = read(Path::new("model.safetensors"), Bytes::Owned(Arc::new(bytes.to_vec()))) {
+    if let Ok(archive) =
+        read(Path::new("model.safetensors"), Bytes::Owned(Arc::new(bytes.to_vec())))
+    {
         look(&archive);
     }
 }
@@ -61,7 +63,9 @@ pub fn adapter(bytes: &[u8]) {
 
 /// A PyTorch file, in the zip or legacy format.
 pub fn torch(bytes: &[u8]) {
-    if let Ok(archive) = read_torch(Path::new("pytorch_model.bin"), Bytes::Owned(Arc::new(bytes.to_vec()))) {
+    if let Ok(archive) =
+        read_torch(Path::new("pytorch_model.bin"), Bytes::Owned(Arc::new(bytes.to_vec())))
+    {
         look(&archive);
     }
 }
@@ -70,10 +74,15 @@ pub fn torch(bytes: &[u8]) {
 pub fn tokenizer(bytes: &[u8]) {
     let path = Path::new("tokenizer.json");
     let Ok(text) = read_tokenizer(path, bytes) else { return };
-    for sentence in
-        ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""]
-    {
-        let encoded = guard_tokenizer(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
+    for sentence in [
+        "What is 12 plus 7?",
+        "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "",
+    ] {
+        let encoded = guard_tokenizer(path, || {
+            Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec())
+        });
         if let Ok(ids) = encoded {
             let _ = guard_tokenizer(path, || text.tokenizer.decode(&ids, true));
         }

@@ -1,5 +1,5 @@
-//! Writes the metadata of a GGUF file, and maps tensor names and row orders: the inverse of `gguf.rs`. What llama.cpp would
-//! compute differently is an error.
+//! Writes the metadata of a GGUF file, and maps tensor names and row orders: the inverse of
+//! `gguf.rs`. What llama.cpp would compute differently is an error.
 
 use std::path::Path;
 
@@ -46,17 +46,20 @@ impl GgufKeys {
     /// The metadata for `config`, the contents of the config.json at `file`.
     ///
     /// # Errors
-    /// A family that llama.cpp or this library does not support, or that llama.cpp computes differently.
+    /// A family that llama.cpp or this library does not support, or that llama.cpp computes
+    /// differently.
     pub fn new(file: &Path, config: &[u8]) -> Result<Self> {
         let a = Architecture::parse(file, config)?;
         let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
         let config: Map<String, Json> = serde_json::from_slice(config).map_err(json)?;
         let family = if a.family == "mistral" { "llama" } else { a.family.as_str() };
         // These can be read but not written.
-        let written = || ARCHITECTURES.iter().filter(|(_, family)| !["olmo2", "granite"].contains(family));
+        let written =
+            || ARCHITECTURES.iter().filter(|(_, family)| !["olmo2", "granite"].contains(family));
         let architecture = written().find(|(_, known)| *known == family).map(|(name, _)| *name);
         let architecture = architecture.ok_or_else(|| {
-            let known: Vec<&str> = written().map(|(_, family)| *family).chain(["mistral"]).collect();
+            let known: Vec<&str> =
+                written().map(|(_, family)| *family).chain(["mistral"]).collect();
             refused(format!("its family is `{}`, not one of {}", a.family, known.join(", ")))
         })?;
         let mut keys = Self {
@@ -98,24 +101,36 @@ impl GgufKeys {
         }
         let family = if self.architecture == "gemma3" { "gemma3_text" } else { self.architecture };
         let two = matches!(family, "gemma2" | "gemma3_text");
-        let [layers, hidden, heads, head_dim] = [a.layers, a.hidden, a.heads, a.head_dim].map(|n| n as u64);
-        let scalar = if two { attention_scalar(family, layers, hidden, heads, head_dim) } else { head_dim };
+        let [layers, hidden, heads, head_dim] =
+            [a.layers, a.hidden, a.heads, a.head_dim].map(|n| n as u64);
+        let scalar =
+            if two { attention_scalar(family, layers, hidden, heads, head_dim) } else { head_dim };
         if (a.attention_scale - (scalar as f64).sqrt().recip()).abs() > 1e-9 {
-            return Err(refused(format!("its query_pre_attn_scalar is not `{scalar}`, which llama.cpp assumes")));
+            return Err(refused(format!(
+                "its query_pre_attn_scalar is not `{scalar}`, which llama.cpp assumes"
+            )));
         }
         let window = a.attention.iter().find_map(|attention| attention.window);
         let expected = |layer: usize| match self.architecture {
-            "gemma2" => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rope: Some(0) },
+            "gemma2" => {
+                LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rope: Some(0) }
+            }
             "gemma3" => {
                 let slides = !(layer + 1).is_multiple_of(6);
-                LayerAttention { window: window.filter(|_| slides), rope: Some(if slides { 1 } else { 0 }) }
+                LayerAttention {
+                    window: window.filter(|_| slides),
+                    rope: Some(if slides { 1 } else { 0 }),
+                }
             }
-            "smollm3" => LayerAttention { window: None, rope: (!(layer + 1).is_multiple_of(4)).then_some(0) },
+            "smollm3" => {
+                LayerAttention { window: None, rope: (!(layer + 1).is_multiple_of(4)).then_some(0) }
+            }
             "phi3" => LayerAttention { window, rope: Some(0) },
             "llama" if a.family == "mistral" => LayerAttention { window, rope: Some(0) },
             _ => LayerAttention { window: None, rope: Some(0) },
         };
-        let differs = |(layer, attention): &(usize, &LayerAttention)| **attention != expected(*layer);
+        let differs =
+            |(layer, attention): &(usize, &LayerAttention)| **attention != expected(*layer);
         if let Some((layer, attention)) = a.attention.iter().enumerate().find(differs) {
             let (ours, theirs) = (attention.describe(), expected(layer).describe());
             let reason = format!("layer {layer} attends to {ours}, but to {theirs} in llama.cpp");
@@ -149,7 +164,9 @@ impl GgufKeys {
         self.count("attention.value_length", a.head_dim);
         self.number("attention.layer_norm_rms_epsilon", a.norm_eps);
         self.count("vocab_size", a.vocabulary);
-        if let Some(window) = window.filter(|_| ["gemma2", "gemma3", "phi3"].contains(&self.architecture)) {
+        if let Some(window) =
+            window.filter(|_| ["gemma2", "gemma3", "phi3"].contains(&self.architecture))
+        {
             self.count("attention.sliding_window", window);
         }
         if let Some(cap) = a.attention_cap {
@@ -164,14 +181,25 @@ impl GgufKeys {
     fn add_rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
         let Some(rope) = a.ropes.first() else { return Err(refused("it has no rotary embedding")) };
         if let Some(local) = a.ropes.get(1)
-            && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None, pairs: rope.pairs })
+            && *local
+                != (Rope {
+                    theta: 10_000.0,
+                    dims: rope.dims,
+                    scaling: Scaling::None,
+                    pairs: rope.pairs,
+                })
         {
-            return Err(refused("the rotary embedding of its sliding-window layers is not the default one with theta 10000"));
+            return Err(refused(
+                "the rotary embedding of its sliding-window layers is not the default one with theta 10000",
+            ));
         }
         self.count("rope.dimension_count", rope.dims);
         self.number("rope.freq_base", rope.theta);
-        let setting =
-            |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
+        let setting = |key: &str| {
+            ["rope_parameters", "rope_scaling"]
+                .iter()
+                .find_map(|part| config.get(*part)?.get(key)?.as_f64())
+        };
         let original = setting("original_max_position_embeddings")
             .or_else(|| config.get("original_max_position_embeddings")?.as_f64())
             .unwrap_or(a.max_positions as f64);
@@ -188,14 +216,18 @@ impl GgufKeys {
                 self.factors.push(("rope_freqs.weight", (0..rope.dims / 2).map(factor).collect()));
             }
             Scaling::Yarn { factor, attention, .. } if !gemma => {
-                let usual =
-                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| setting(key).is_none_or(|x| x == *value));
-                let warmth = 0.1 * factor.ln() + 1.0;
-                let truncates = ["rope_parameters", "rope_scaling"]
+                let usual = [("beta_fast", 32.0), ("beta_slow", 1.0)]
                     .iter()
-                    .all(|part| config.get(*part).and_then(|part| part.get("truncate")) != Some(&Json::Bool(false)));
+                    .all(|(key, value)| setting(key).is_none_or(|x| x == *value));
+                let warmth = 0.1 * factor.ln() + 1.0;
+                let truncates = ["rope_parameters", "rope_scaling"].iter().all(|part| {
+                    config.get(*part).and_then(|part| part.get("truncate"))
+                        != Some(&Json::Bool(false))
+                });
                 if !usual || !truncates || (attention - warmth).abs() > 1e-6 {
-                    return Err(refused("its YaRN scaling uses a non-default beta_fast, beta_slow or attention_factor"));
+                    return Err(refused(
+                        "its YaRN scaling uses a non-default beta_fast, beta_slow or attention_factor",
+                    ));
                 }
                 self.own("rope.scaling.type", Value::String("yarn".into()));
                 self.number("rope.scaling.factor", *factor);
@@ -209,8 +241,15 @@ impl GgufKeys {
                 self.count("rope.scaling.original_context_length", *original);
             }
             other => {
-                let name = format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase();
-                return Err(refused(format!("llama.cpp does not support {name} rotary scaling for `{}`", a.family)));
+                let name = format!("{other:?}")
+                    .split([' ', '{'])
+                    .next()
+                    .unwrap_or_default()
+                    .to_lowercase();
+                return Err(refused(format!(
+                    "llama.cpp does not support {name} rotary scaling for `{}`",
+                    a.family
+                )));
             }
         }
         Ok(())
@@ -229,7 +268,11 @@ impl GgufKeys {
             ("gemma2" | "gemma3", "pre_feedforward_layernorm") => "ffn_norm",
             ("gemma2" | "gemma3", "post_attention_layernorm") => "post_attention_norm",
             ("phi3", "mlp.gate_up_proj") => "ffn_up",
-            _ => NAMES.iter().find(|(_, to)| *to == part).map(|(from, _)| *from).ok_or_else(unknown)?,
+            _ => NAMES
+                .iter()
+                .find(|(_, to)| *to == part)
+                .map(|(from, _)| *from)
+                .ok_or_else(unknown)?,
         };
         let new = match layer {
             Some((layer, _)) => format!("blk.{layer}.{found}.{kind}"),

@@ -1,7 +1,7 @@
 //! Converts the tokenizer of a GGUF file to tokenizer.json and tokenizer_config.json.
 //!
-//! Two kinds are supported: `gpt2`, byte-level BPE with merges and a named pre-tokenizer, and `llama`, sentencepiece with
-//! scores, from which merges are derived.
+//! Two kinds are supported: `gpt2`, byte-level BPE with merges and a named pre-tokenizer, and
+//! `llama`, sentencepiece with scores, from which merges are derived.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -49,33 +49,49 @@ impl Rule {
             "gpt-2" | "default" => (Json::Null, byte_level(true)),
             "smollm" => {
                 let digits = json!({"type": "Digits", "individual_digits": true});
-                (Json::Null, json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]}))
+                (
+                    Json::Null,
+                    json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]}),
+                )
             }
-            "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => (Json::Null, split(split_rule("{1,3}"))),
+            "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => {
+                (Json::Null, split(split_rule("{1,3}")))
+            }
             "qwen2" => (json!({"type": "NFC"}), split(split_rule(""))),
             _ => return None,
         };
-        Some(Self { normalizer, pre_tokenizer, ignore_merges: matches!(name, "llama-bpe" | "llama3" | "llama-v3") })
+        Some(Self {
+            normalizer,
+            pre_tokenizer,
+            ignore_merges: matches!(name, "llama-bpe" | "llama3" | "llama-v3"),
+        })
     }
 }
 
-/// The tokenizer files, or the reason why the tokenizer cannot be converted, in which case the model has none.
+/// The tokenizer files, or the reason why the tokenizer cannot be converted, in which case the
+/// model has none.
 pub(super) fn tokenizer_files(
     metadata: &Metadata<'_>,
     file: &Path,
 ) -> Result<std::result::Result<BTreeMap<&'static str, Json>, String>> {
-    let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is corrupt") };
-    let Some(kind) = metadata.text("tokenizer.ggml.model").filter(|kind| !["no_vocab", "none"].contains(kind)) else {
+    let bad =
+        |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is corrupt") };
+    let Some(kind) =
+        metadata.text("tokenizer.ggml.model").filter(|kind| !["no_vocab", "none"].contains(kind))
+    else {
         return Ok(Err("the file has none".into()));
     };
     let list = |key: &str| metadata.get(key).and_then(|v| v.to_vec().ok());
-    let texts = |key: &str| -> Option<Vec<&str>> { list(key)?.iter().map(|v| v.to_string().ok().map(String::as_str)).collect() };
+    let texts = |key: &str| -> Option<Vec<&str>> {
+        list(key)?.iter().map(|v| v.to_string().ok().map(String::as_str)).collect()
+    };
     let tokens = texts("tokenizer.ggml.tokens").ok_or_else(|| bad("tokenizer.ggml.tokens"))?;
     let types: Vec<u64> = match list("tokenizer.ggml.token_type") {
         Some(types) => types.iter().map(|v| Metadata::whole(v).unwrap_or(1)).collect(),
         None => Vec::new(),
     };
-    let vocab: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+    let vocab: HashMap<&str, usize> =
+        tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
     let token = |key: &str| {
         let id = metadata.id(&format!("tokenizer.ggml.{key}_token_id"))?;
         Some((usize::try_from(id).ok()?, *tokens.get(usize::try_from(id).ok()?)?))
@@ -84,9 +100,12 @@ pub(super) fn tokenizer_files(
         Some(Value::Bool(on)) => Some(*on),
         _ => None,
     };
-    let (bos, eos, unknown, padding) = (token("bos"), token("eos"), token("unknown"), token("padding"));
-    let named: Vec<usize> = [bos, eos, unknown, padding].into_iter().flatten().map(|(id, _)| id).collect();
-    let is_special = |id: usize| named.contains(&id) || types.get(id).is_some_and(|t| SPECIAL.contains(t));
+    let (bos, eos, unknown, padding) =
+        (token("bos"), token("eos"), token("unknown"), token("padding"));
+    let named: Vec<usize> =
+        [bos, eos, unknown, padding].into_iter().flatten().map(|(id, _)| id).collect();
+    let is_special =
+        |id: usize| named.contains(&id) || types.get(id).is_some_and(|t| SPECIAL.contains(t));
     let added = |id: usize| {
         json!({"id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": named.contains(&id) || types.get(id) != Some(&4)})
@@ -95,24 +114,34 @@ pub(super) fn tokenizer_files(
     let (normalizer, pre_tokenizer, decoder, merges, ignore_merges, fallback);
     match kind {
         "gpt2" => {
-            let found = texts("tokenizer.ggml.merges").ok_or_else(|| bad("tokenizer.ggml.merges"))?;
-            let pairs: Option<Vec<(&str, &str)>> = found.into_iter().map(|m| m.split_once(' ')).collect();
+            let found =
+                texts("tokenizer.ggml.merges").ok_or_else(|| bad("tokenizer.ggml.merges"))?;
+            let pairs: Option<Vec<(&str, &str)>> =
+                found.into_iter().map(|m| m.split_once(' ')).collect();
             merges = pairs.ok_or_else(|| bad("tokenizer.ggml.merges"))?;
             let rule = metadata.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
             let Some(found) = Rule::named(rule) else {
                 return Ok(Err(format!("its pre-tokenizer `{rule}` is unknown")));
             };
-            (normalizer, pre_tokenizer, ignore_merges) = (found.normalizer, found.pre_tokenizer, found.ignore_merges);
+            (normalizer, pre_tokenizer, ignore_merges) =
+                (found.normalizer, found.pre_tokenizer, found.ignore_merges);
             decoder = byte_level(true);
             fallback = false;
         }
         "llama" => {
-            let scores = list("tokenizer.ggml.scores").ok_or_else(|| bad("tokenizer.ggml.scores"))?;
+            let scores =
+                list("tokenizer.ggml.scores").ok_or_else(|| bad("tokenizer.ggml.scores"))?;
             let scores: Option<Vec<f32>> = scores.iter().map(|v| v.to_f32().ok()).collect();
-            let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| bad("tokenizer.ggml.scores"))?;
+            let scores = scores
+                .filter(|s| s.len() == tokens.len())
+                .ok_or_else(|| bad("tokenizer.ggml.scores"))?;
             merges = match merges_of(&tokens, &scores, &vocab)? {
                 Some(merges) => merges,
-                None => return Ok(Err("its tokens have more merges than those of any real tokenizer".into())),
+                None => {
+                    return Ok(Err(
+                        "its tokens have more merges than those of any real tokenizer".into()
+                    ));
+                }
             };
             let prefix = flag("add_space_prefix").unwrap_or(true);
             // As in transformers: no second space before a text that begins with one.
@@ -137,8 +166,11 @@ pub(super) fn tokenizer_files(
     let ends = eos.filter(|_| flag("add_eos_token").unwrap_or(false));
     let special = |(_, token): (usize, &str)| json!({"SpecialToken": {"id": token, "type_id": 0}});
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
-    let single: Vec<Json> = begins.map(special).into_iter().chain([text]).chain(ends.map(special)).collect();
-    let entry = |(id, token): (usize, &str)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
+    let single: Vec<Json> =
+        begins.map(special).into_iter().chain([text]).chain(ends.map(special)).collect();
+    let entry = |(id, token): (usize, &str)| {
+        (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}))
+    };
     let entries: BTreeMap<String, Json> = [begins, ends].into_iter().flatten().map(entry).collect();
     let post = match entries.is_empty() {
         true => Json::Null,
@@ -153,7 +185,9 @@ pub(super) fn tokenizer_files(
     let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post, "decoder": decoder, "model": model});
     let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
-    for (key, token) in [("bos_token", bos), ("eos_token", eos), ("unk_token", unknown), ("pad_token", padding)] {
+    for (key, token) in
+        [("bos_token", bos), ("eos_token", eos), ("unk_token", unknown), ("pad_token", padding)]
+    {
         if let Some((_, token)) = token {
             config[key] = token.into();
         }
@@ -164,8 +198,8 @@ pub(super) fn tokenizer_files(
     Ok(Ok(BTreeMap::from([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])))
 }
 
-/// The merges of a sentencepiece vocabulary: every way to combine two tokens into a third, best score first, as transformers
-/// derives them. `None` if there are more than in any real vocabulary.
+/// The merges of a sentencepiece vocabulary: every way to combine two tokens into a third, best
+/// score first, as transformers derives them. `None` if there are more than in any real vocabulary.
 ///
 /// # Errors
 /// A stop.
@@ -174,7 +208,8 @@ pub(super) fn merges_of<'a>(
     scores: &[f32],
     vocab: &HashMap<&str, usize>,
 ) -> Result<Option<Vec<(&'a str, &'a str)>>> {
-    /// The maximum size in bytes of a token, and of all merges; a vocabulary of 256,000 tokens has 500,000 merges.
+    /// The maximum size in bytes of a token, and of all merges; a vocabulary of 256,000 tokens has
+    /// 500,000 merges.
     const TOKEN: usize = 512;
     const BYTES: usize = 64 << 20;
     let (mut merges, mut bytes) = (Vec::new(), 0);
@@ -201,7 +236,9 @@ pub(super) fn merges_of<'a>(
     }
     let chars = |s: &str| s.chars().count();
     merges.sort_by(|(a, al, ar), (b, bl, br)| {
-        b.total_cmp(a).then_with(|| chars(bl).cmp(&chars(al))).then_with(|| chars(br).cmp(&chars(ar)))
+        b.total_cmp(a)
+            .then_with(|| chars(bl).cmp(&chars(al)))
+            .then_with(|| chars(br).cmp(&chars(ar)))
     });
     Ok(Some(merges.into_iter().map(|(_, left, right)| (left, right)).collect()))
 }

@@ -1,7 +1,8 @@
 //! Writes a tokenizer to a GGUF file: the inverse of `gguf_tokenizer.rs`.
 //!
-//! Two kinds are supported: byte-level BPE with a pre-tokenizer that llama.cpp names, and sentencepiece BPE whose merges
-//! follow from scores. The result is read back and must produce the same tokens for the same text.
+//! Two kinds are supported: byte-level BPE with a pre-tokenizer that llama.cpp names, and
+//! sentencepiece BPE whose merges follow from scores. The result is read back and must produce the
+//! same tokens for the same text.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -63,7 +64,8 @@ pub(crate) type KeyValues = Vec<(String, Value)>;
 /// # Errors
 /// A tokenizer that cannot be represented so that it splits text identically.
 pub(crate) fn tokenizer_keys(input: &TokenizerInput<'_>) -> Result<(KeyValues, Vec<String>)> {
-    let json: Json = serde_json::from_slice(input.bytes).map_err(|e| unsupported(input, &e.to_string()))?;
+    let json: Json =
+        serde_json::from_slice(input.bytes).map_err(|e| unsupported(input, &e.to_string()))?;
     let original = guard_tokenizer(input.file, || Tokenizer::from_bytes(input.bytes))?;
     let mut writer = TokenizerWriter::new(input, &json, &original)?;
     writer.add_model(&json)?;
@@ -79,13 +81,17 @@ pub(crate) fn tokenizer_keys(input: &TokenizerInput<'_>) -> Result<(KeyValues, V
 pub(crate) fn token_id_keys(config: &Json) -> Vec<(String, Value)> {
     let mut keys = vec![("tokenizer.ggml.model".to_owned(), Value::String("no_vocab".into()))];
     let ids = |key: &str| -> Vec<u32> {
-        let found = config[key].as_array().map_or(std::slice::from_ref(&config[key]), Vec::as_slice);
+        let found =
+            config[key].as_array().map_or(std::slice::from_ref(&config[key]), Vec::as_slice);
         found.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
     };
     let ends = ENDS.iter().copied().zip(ids("eos_token_id"));
     let others = [("bos", "bos_token_id"), ("padding", "pad_token_id")];
     let others = others.into_iter().filter_map(|(name, key)| Some((name, *ids(key).first()?)));
-    keys.extend(ends.chain(others).map(|(name, id)| (format!("tokenizer.ggml.{name}_token_id"), Value::U32(id))));
+    keys.extend(
+        ends.chain(others)
+            .map(|(name, id)| (format!("tokenizer.ggml.{name}_token_id"), Value::U32(id))),
+    );
     keys
 }
 
@@ -128,7 +134,10 @@ impl<'a> TokenizerWriter<'a> {
         }
         let mut added = Vec::new();
         for token in json["added_tokens"].as_array().into_iter().flatten() {
-            let (Some(id), Some(content)) = (token["id"].as_u64(), token["content"].as_str()) else { continue };
+            let (Some(id), Some(content)) = (token["id"].as_u64(), token["content"].as_str())
+            else {
+                continue;
+            };
             let Some(place) = usize::try_from(id).ok().and_then(|id| tokens.get_mut(id)) else {
                 beyond += 1;
                 continue;
@@ -137,11 +146,24 @@ impl<'a> TokenizerWriter<'a> {
             *place = Some(content.to_owned());
             added.push(content.to_owned());
         }
-        let tokens: Vec<String> =
-            tokens.into_iter().enumerate().map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]"))).collect();
-        let notes = (beyond > 0).then(|| format!("{beyond} tokens without a row in the embedding were left out"));
+        let tokens: Vec<String> = tokens
+            .into_iter()
+            .enumerate()
+            .map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]")))
+            .collect();
+        let notes = (beyond > 0)
+            .then(|| format!("{beyond} tokens without a row in the embedding were left out"));
         let notes = notes.into_iter().collect();
-        Ok(Self { input, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
+        Ok(Self {
+            input,
+            tokens,
+            types,
+            added,
+            keys: Vec::new(),
+            notes,
+            is_byte_level: false,
+            has_prefix: false,
+        })
     }
 
     /// Adds the model with its tokens and merges or scores.
@@ -149,11 +171,17 @@ impl<'a> TokenizerWriter<'a> {
         let model = &json["model"];
         if model["type"].as_str().is_some_and(|kind| kind != "BPE") || !model["merges"].is_array() {
             let kind = model["type"].as_str().unwrap_or("unnamed").to_owned();
-            return Err(unsupported(self.input, &format!("is of the type `{kind}`; only BPE is supported")));
+            return Err(unsupported(
+                self.input,
+                &format!("is of the type `{kind}`; only BPE is supported"),
+            ));
         }
-        let merges = merges(&model["merges"]).ok_or_else(|| unsupported(self.input, "has invalid merges"))?;
+        let merges = merges(&model["merges"])
+            .ok_or_else(|| unsupported(self.input, "has invalid merges"))?;
         self.is_byte_level = has_byte_level(&json["pre_tokenizer"]);
-        let unknown = model["unk_token"].as_str().and_then(|token| self.tokens.iter().position(|t| t == token));
+        let unknown = model["unk_token"]
+            .as_str()
+            .and_then(|token| self.tokens.iter().position(|t| t == token));
         if let Some(id) = unknown {
             self.types[id] = UNKNOWN;
         }
@@ -170,7 +198,12 @@ impl<'a> TokenizerWriter<'a> {
                 });
                 let rule = rule.ok_or_else(|| {
                     let known = Rule::NAMES.join(", ");
-                    unsupported(self.input, &format!("uses a pre-tokenizer that llama.cpp does not have (supported: {known})"))
+                    unsupported(
+                        self.input,
+                        &format!(
+                            "uses a pre-tokenizer that llama.cpp does not have (supported: {known})"
+                        ),
+                    )
                 })?;
                 self.key("ggml.model", Value::String("gpt2".into()));
                 self.key("ggml.pre", Value::String(rule.into()));
@@ -178,7 +211,9 @@ impl<'a> TokenizerWriter<'a> {
             }
             false if model["byte_fallback"] == true => {
                 let prefix = adds_prefix(json);
-                let prefix = prefix.ok_or_else(|| unsupported(self.input, "splits text differently from sentencepiece"))?;
+                let prefix = prefix.ok_or_else(|| {
+                    unsupported(self.input, "splits text differently from sentencepiece")
+                })?;
                 self.key("ggml.model", Value::String("llama".into()));
                 self.key("ggml.pre", Value::String("default".into()));
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
@@ -191,15 +226,24 @@ impl<'a> TokenizerWriter<'a> {
                 }
                 Some(self.scores(&merges)?)
             }
-            false => return Err(unsupported(self.input, "is neither byte-level BPE nor sentencepiece BPE")),
+            false => {
+                return Err(unsupported(
+                    self.input,
+                    "is neither byte-level BPE nor sentencepiece BPE",
+                ));
+            }
         };
-        let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
+        let texts =
+            |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
         let tokens = texts(&self.tokens);
         self.key("ggml.tokens", tokens);
         match scores {
-            Some(scores) => self.key("ggml.scores", Value::Array(scores.into_iter().map(Value::F32).collect())),
+            Some(scores) => {
+                self.key("ggml.scores", Value::Array(scores.into_iter().map(Value::F32).collect()))
+            }
             None => {
-                let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+                let merges: Vec<String> =
+                    merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
                 self.key("ggml.merges", texts(&merges));
             }
         }
@@ -213,42 +257,59 @@ impl<'a> TokenizerWriter<'a> {
 
     /// Scores that imply the merges: a token that is merged earlier has a higher score.
     fn scores(&self, merges: &[(String, String)]) -> Result<Vec<f32>> {
-        let vocab: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+        let vocab: HashMap<&str, usize> =
+            self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
         let mut order: Vec<usize> = Vec::new();
         for (left, right) in merges {
             let id = vocab.get(format!("{left}{right}").as_str());
             let id = *id.ok_or_else(|| {
-                unsupported(self.input, &format!("merges `{left}` and `{right}` to something that is not a token"))
+                unsupported(
+                    self.input,
+                    &format!("merges `{left}` and `{right}` to something that is not a token"),
+                )
             })?;
             if order.last() != Some(&id) {
                 order.push(id);
             }
         }
         // Single characters rank after all merges; tokens that are not text have no score.
-        let mut scores: Vec<f32> =
-            self.types.iter().map(|kind| if *kind == NORMAL { -(order.len() as f32) } else { 0.0 }).collect();
+        let mut scores: Vec<f32> = self
+            .types
+            .iter()
+            .map(|kind| if *kind == NORMAL { -(order.len() as f32) } else { 0.0 })
+            .collect();
         for (rank, id) in order.iter().enumerate() {
             scores[*id] = -(rank as f32);
         }
         let tokens: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
         let back = merges_of(&tokens, &scores, &vocab)?.unwrap_or_default();
-        match back.len() == merges.len() && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right) {
+        match back.len() == merges.len()
+            && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right)
+        {
             true => Ok(scores),
-            false => Err(unsupported(self.input, "has merges that cannot be expressed as sentencepiece scores")),
+            false => Err(unsupported(
+                self.input,
+                "has merges that cannot be expressed as sentencepiece scores",
+            )),
         }
     }
 
     /// Adds special tokens, and which of them are put around a text.
     fn add_special_tokens(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
-        let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
-        let (before, after) = surrounding_tokens(&json["post_processor"])
-            .ok_or_else(|| unsupported(self.input, "puts tokens around a text differently from llama.cpp"))?;
+        let id =
+            |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
+        let (before, after) = surrounding_tokens(&json["post_processor"]).ok_or_else(|| {
+            unsupported(self.input, "puts tokens around a text differently from llama.cpp")
+        })?;
         let chat = self.input.chat;
         let one = |around: &[String], default: &str| -> Result<Option<u32>> {
             match around {
                 [] => Ok(id(default)),
                 [token] => id(token).map(Some).ok_or_else(|| {
-                    unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))
+                    unsupported(
+                        self.input,
+                        &format!("puts `{token}` around a text, which has no row in the embedding"),
+                    )
                 }),
                 _ => Err(unsupported(self.input, "puts several tokens around a text")),
             }
@@ -256,14 +317,21 @@ impl<'a> TokenizerWriter<'a> {
         let token = |name: &str| chat.tokens.get(name).cloned().unwrap_or_default();
         let (bos, eos) = (one(&before, &token("bos_token"))?, one(&after, &token("eos_token"))?);
         let mut ends: Vec<u32> = Vec::new();
-        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.input.ends.iter().copied()) {
+        for end in
+            eos.into_iter().chain(id(&token("eos_token"))).chain(self.input.ends.iter().copied())
+        {
             if !ends.contains(&end) && (end as usize) < self.input.rows {
                 ends.push(end);
             }
         }
-        let named = [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&token("pad_token")))];
-        let unknown =
-            self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&token("unk_token"))).flatten();
+        let named =
+            [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&token("pad_token")))];
+        let unknown = self
+            .keys
+            .iter()
+            .all(|(key, _)| key != "tokenizer.ggml.unknown_token_id")
+            .then(|| id(&token("unk_token")))
+            .flatten();
         for (key, id) in named.into_iter().chain([("ggml.unknown_token_id", unknown)]) {
             if let Some(id) = id {
                 self.key(key, Value::U32(id));
@@ -273,39 +341,55 @@ impl<'a> TokenizerWriter<'a> {
             self.key(&format!("ggml.{name}_token_id"), Value::U32(*end));
         }
         if ends.len() > ENDS.len() {
-            self.notes.push(format!("{} end-of-sequence tokens were left out", ends.len() - ENDS.len()));
+            self.notes
+                .push(format!("{} end-of-sequence tokens were left out", ends.len() - ENDS.len()));
         }
         self.key("ggml.add_bos_token", Value::Bool(!before.is_empty()));
         self.key("ggml.add_eos_token", Value::Bool(!after.is_empty()));
         Ok(())
     }
 
-    /// Returns an error if the written tokenizer, read back, splits a text differently from `original`.
+    /// Returns an error if the written tokenizer, read back, splits a text differently from
+    /// `original`.
     fn check_round_trip(&self, original: &Tokenizer) -> Result<()> {
         let metadata = self.keys.iter().cloned().collect();
-        let content = Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
+        let content = Content {
+            magic: VersionedMagic::GgufV3,
+            metadata,
+            tensor_infos: HashMap::new(),
+            tensor_data_offset: 0,
+        };
         let files = tokenizer_files(&Metadata::new(&content, "llama"), self.input.file)?;
-        let files = files.map_err(|reason| unsupported(self.input, &format!("cannot be read back: {reason}")))?;
+        let files = files
+            .map_err(|reason| unsupported(self.input, &format!("cannot be read back: {reason}")))?;
         let text = files.get("tokenizer.json").map(Json::to_string).unwrap_or_default();
         let back = guard_tokenizer(self.input.file, || Tokenizer::from_bytes(text.as_bytes()))?;
         let mut probes: Vec<String> = PROBES.iter().map(|probe| (*probe).to_owned()).collect();
         // Sentencepiece implementations differ in whether a space is put after a special token.
         match self.is_byte_level {
-            true => probes.extend(self.added.iter().take(512).map(|token| format!("a {token} b\n{token}c{token}"))),
+            true => probes.extend(
+                self.added.iter().take(512).map(|token| format!("a {token} b\n{token}c{token}")),
+            ),
             false => probes.extend(self.added.iter().take(512).cloned()),
         }
         for probe in &probes {
             // Implementations differ for texts that begin with a space.
-            let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
+            let probe =
+                if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
             let ids = |tokenizer: &Tokenizer| {
-                guard_tokenizer(self.input.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()))
+                guard_tokenizer(self.input.file, || {
+                    Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec())
+                })
             };
             let (expected, found) = (ids(original)?, ids(&back)?);
             let has_rows = expected.iter().all(|id| (*id as usize) < self.input.rows);
             if has_rows && expected != found {
                 return Err(unsupported(
                     self.input,
-                    &format!("splits `{}` differently from what would be written", probe.escape_debug()),
+                    &format!(
+                        "splits `{}` differently from what would be written",
+                        probe.escape_debug()
+                    ),
                 ));
             }
         }
@@ -324,7 +408,9 @@ fn is_byte(token: &str) -> bool {
 /// Merges, stored as pairs or as texts separated by a space.
 fn merges(json: &Json) -> Option<Vec<(String, String)>> {
     let one = |merge: &Json| match merge {
-        Json::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+        Json::String(text) => {
+            text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()))
+        }
         Json::Array(pair) => match pair.as_slice() {
             [Json::String(left), Json::String(right)] => Some((left.clone(), right.clone())),
             _ => None,
@@ -336,7 +422,8 @@ fn merges(json: &Json) -> Option<Vec<(String, String)>> {
 
 fn has_byte_level(pre_tokenizer: &Json) -> bool {
     let is = |part: &Json| part["type"] == "ByteLevel";
-    is(pre_tokenizer) || pre_tokenizer["pretokenizers"].as_array().is_some_and(|parts| parts.iter().any(is))
+    is(pre_tokenizer)
+        || pre_tokenizer["pretokenizers"].as_array().is_some_and(|parts| parts.iter().any(is))
 }
 
 /// Whether two tokenizer components do the same; missing keys have default values.
@@ -344,14 +431,23 @@ fn is_equivalent(a: &Json, b: &Json) -> bool {
     fn plain(json: &Json) -> Json {
         match json {
             Json::Object(map) => {
-                let parts = map.get("pretokenizers").or_else(|| map.get("normalizers")).and_then(Json::as_array);
+                let parts = map
+                    .get("pretokenizers")
+                    .or_else(|| map.get("normalizers"))
+                    .and_then(Json::as_array);
                 if let Some([only]) = parts.map(Vec::as_slice) {
                     return plain(only);
                 }
                 // Offsets do not affect tokens.
-                let defaults = BTreeMap::from([("use_regex", true), ("invert", false), ("individual_digits", false)]);
+                let defaults = BTreeMap::from([
+                    ("use_regex", true),
+                    ("invert", false),
+                    ("individual_digits", false),
+                ]);
                 let explicit = map.iter().filter(|(key, value)| {
-                    let default = defaults.get(key.as_str()).is_some_and(|default| **value == Json::Bool(*default));
+                    let default = defaults
+                        .get(key.as_str())
+                        .is_some_and(|default| **value == Json::Bool(*default));
                     *key != "trim_offsets" && !default
                 });
                 Json::Object(explicit.map(|(key, value)| (key.clone(), plain(value))).collect())
@@ -363,11 +459,14 @@ fn is_equivalent(a: &Json, b: &Json) -> bool {
     plain(a) == plain(b)
 }
 
-/// Whether a space is put before a text, as sentencepiece does; `None` if text is split in another way.
+/// Whether a space is put before a text, as sentencepiece does; `None` if text is split in another
+/// way.
 fn adds_prefix(json: &Json) -> Option<bool> {
     let normalizers = match &json["normalizer"] {
         Json::Null => Vec::new(),
-        Json::Object(map) if map.get("type")? == "Sequence" => map.get("normalizers")?.as_array()?.clone(),
+        Json::Object(map) if map.get("type")? == "Sequence" => {
+            map.get("normalizers")?.as_array()?.clone()
+        }
         one => vec![one.clone()],
     };
     let blank = |value: &Json| value["String"] == " ";
@@ -375,7 +474,9 @@ fn adds_prefix(json: &Json) -> Option<bool> {
     for normalizer in &normalizers {
         match normalizer["type"].as_str()? {
             "Prepend" if normalizer["prepend"] == "\u{2581}" => prefix = true,
-            "Replace" if blank(&normalizer["pattern"]) && normalizer["content"] == "\u{2581}" => replaces = true,
+            "Replace" if blank(&normalizer["pattern"]) && normalizer["content"] == "\u{2581}" => {
+                replaces = true
+            }
             _ => return None,
         }
     }

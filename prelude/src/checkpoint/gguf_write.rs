@@ -46,7 +46,12 @@ impl GgufFile<'_> {
     ///
     /// # Errors
     /// A value that its encoding cannot represent, or a file that cannot be written.
-    pub fn write<'c>(&'c self, file: &mut File, path: &Path, content: impl Fn(&str) -> Result<Content<'c>> + Sync) -> Result<()> {
+    pub fn write<'c>(
+        &'c self,
+        file: &mut File,
+        path: &Path,
+        content: impl Fn(&str) -> Result<Content<'c>> + Sync,
+    ) -> Result<()> {
         let mut offsets = Vec::new();
         let mut offset = 0u64;
         for tensor in &self.tensors {
@@ -99,7 +104,10 @@ impl GgufTensor<'_> {
     }
 
     /// Its values in file order.
-    fn content<'c>(&'c self, content: &impl Fn(&str) -> Result<Content<'c>>) -> Result<Content<'c>> {
+    fn content<'c>(
+        &'c self,
+        content: &impl Fn(&str) -> Result<Content<'c>>,
+    ) -> Result<Content<'c>> {
         let values = match &self.data {
             TensorData::Generated(values) => {
                 let values: &'c [f32] = values;
@@ -109,10 +117,13 @@ impl GgufTensor<'_> {
             }
             TensorData::Merged(name) => match content(name)? {
                 Content::Values(values) => values,
-                Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` contains integers"))),
+                Content::Bytes(_) => {
+                    return Err(super::gguf_keys::refused(format!("`{name}` contains integers")));
+                }
             },
         };
-        let columns = if self.shape.len() > 1 { self.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
+        let columns =
+            if self.shape.len() > 1 { self.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
         let (head, added) = (self.mapping.interleaved, self.mapping.added);
         let values: Values<'c> = match head {
             None => values,
@@ -121,7 +132,10 @@ impl GgufTensor<'_> {
                 while done < into.len() {
                     let (row, column) = ((start + done) / columns, (start + done) % columns);
                     let length = (columns - column).min(into.len() - done);
-                    values(deinterleaved(row, head) * columns + column, &mut into[done..done + length]);
+                    values(
+                        deinterleaved(row, head) * columns + column,
+                        &mut into[done..done + length],
+                    );
                     done += length;
                 }
             }),
@@ -136,12 +150,14 @@ impl GgufTensor<'_> {
     }
 }
 
-/// The encoding of a tensor of `shape` if `wanted` is requested. As in llama.cpp, vectors are f32, and rows that are not
-/// whole blocks are f16.
+/// The encoding of a tensor of `shape` if `wanted` is requested. As in llama.cpp, vectors are f32,
+/// and rows that are not whole blocks are f16.
 pub(crate) fn encoding(shape: &[usize], wanted: Encoding) -> Encoding {
     match wanted {
         _ if shape.len() < 2 => Encoding::Plain(DType::F32),
-        Encoding::Q8_0 if !shape.last().copied().unwrap_or(0).is_multiple_of(32) => Encoding::Plain(DType::F16),
+        Encoding::Q8_0 if !shape.last().copied().unwrap_or(0).is_multiple_of(32) => {
+            Encoding::Plain(DType::F16)
+        }
         wanted => wanted,
     }
 }

@@ -1,9 +1,10 @@
-//! Models and datasets on the Hugging Face hub. The cache is shared with Python's `huggingface_hub`: `blobs/ETAG` holds a
-//! file, `snapshots/COMMIT/NAME` links to it, `refs/REVISION` names a commit.
+//! Models and datasets on the Hugging Face hub. The cache is shared with Python's
+//! `huggingface_hub`: `blobs/ETAG` holds a file, `snapshots/COMMIT/NAME` links to it,
+//! `refs/REVISION` names a commit.
 //!
-//! `HF_HOME`, `HF_HUB_CACHE` or its former name `HUGGINGFACE_HUB_CACHE` set the cache directory, `HF_ENDPOINT` the server,
-//! `HF_TOKEN` the access token, `HF_HUB_OFFLINE=1` disables network access, and `HF_HUB_DOWNLOAD_TIMEOUT` sets the seconds
-//! that a server may send nothing.
+//! `HF_HOME`, `HF_HUB_CACHE` or its former name `HUGGINGFACE_HUB_CACHE` set the cache directory,
+//! `HF_ENDPOINT` the server, `HF_TOKEN` the access token, `HF_HUB_OFFLINE=1` disables network
+//! access, and `HF_HUB_DOWNLOAD_TIMEOUT` sets the seconds that a server may send nothing.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +13,9 @@ use std::time::Duration;
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
+use super::adapter::{
+    CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS,
+};
 use super::contained::{Contained, explain};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
@@ -20,7 +23,8 @@ use super::regular_file::read_file;
 use super::side_files::{self, needed};
 use crate::error::{Error, Result};
 
-/// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a file in it.
+/// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a
+/// file in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HubRef {
     pub repo: String,
@@ -55,10 +59,17 @@ impl HubRef {
             !s.is_empty() && fits && !s.starts_with('.') && !s.contains("..")
         };
         let (org, rest) = spec.split_once('/')?;
-        let (name, file) = rest.split_once('/').map_or((rest, None), |(name, file)| (name, Some(file.to_owned())));
+        let (name, file) =
+            rest.split_once('/').map_or((rest, None), |(name, file)| (name, Some(file.to_owned())));
         let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let fits = plain(org) && plain(name) && plain(revision) && file.as_deref().is_none_or(is_inside);
-        fits.then(|| Self { repo: format!("{org}/{name}"), revision: revision.into(), file, is_dataset })
+        let fits =
+            plain(org) && plain(name) && plain(revision) && file.as_deref().is_none_or(is_inside);
+        fits.then(|| Self {
+            repo: format!("{org}/{name}"),
+            revision: revision.into(),
+            file,
+            is_dataset,
+        })
     }
 
     fn repo(&self) -> Repo {
@@ -76,7 +87,9 @@ impl HubRef {
 /// Whether a name stays inside its directory.
 fn is_inside(name: &str) -> bool {
     let normal = |c: Component<'_>| matches!(c, Component::Normal(_));
-    !name.is_empty() && !name.contains(['\\', '\0', ':']) && Path::new(name).components().all(normal)
+    !name.is_empty()
+        && !name.contains(['\\', '\0', ':'])
+        && Path::new(name).components().all(normal)
 }
 
 /// The value of an environment variable, if set and not empty.
@@ -97,10 +110,16 @@ fn folders() -> Option<(PathBuf, PathBuf)> {
 /// The names of cached models or datasets, `org/name`, sorted, from the first `limit` directories.
 pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
     let prefix = if are_datasets { "datasets--" } else { "models--" };
-    let entries = folders().and_then(|(_, cache)| std::fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    let entries = folders()
+        .and_then(|(_, cache)| std::fs::read_dir(cache).ok())
+        .into_iter()
+        .flatten()
+        .flatten();
     let name = |entry: std::fs::DirEntry| {
         let folder = entry.file_name().to_str()?.strip_prefix(prefix)?.replace("--", "/");
-        HubRef::parse(&folder, are_datasets).filter(|reference| reference.file.is_none()).map(|reference| reference.repo)
+        HubRef::parse(&folder, are_datasets)
+            .filter(|reference| reference.file.is_none())
+            .map(|reference| reference.repo)
     };
     let mut names: Vec<String> = entries.take(limit).filter_map(name).collect();
     names.sort();
@@ -151,12 +170,19 @@ impl Hub {
         })?;
         let kept = || read_small_file(&home.join("token")).filter(|t| !t.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
+        let offline = set("HF_HUB_OFFLINE")
+            .is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
         let token = set("HF_TOKEN").or_else(kept);
-        let stall = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|s| s.parse().ok()).filter(|s| (1..=3600).contains(s));
+        let stall = set("HF_HUB_DOWNLOAD_TIMEOUT")
+            .and_then(|s| s.parse().ok())
+            .filter(|s| (1..=3600).contains(s));
         let stall = stall.map_or(DEFAULT_STALL, Duration::from_secs);
         let cache = std::path::absolute(&cache).map_err(|e| Error::io("read", &cache, e))?;
-        Ok(Self { cache: Cache::new(cache), offline, client: Client::new(endpoint.trim_end_matches('/').into(), token, stall) })
+        Ok(Self {
+            cache: Cache::new(cache),
+            offline,
+            client: Client::new(endpoint.trim_end_matches('/').into(), token, stall),
+        })
     }
 
     fn folder(&self, reference: &HubRef) -> PathBuf {
@@ -166,8 +192,8 @@ impl Hub {
     /// Returns the files that `kind` needs, from the cache or downloaded into it.
     ///
     /// # Errors
-    /// A repository that is gated, missing, or neither reachable nor cached; a file that does not match its description; links
-    /// in the cache that leave the repository's directory; a stop.
+    /// A repository that is gated, missing, or neither reachable nor cached; a file that does not
+    /// match its description; links in the cache that leave the repository's directory; a stop.
     pub fn snapshot(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
         let (hub, requested) = (self.clone(), reference.clone());
         let snapshot = self.client.stoppable(move || hub.get(&requested, kind))?;
@@ -176,9 +202,14 @@ impl Hub {
     }
 
     fn get(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
-        let is_commit = reference.revision.len() == 40 && reference.revision.chars().all(|c| c.is_ascii_hexdigit());
+        let is_commit = reference.revision.len() == 40
+            && reference.revision.chars().all(|c| c.is_ascii_hexdigit());
         if self.offline || is_commit {
-            let known = if is_commit { Some(reference.revision.clone()) } else { self.known_commit(reference) };
+            let known = if is_commit {
+                Some(reference.revision.clone())
+            } else {
+                self.known_commit(reference)
+            };
             if let Some(snapshot) = known.and_then(|commit| self.cached(reference, kind, commit)) {
                 return Ok(snapshot);
             }
@@ -192,7 +223,9 @@ impl Hub {
         }
         let listing = match self.listing(reference) {
             Err(error @ Error::HubUnreachable { .. }) => {
-                let cached = self.known_commit(reference).and_then(|commit| self.cached(reference, kind, commit));
+                let cached = self
+                    .known_commit(reference)
+                    .and_then(|commit| self.cached(reference, kind, commit));
                 return cached.ok_or(error);
             }
             listing => listing?,
@@ -203,11 +236,19 @@ impl Hub {
         }
         let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
         if let Some(name) = names.iter().find(|name| !is_inside(name)) {
-            return Err(self.protocol_error(reference, format!("it lists `{name}`, which is outside the repository")));
+            return Err(self.protocol_error(
+                reference,
+                format!("it lists `{name}`, which is outside the repository"),
+            ));
         }
-        let repo = if reference.is_dataset { format!("datasets/{}", reference.repo) } else { reference.repo.clone() };
+        let repo = if reference.is_dataset {
+            format!("datasets/{}", reference.repo)
+        } else {
+            reference.repo.clone()
+        };
         let (client, cache) = (&self.client, self.cache.path());
-        let server = Server { client, cache, folder: self.folder(reference), repo, commit: &commit };
+        let server =
+            Server { client, cache, folder: self.folder(reference), repo, commit: &commit };
         let mut files = self.choose(reference, kind, &names)?;
         let (mut done, mut side_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
@@ -250,15 +291,19 @@ impl Hub {
 
     fn listing(&self, reference: &HubRef) -> Result<Listing> {
         let kind = if reference.is_dataset { "datasets" } else { "models" };
-        let text =
-            self.client.text(&format!("/api/{kind}/{}/revision/{}", reference.repo, reference.revision), &reference.repo)?;
-        serde_json::from_str(&text).map_err(|e| self.protocol_error(reference, format!("unexpected response: {e}")))
+        let text = self.client.text(
+            &format!("/api/{kind}/{}/revision/{}", reference.repo, reference.revision),
+            &reference.repo,
+        )?;
+        serde_json::from_str(&text)
+            .map_err(|e| self.protocol_error(reference, format!("unexpected response: {e}")))
     }
 
     /// The commit that the cache has for a revision.
     fn known_commit(&self, reference: &HubRef) -> Option<String> {
         let folder = Contained::open(&self.folder(reference)).ok()?;
-        let text = read_small_file(&folder.find(&Path::new("refs").join(&reference.revision)).ok()?);
+        let text =
+            read_small_file(&folder.find(&Path::new("refs").join(&reference.revision)).ok()?);
         text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 
@@ -269,7 +314,9 @@ impl Hub {
         list(&directory, "", &mut names);
         names.sort();
         let mut files = self.choose(reference, kind, &names).ok()?;
-        if let Some(index) = WEIGHTS.into_iter().find(|name| is_index(name) && files.iter().any(|file| file == name)) {
+        if let Some(index) =
+            WEIGHTS.into_iter().find(|name| is_index(name) && files.iter().any(|file| file == name))
+        {
             files.extend(shards(&directory.join(index)).ok()?);
         }
         let whole = files.iter().all(|name| directory.join(name).is_file());
@@ -277,20 +324,35 @@ impl Hub {
     }
 
     /// Selects the files that are needed from those in the repository.
-    fn choose(&self, reference: &HubRef, kind: SnapshotKind, names: &[String]) -> Result<Vec<String>> {
+    fn choose(
+        &self,
+        reference: &HubRef,
+        kind: SnapshotKind,
+        names: &[String],
+    ) -> Result<Vec<String>> {
         let has = |name: &str| names.iter().any(|n| n == name);
-        let missing = |what: &str| Error::HubMissing { repo: reference.repo.clone(), what: what.into() };
+        let missing =
+            |what: &str| Error::HubMissing { repo: reference.repo.clone(), what: what.into() };
         if let Some(file) = &reference.file {
-            return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
+            return if has(file) {
+                Ok(vec![file.clone()])
+            } else {
+                Err(missing(&format!("file `{file}`")))
+            };
         }
         if kind == SnapshotKind::Adapter {
             let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
-            let weights = weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
+            let weights =
+                weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
             if !has(ADAPTER_CONFIG) {
                 return Err(missing(&format!("file `{ADAPTER_CONFIG}`")));
             }
             let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
-            return Ok([ADAPTER_CONFIG, weights].into_iter().chain(beside).map(str::to_owned).collect());
+            return Ok([ADAPTER_CONFIG, weights]
+                .into_iter()
+                .chain(beside)
+                .map(str::to_owned)
+                .collect());
         }
         if kind == SnapshotKind::Data {
             let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
@@ -323,7 +385,12 @@ impl Hub {
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
             let named = gguf.map_or_else(
                 || "file `config.json`".into(),
-                |n| format!("file `config.json`; it has GGUF files: load one, for example {}/{n}", reference.repo),
+                |n| {
+                    format!(
+                        "file `config.json`; it has GGUF files: load one, for example {}/{n}",
+                        reference.repo
+                    )
+                },
             );
             return Err(missing(&named));
         }
@@ -338,14 +405,17 @@ impl Hub {
 
 /// Whether a model can be loaded without the file `name`.
 fn is_beside(name: &str) -> bool {
-    !(name == "config.json" || WEIGHTS.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/')))
+    !(name == "config.json"
+        || WEIGHTS.contains(&name)
+        || (name.ends_with(".safetensors") && !name.contains('/')))
 }
 
-/// Returns an error if the file `name` of a snapshot is a link that leaves its repository's directory. A missing file is
-/// not an error.
+/// Returns an error if the file `name` of a snapshot is a link that leaves its repository's
+/// directory. A missing file is not an error.
 pub(super) fn within(directory: &Path, name: &str) -> Result<()> {
     let folder = directory.parent().and_then(Path::parent).unwrap_or(directory);
-    let found = Contained::open(folder).and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
+    let found = Contained::open(folder)
+        .and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
     match found {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             let repo = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -362,8 +432,8 @@ fn shards(index: &Path) -> Result<Vec<String>> {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let bytes = read_file(index, MAX_INDEX_BYTES)?;
-    let index_of: Index =
-        serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
+    let index_of: Index = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
     let mut names: Vec<String> = index_of.weight_map.into_values().collect();
     names.sort();
     names.dedup();
@@ -378,7 +448,9 @@ fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         match entry.path().is_dir() {
-            true if prefix.matches('/').count() < 6 => list(&entry.path(), &format!("{name}/"), names),
+            true if prefix.matches('/').count() < 6 => {
+                list(&entry.path(), &format!("{name}/"), names)
+            }
             true => {}
             false => names.push(name),
         }
@@ -391,10 +463,16 @@ mod tests {
 
     #[test]
     fn hub_references_are_distinguished_from_paths() {
-        let reference = |spec: &str| HubRef::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
+        let reference =
+            |spec: &str| HubRef::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
         assert_eq!(reference("org/name"), Some(("org/name".into(), "main".into(), None)));
-        assert_eq!(reference("o/n@v1/a/b.gguf"), Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into()))));
-        for spec in ["name", "./a", "../a/b", "/a/b", "a/..", "a/b/../c", "a b/c", "a/b@../x", "a//b"] {
+        assert_eq!(
+            reference("o/n@v1/a/b.gguf"),
+            Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into())))
+        );
+        for spec in
+            ["name", "./a", "../a/b", "/a/b", "a/..", "a/b/../c", "a b/c", "a/b@../x", "a//b"]
+        {
             assert_eq!(reference(spec), None, "{spec}");
         }
     }

@@ -1,8 +1,8 @@
 //! Memory-mapped files that detect changes.
 //!
-//! Writes by other programs to a mapped file are visible here, and if the file is truncated, reading beyond its new end
-//! kills this process with SIGBUS. Size and modification time are therefore compared before a source is used; a difference
-//! is an error.
+//! Writes by other programs to a mapped file are visible here, and if the file is truncated,
+//! reading beyond its new end kills this process with SIGBUS. Size and modification time are
+//! therefore compared before a source is used; a difference is an error.
 
 use std::fs::{File, Metadata};
 use std::io;

@@ -41,9 +41,13 @@ mod written;
 /// The name of the base model.
 pub const BASE: &str = "base";
 
-pub use config::{Activation, Architecture, Kind, LayerAttention, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
+pub use config::{
+    Activation, Architecture, Kind, LayerAttention, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec,
+};
 pub use regular_file::{open_file, open_to_write, private_directory, read_file};
-pub(crate) use side_files::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record};
+pub(crate) use side_files::{
+    Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record,
+};
 pub use source::Source;
 pub use view::View;
 pub use vocabulary::MissingTokens;
@@ -54,7 +58,9 @@ pub(crate) use config_differences::ConfigDifference;
 pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
-pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
+pub(crate) use files::{
+    BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map,
+};
 pub(crate) use gguf_keys::GgufKeys;
 pub(crate) use gguf_vocabulary::{KeyValues, TokenizerInput, token_id_keys, tokenizer_keys};
 pub(crate) use gguf_write::{GgufFile, GgufTensor, TensorData, encoding};

@@ -1,9 +1,10 @@
 //! Maps tensor names in a file to the names that decoders use.
 //!
-//! Compilers, trainers and PEFT add parts to names (`_orig_mod.`, `module.`), a model saved without its output layer lacks
-//! `model.`, and multimodal models put their decoder under `language_model.`, before or after `model.`. All of these map to
-//! one name here, `model.layers.0...`. Added parts are dropped for good; the names of a multimodal model are kept and
-//! restored when writing.
+//! Compilers, trainers and PEFT add parts to names (`_orig_mod.`, `module.`), a model saved without
+//! its output layer lacks `model.`, and multimodal models put their decoder under
+//! `language_model.`, before or after `model.`. All of these map to one name here,
+//! `model.layers.0...`. Added parts are dropped for good; the names of a multimodal model are kept
+//! and restored when writing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,19 +14,39 @@ use super::config::is_wrapper;
 use crate::error::{Error, Result};
 
 /// Prefixes that wrappers of a whole model add to all names.
-const LEADING: [&str; 6] =
-    ["_orig_mod.", "module.", "_forward_module.", "_fsdp_wrapped_module.", "base_model.model.", "language_model."];
+const LEADING: [&str; 6] = [
+    "_orig_mod.",
+    "module.",
+    "_forward_module.",
+    "_fsdp_wrapped_module.",
+    "base_model.model.",
+    "language_model.",
+];
 
 /// Parts that wrappers of submodules add within names.
-const WITHIN: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
+const WITHIN: [&str; 4] =
+    ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
 /// Parts of names that only unmerged adapters have.
 const ADAPTERS: [&str; 4] = [".base_layer.", ".lora_A.", ".lora_B.", ".modules_to_save."];
 
-/// The prefix of a decoder within its causal model, and the first parts of its tensor names without it.
+/// The prefix of a decoder within its causal model, and the first parts of its tensor names without
+/// it.
 const BARE: [(&str, &[&str]); 2] = [
     ("model.", &["embed_tokens.", "layers.", "norm."]),
-    ("transformer.", &["wte.", "wpe.", "word_embeddings.", "word_embeddings_layernorm.", "h.", "blocks.", "ln_f.", "norm_f."]),
+    (
+        "transformer.",
+        &[
+            "wte.",
+            "wpe.",
+            "word_embeddings.",
+            "word_embeddings_layernorm.",
+            "h.",
+            "blocks.",
+            "ln_f.",
+            "norm_f.",
+        ],
+    ),
 ];
 
 /// The tensor names of one checkpoint.
@@ -40,18 +61,20 @@ pub(super) struct TensorNames {
 }
 
 impl TensorNames {
-    /// Renames the tensors of `archive`, a model of `family`, to the names used here. `runs`: whether they must be those of a
-    /// supported decoder.
+    /// Renames the tensors of `archive`, a model of `family`, to the names used here. `runs`:
+    /// whether they must be those of a supported decoder.
     ///
     /// # Errors
     /// A mix of naming schemes, two tensors with the same name, or an unmerged adapter.
     pub fn normalize(archive: &mut Archive, family: &str, runs: Runnable) -> Result<Self> {
         let mut names = Self { wrapper: is_wrapper(family), ..Self::default() };
         let file = archive.file.clone();
-        if let Some(name) = all_names(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
-            let reason = format!("`{name}` belongs to an adapter that was not merged into its model");
-            let hint =
-                "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
+        if let Some(name) =
+            all_names(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part)))
+        {
+            let reason =
+                format!("`{name}` belongs to an adapter that was not merged into its model");
+            let hint = "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
             return Err(Error::TensorNames { file, reason, hint });
         }
         while names.drop_leading(archive, &file, runs)? {}
@@ -70,7 +93,8 @@ impl TensorNames {
         if self.wrapper { decoder_name(&name) } else { name }
     }
 
-    /// The stored name of the tensor `name`; for a layer that the checkpoint lacks, the name it would have.
+    /// The stored name of the tensor `name`; for a layer that the checkpoint lacks, the name it
+    /// would have.
     pub fn stored(&self, name: &str) -> String {
         let like_first = || {
             let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
@@ -106,8 +130,12 @@ impl TensorNames {
     fn drop_within(&mut self, archive: &mut Archive, file: &Path) -> Result<()> {
         let renamed = rename(archive, file, strip_within)?;
         if let Some(first) = renamed.values().next() {
-            let found = WITHIN.iter().find(|part| first.split('.').any(|p| p == **part)).unwrap_or(&WITHIN[0]);
-            self.notes.push(format!("dropped `{found}` from the names of {} tensors", renamed.len()));
+            let found = WITHIN
+                .iter()
+                .find(|part| first.split('.').any(|p| p == **part))
+                .unwrap_or(&WITHIN[0]);
+            self.notes
+                .push(format!("dropped `{found}` from the names of {} tensors", renamed.len()));
         }
         Ok(())
     }
@@ -117,19 +145,28 @@ impl TensorNames {
         for (model, parts) in BARE {
             let is_bare = |name: &str| parts.iter().any(|part| name.starts_with(part));
             let bare = all_names(archive).find(|name| is_bare(name)).cloned();
-            let full = all_names(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
+            let full = all_names(archive)
+                .find(|name| name.strip_prefix(model).is_some_and(is_bare))
+                .cloned();
             match (bare, full) {
                 (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => {
                     return Err(mixed_error(file, &full, &bare));
                 }
                 (Some(_), None) if (runs == Runnable::Yes) == (model == "model.") => {
                     // In unsupported families, only if the names are unambiguous.
-                    let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
-                    if runs == Runnable::No && !all_names(archive).all(|name| is_bare(name) || head(name)) {
+                    let head =
+                        |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
+                    if runs == Runnable::No
+                        && !all_names(archive).all(|name| is_bare(name) || head(name))
+                    {
                         continue;
                     }
-                    rename(archive, file, |name| if is_bare(name) { format!("{model}{name}") } else { name.to_owned() })?;
-                    self.notes.push(format!("added the missing `{model}` to the beginning of its tensor names"));
+                    rename(archive, file, |name| {
+                        if is_bare(name) { format!("{model}{name}") } else { name.to_owned() }
+                    })?;
+                    self.notes.push(format!(
+                        "added the missing `{model}` to the beginning of its tensor names"
+                    ));
                 }
                 _ => {}
             }
@@ -155,13 +192,19 @@ fn strip_within(name: &str) -> String {
     name.split('.').filter(|part| !WITHIN.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// The name used here for a name of a multimodal model: a decoder's name for its decoder, and no `model.` for the rest.
+/// The name used here for a name of a multimodal model: a decoder's name for its decoder, and no
+/// `model.` for the rest.
 fn decoder_name(name: &str) -> String {
     const DECODER: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
     let is_decoder = |rest: &&str| DECODER.iter().any(|part| rest.starts_with(part));
-    for within in
-        ["language_model.model.", "model.language_model.", "model.text_model.", "language_model.", "text_model.", "model."]
-    {
+    for within in [
+        "language_model.model.",
+        "model.language_model.",
+        "model.text_model.",
+        "language_model.",
+        "text_model.",
+        "model.",
+    ] {
         match name.strip_prefix(within) {
             Some(rest) if is_decoder(&rest) => return format!("model.{rest}"),
             Some(rest) if rest.starts_with("lm_head.") => return rest.to_owned(),
@@ -172,7 +215,11 @@ fn decoder_name(name: &str) -> String {
 }
 
 /// Renames every tensor of `archive` with `new`. Returns the former names of those that differ.
-fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> Result<BTreeMap<String, String>> {
+fn rename(
+    archive: &mut Archive,
+    file: &Path,
+    new: impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, String>> {
     let mut renamed = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     for name in all_names(archive) {
@@ -185,16 +232,21 @@ fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> R
         }
     }
     if !renamed.is_empty() {
-        archive.tensors = std::mem::take(&mut archive.tensors).into_iter().map(|(name, t)| (new(&name), t)).collect();
-        archive.buffers = std::mem::take(&mut archive.buffers).into_iter().map(|(name, b)| (new(&name), b)).collect();
+        archive.tensors = std::mem::take(&mut archive.tensors)
+            .into_iter()
+            .map(|(name, t)| (new(&name), t))
+            .collect();
+        archive.buffers = std::mem::take(&mut archive.buffers)
+            .into_iter()
+            .map(|(name, b)| (new(&name), b))
+            .collect();
     }
     Ok(renamed)
 }
 
 fn mixed_error(file: &Path, one: &str, other: &str) -> Error {
     let reason = format!("`{one}` and `{other}` follow different naming schemes");
-    let hint =
-        "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
+    let hint = "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
     Error::TensorNames { file: file.into(), reason, hint }
 }
 
@@ -205,8 +257,14 @@ mod tests {
     #[test]
     fn names_of_multimodal_models_map_to_decoder_names() {
         let expected = [
-            ("language_model.model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
-            ("model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+            (
+                "language_model.model.layers.0.mlp.up_proj.weight",
+                "model.layers.0.mlp.up_proj.weight",
+            ),
+            (
+                "model.language_model.layers.0.mlp.up_proj.weight",
+                "model.layers.0.mlp.up_proj.weight",
+            ),
             ("model.text_model.norm.weight", "model.norm.weight"),
             ("language_model.embed_tokens.weight", "model.embed_tokens.weight"),
             ("model.embed_tokens.weight", "model.embed_tokens.weight"),
@@ -214,7 +272,10 @@ mod tests {
             ("lm_head.weight", "lm_head.weight"),
             ("model.visual.blocks.0.attn.qkv.weight", "visual.blocks.0.attn.qkv.weight"),
             ("visual.blocks.0.attn.qkv.weight", "visual.blocks.0.attn.qkv.weight"),
-            ("model.vision_tower.encoder.layers.0.mlp.fc1.weight", "vision_tower.encoder.layers.0.mlp.fc1.weight"),
+            (
+                "model.vision_tower.encoder.layers.0.mlp.fc1.weight",
+                "vision_tower.encoder.layers.0.mlp.fc1.weight",
+            ),
             ("multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.weight"),
             ("model.image_newline", "image_newline"),
         ];

@@ -1,7 +1,8 @@
 //! Reads Python's pickle format as data: describes what it would build, and never executes it.
 //!
-//! Values are stored in one list and refer to each other by index, so sharing costs nothing, nesting needs no recursion, and
-//! memory is bounded by the size of the input. Format: Python's `Lib/pickletools.py`.
+//! Values are stored in one list and refer to each other by index, so sharing costs nothing,
+//! nesting needs no recursion, and memory is bounded by the size of the input. Format: Python's
+//! `Lib/pickletools.py`.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,8 @@ pub(super) struct Pickle<'a> {
 /// The maximum number of instructions; a tensor needs about forty.
 const MAX_INSTRUCTIONS: usize = 1 << 21;
 
-/// The maximum number of pairs with which dictionaries are constructed; state dictionaries are constructed empty.
+/// The maximum number of pairs with which dictionaries are constructed; state dictionaries are
+/// constructed empty.
 const MAX_PAIRS: usize = 1 << 20;
 
 type Read<T> = Result<T, String>;
@@ -119,7 +121,10 @@ struct Interpreter<'a> {
 
 impl<'a> Interpreter<'a> {
     fn take(&mut self, length: u64) -> Read<&'a [u8]> {
-        let end = usize::try_from(length).ok().and_then(|n| self.at.checked_add(n)).filter(|end| *end <= self.bytes.len());
+        let end = usize::try_from(length)
+            .ok()
+            .and_then(|n| self.at.checked_add(n))
+            .filter(|end| *end <= self.bytes.len());
         let end = end.ok_or("its pickle ends early")?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
@@ -132,11 +137,15 @@ impl<'a> Interpreter<'a> {
     }
 
     fn text(&mut self, length: u64) -> Read<&'a str> {
-        std::str::from_utf8(self.take(length)?).map_err(|_| "its pickle has a name that is not UTF-8".into())
+        std::str::from_utf8(self.take(length)?)
+            .map_err(|_| "its pickle has a name that is not UTF-8".into())
     }
 
     fn line(&mut self) -> Read<&'a str> {
-        let length = self.bytes[self.at..].iter().position(|byte| *byte == b'\n').ok_or("its pickle ends early")?;
+        let length = self.bytes[self.at..]
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or("its pickle ends early")?;
         let line = self.text(length as u64)?;
         self.at += 1;
         Ok(line.trim_end_matches('\r'))
@@ -162,7 +171,9 @@ impl<'a> Interpreter<'a> {
     /// Pops the values above the last mark.
     fn marked(&mut self) -> Read<Vec<Id>> {
         let floor = self.marks.pop().filter(|floor| *floor <= self.stack.len());
-        floor.map(|floor| self.stack.split_off(floor)).ok_or_else(|| "its pickle reads from an empty stack".into())
+        floor
+            .map(|floor| self.stack.split_off(floor))
+            .ok_or_else(|| "its pickle reads from an empty stack".into())
     }
 
     fn tuple(&mut self, length: usize) -> Read<()> {
@@ -197,7 +208,9 @@ impl<'a> Interpreter<'a> {
     fn set(&mut self, items: &[Id]) -> Read<()> {
         let id = self.top()?;
         match &mut self.values[id] {
-            Value::Dict(pairs) => pairs.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value))),
+            Value::Dict(pairs) => {
+                pairs.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)))
+            }
             Value::Other | Value::Call(..) => {}
             _ => return Err("its pickle sets an item of something that is not a dictionary".into()),
         }
@@ -207,18 +220,24 @@ impl<'a> Interpreter<'a> {
     /// Calls a function with its arguments; the result is a dictionary if the function creates one.
     fn reduce(&mut self) -> Read<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
-        let is_dict = matches!(self.values[function], Value::Global("collections", "OrderedDict" | "defaultdict"));
+        let is_dict = matches!(
+            self.values[function],
+            Value::Global("collections", "OrderedDict" | "defaultdict")
+        );
         if !is_dict {
             self.push(Value::Call(function, arguments));
             return Ok(());
         }
         // The pairs to construct it with, in a list.
-        let list = |id: Id| if let Value::List(items) = &self.values[id] { items.as_slice() } else { &[] };
+        let list =
+            |id: Id| if let Value::List(items) = &self.values[id] { items.as_slice() } else { &[] };
         let pairs = list(arguments).last().map_or(&[][..], |id| list(*id));
         // One list may be passed to many calls.
         self.paired += pairs.len();
         if self.paired > MAX_PAIRS {
-            return Err(format!("its pickle constructs dictionaries with more than {MAX_PAIRS} pairs"));
+            return Err(format!(
+                "its pickle constructs dictionaries with more than {MAX_PAIRS} pairs"
+            ));
         }
         let pairs = pairs.iter().filter_map(|pair| match list(*pair) {
             [key, value] => Some((*key, *value)),
@@ -298,7 +317,11 @@ impl<'a> Interpreter<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let text = |id: Id| {
-                    if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle does not name a class") }
+                    if let Value::Text(text) = self.values[id] {
+                        Ok(text)
+                    } else {
+                        Err("its pickle does not name a class")
+                    }
                 };
                 let (module, name) = (text(module)?, text(name)?);
                 self.push(Value::Global(module, name));
@@ -365,7 +388,9 @@ impl<'a> Interpreter<'a> {
             }
             // The state of an object: attributes, which no tensor needs.
             b'b' => drop(self.pop()?),
-            other => return Err(format!("its pickle has the unsupported instruction {other:#04x}")),
+            other => {
+                return Err(format!("its pickle has the unsupported instruction {other:#04x}"));
+            }
         }
         Ok(false)
     }
@@ -388,7 +413,8 @@ impl<'a> Interpreter<'a> {
 mod tests {
     use super::*;
 
-    /// `python -c "import pickle; print(pickle.dumps({'a': [1, -2, 300, 70000, 2**40, -2**40], 'b': ('x', None)}, N))"`
+    /// `python -c "import pickle; print(pickle.dumps({'a': [1, -2, 300, 70000, 2**40, -2**40], 'b':
+    /// ('x', None)}, N))"`
     #[test]
     fn values_of_protocols_2_and_4_are_read() {
         let two = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffM,\x01Jp\x11\x01\x00\x8a\x06\x00\x00\x00\x00\x00\x01\x8a\x06\x00\x00\x00\x00\x00\xffeX\x01\x00\x00\x00bq\x03X\x01\x00\x00\x00xq\x04N\x86q\x05u.";
@@ -398,7 +424,8 @@ mod tests {
             assert_eq!(pickle.length, bytes.len());
             let [(a, list), (_, pair)] = pickle.dict(pickle.root).unwrap() else { panic!() };
             assert_eq!(pickle.text(*a), Some("a"));
-            let numbers: Vec<_> = pickle.list(*list).unwrap().iter().map(|id| pickle.int(*id).unwrap()).collect();
+            let numbers: Vec<_> =
+                pickle.list(*list).unwrap().iter().map(|id| pickle.int(*id).unwrap()).collect();
             assert_eq!(numbers, [1, -2, 300, 70000, 1 << 40, -(1 << 40)]);
             assert_eq!(pickle.text(pickle.list(*pair).unwrap()[0]), Some("x"));
         }

@@ -1,7 +1,8 @@
 //! Handles quantized checkpoints. Only the dtypes of the weights decide, not what config.json says.
 //!
-//! Plain floats are used as they are, and a leftover `quantization_config` is ignored. Float8 weights are multiplied by their
-//! scales when read (`float8.rs`). Packed integers (GPTQ, AWQ, bitsandbytes, ...) are an error: merging codes is meaningless.
+//! Plain floats are used as they are, and a leftover `quantization_config` is ignored. Float8
+//! weights are multiplied by their scales when read (`float8.rs`). Packed integers (GPTQ, AWQ,
+//! bitsandbytes, ...) are an error: merging codes is meaningless.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ const PACKED: [(&str, &str); 14] = [
     ("_blocks", "MXFP4"),
 ];
 
-/// Scales stored with a packed weight, with the method if the name identifies it. They replace the last part of its name; with
-/// a leading dot or underscore, they are appended to it.
+/// Scales stored with a packed weight, with the method if the name identifies it. They replace the
+/// last part of its name; with a leading dot or underscore, they are appended to it.
 const SCALES: [(&str, Option<&str>); 8] = [
     ("SCB", Some("bitsandbytes, 8 bits")),
     (".absmax", Some("bitsandbytes, 4 bits")),
@@ -49,7 +50,8 @@ const SCALES: [(&str, Option<&str>); 8] = [
     ("_scale", None),
 ];
 
-/// Suffixes of scales and zero points of activations, and of leftover scales of weights that are plain floats.
+/// Suffixes of scales and zero points of activations, and of leftover scales of weights that are
+/// plain floats.
 const DROPPED: [&str; 20] = [
     "input_scale",
     "input_scale_ub",
@@ -90,24 +92,39 @@ pub(super) fn prepare(archive: &mut Archive, file: &Path, config: &[u8]) -> Resu
     let quantization = QuantizationConfig::take(&mut config);
     check_packed(archive, quantization.as_ref())?;
     let (codes, mut notes) = (float8(archive, quantization.as_ref())?, Vec::new());
-    let dropped = if quantization.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
+    let dropped =
+        if quantization.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
     check_dtypes(archive)?;
     let name = file.display();
     if codes > 0 {
-        notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales when read"));
+        notes.push(format!(
+            "{codes} tensors are stored as float8 and are multiplied by their scales when read"
+        ));
     }
     if let Some(quantization) = &quantization {
-        let why = if codes > 0 { "the baked checkpoint is not quantized" } else { "its weights are plain floats" };
-        notes.push(format!("`{}` of `{name}` ({}) is ignored: {why}", quantization.key, quantization.method));
+        let why = if codes > 0 {
+            "the baked checkpoint is not quantized"
+        } else {
+            "its weights are plain floats"
+        };
+        notes.push(format!(
+            "`{}` of `{name}` ({}) is ignored: {why}",
+            quantization.key, quantization.method
+        ));
     }
     if let [first, ..] = dropped.as_slice() {
-        notes.push(format!("{} scales (of activations and similar) are ignored, for example `{first}`", dropped.len()));
+        notes.push(format!(
+            "{} scales (of activations and similar) are ignored, for example `{first}`",
+            dropped.len()
+        ));
     }
-    let doubles = archive.tensors.values().filter(|view| matches!(view.stored, Stored::Double)).count();
+    let doubles =
+        archive.tensors.values().filter(|view| matches!(view.stored, Stored::Double)).count();
     if doubles > 0 {
         notes.push(format!("{doubles} tensors are stored as f64 and are rounded to f32 when read"));
     }
-    let config = quantization.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
+    let config =
+        quantization.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
     Ok(Prepared { config, notes })
 }
 
@@ -125,9 +142,14 @@ impl QuantizationConfig {
     fn take(config: &mut Map<String, Value>) -> Option<Self> {
         let mut found = None;
         for key in KEYS {
-            let inner = config.values_mut().filter_map(Value::as_object_mut).filter_map(|inner| inner.remove(key));
+            let inner = config
+                .values_mut()
+                .filter_map(Value::as_object_mut)
+                .filter_map(|inner| inner.remove(key));
             let inner: Vec<Value> = inner.collect();
-            for value in config.remove(key).into_iter().chain(inner).filter(|value| !value.is_null()) {
+            for value in
+                config.remove(key).into_iter().chain(inner).filter(|value| !value.is_null())
+            {
                 found.get_or_insert_with(|| Self::read(key, &value));
             }
         }
@@ -138,10 +160,22 @@ impl QuantizationConfig {
         let bits = || ["load_in_4bit", "load_in_8bit"].iter().any(|key| value[key] == true);
         let method = value["quant_method"].as_str().or_else(|| bits().then_some("bitsandbytes"));
         let groups = value["config_groups"].as_object().into_iter().flatten();
-        let structure = groups.map(|(_, group)| &group["weights"]["block_structure"]).find(|block| block.is_array());
-        let block = Some(&value["weight_block_size"]).filter(|block| block.is_array()).or(structure);
-        let side = |i: usize| block.and_then(|block| block[i].as_u64()).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        Self { key, method: method.unwrap_or("no quant_method").to_owned(), block: side(0).zip(side(1)) }
+        let structure = groups
+            .map(|(_, group)| &group["weights"]["block_structure"])
+            .find(|block| block.is_array());
+        let block =
+            Some(&value["weight_block_size"]).filter(|block| block.is_array()).or(structure);
+        let side = |i: usize| {
+            block
+                .and_then(|block| block[i].as_u64())
+                .and_then(|n| usize::try_from(n).ok())
+                .filter(|n| *n > 0)
+        };
+        Self {
+            key,
+            method: method.unwrap_or("no quant_method").to_owned(),
+            block: side(0).zip(side(1)),
+        }
     }
 }
 
@@ -165,15 +199,27 @@ fn check_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) ->
         let weight = weight.and_then(|weight| archive.buffers.get(weight));
         weight.is_some_and(|weight| matches!(weight.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2))
     };
-    let suspects = archive.buffers.iter().filter(|(name, buffer)| buffer.dtype != Dtype::U8 || !of_float8(name));
+    let suspects = archive
+        .buffers
+        .iter()
+        .filter(|(name, buffer)| buffer.dtype != Dtype::U8 || !of_float8(name));
     for (name, buffer) in suspects {
         let (stem, last) = parts(name);
-        let known = PACKED.iter().find(|(end, _)| last == *end || (end.starts_with('_') && last.ends_with(end)));
+        let known = PACKED
+            .iter()
+            .find(|(end, _)| last == *end || (end.starts_with('_') && last.ends_with(end)));
         let small = matches!(buffer.dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2);
-        let beside = |end: &str| has(&if end.starts_with(['.', '_']) { format!("{name}{end}") } else { format!("{stem}{end}") });
+        let beside = |end: &str| {
+            has(&if end.starts_with(['.', '_']) {
+                format!("{name}{end}")
+            } else {
+                format!("{stem}{end}")
+            })
+        };
         let scale = SCALES.iter().find(|(end, _)| beside(end));
         // Masks and positions are integers too.
-        let harmless = last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
+        let harmless =
+            last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
         let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
         let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
         let is_packed = match is_whole(buffer.dtype) {
@@ -181,13 +227,18 @@ fn check_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) ->
             false => small,
         };
         if is_packed {
-            let known = known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
+            let known =
+                known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
             let method = match (quantization, known) {
                 (Some(quantization), _) => quantization.method.clone(),
                 (None, Some(method)) => method.to_owned(),
                 (None, None) => format!("{:?}", buffer.dtype),
             };
-            return Err(Error::Quantized { file: archive.file.clone(), tensor: name.clone(), method });
+            return Err(Error::Quantized {
+                file: archive.file.clone(),
+                tensor: name.clone(),
+                method,
+            });
         }
     }
     Ok(())
@@ -214,29 +265,46 @@ fn float8(archive: &mut Archive, quantization: Option<&QuantizationConfig>) -> R
         Dtype::F8_E5M2 => Some(Codes::E5M2),
         _ => None,
     };
-    let names: Vec<(String, Codes)> =
-        archive.buffers.iter().filter_map(|(name, buffer)| Some((name.clone(), codes(buffer.dtype)?))).collect();
+    let names: Vec<(String, Codes)> = archive
+        .buffers
+        .iter()
+        .filter_map(|(name, buffer)| Some((name.clone(), codes(buffer.dtype)?)))
+        .collect();
     for (name, codes) in &names {
         let (stem, _) = parts(name);
-        let scales =
-            [format!("{name}_scale_inv"), format!("{name}_scale"), format!("{stem}scale_weight"), format!("{stem}scale")];
-        let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
+        let scales = [
+            format!("{name}_scale_inv"),
+            format!("{name}_scale"),
+            format!("{stem}scale_weight"),
+            format!("{stem}scale"),
+        ];
+        let scale = scales.into_iter().find(|scale| {
+            archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale)
+        });
         let Some(buffer) = archive.buffers.remove(name) else { continue };
         let float8 = match &scale {
-            Some(scale) => {
-                scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?
-            }
+            Some(scale) => scaled(
+                archive,
+                name,
+                &buffer,
+                *codes,
+                scale,
+                quantization.and_then(|quantization| quantization.block),
+            )?,
             // Plain 8-bit integers.
-            None if quantization.is_none() => {
-                with_scales(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes))
-            }
+            None if quantization.is_none() => with_scales(*codes, &buffer.shape, vec![1.0], None)
+                .unwrap_or_else(|| unscaled(*codes)),
             None => {
-                return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
+                return Err(Error::MissingTensor {
+                    file: archive.file.clone(),
+                    tensor: format!("{name}_scale_inv"),
+                });
             }
         };
         let Buffer { shape, bytes, range, .. } = buffer;
         let (file, stored) = (archive.file.clone(), Stored::Float8(Arc::new(float8)));
-        let view = View { dtype: DType::BF16, shape, file, bytes, range, stored, deltas: Vec::new() };
+        let view =
+            View { dtype: DType::BF16, shape, file, bytes, range, stored, deltas: Vec::new() };
         archive.tensors.insert(name.clone(), view);
         if let Some(scale) = scale {
             archive.tensors.remove(&scale);
@@ -263,7 +331,13 @@ fn scaled(
     let (shape, values) = match (archive.tensors.get(scale), archive.buffers.get(scale)) {
         (Some(view), _) => {
             view.check_finite(scale)?;
-            (view.shape.clone(), view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+            (
+                view.shape.clone(),
+                view.to_tensor(&Device::Cpu)?
+                    .to_dtype(DType::F32)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?,
+            )
         }
         // Powers of two, stored as exponents.
         (None, Some(scales)) if matches!(scales.dtype, Dtype::F8_E8M0 | Dtype::U8) => {
@@ -297,9 +371,15 @@ fn matrix(shape: &[usize]) -> (usize, usize) {
 /// Rows and columns per scale in blocks.
 type Block = Option<(usize, usize)>;
 
-/// Codes of `shape` with their scales: one in total, one per row, or one per block. The block size is the given one, or else
-/// the one that divides rows and columns evenly. `None` if they do not fit.
-fn with_scales(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
+/// Codes of `shape` with their scales: one in total, one per row, or one per block. The block size
+/// is the given one, or else the one that divides rows and columns evenly. `None` if they do not
+/// fit.
+fn with_scales(
+    codes: Codes,
+    shape: &[usize],
+    scales: Vec<f32>,
+    of: Option<(&[usize], Block)>,
+) -> Option<Float8> {
     let size @ (rows, columns) = matrix(shape);
     let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
     if shape.contains(&0) {
@@ -316,16 +396,23 @@ fn with_scales(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[us
     if scales.len() == count && (ones >= 2 || found.len() + 2 == shape.len()) {
         return Some(whole(scales));
     }
-    if scales.len() == count * rows && (ones == 1 || found.len() + 1 == shape.len()) && found.contains(&rows) {
+    if scales.len() == count * rows
+        && (ones == 1 || found.len() + 1 == shape.len())
+        && found.contains(&rows)
+    {
         return Some(Float8 { codes, scales, block: (1, columns), size });
     }
     let (down, across) = match found {
-        [stack @ .., down, across] if stack == &shape[..shape.len().saturating_sub(2)] => (*down, *across),
+        [stack @ .., down, across] if stack == &shape[..shape.len().saturating_sub(2)] => {
+            (*down, *across)
+        }
         _ => return None,
     };
-    let fits = |(r, c): &(usize, usize)| rows.div_ceil(*r) == down && columns.div_ceil(*c) == across;
+    let fits =
+        |(r, c): &(usize, usize)| rows.div_ceil(*r) == down && columns.div_ceil(*c) == across;
     let divides = || {
-        let even = down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
+        let even =
+            down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
         even.then(|| (rows / down, columns / across))
     };
     let block = given_block.map_or_else(divides, |given_block| Some(given_block).filter(fits))?;
@@ -335,7 +422,13 @@ fn with_scales(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[us
 /// Removes scales of activations and of plain float weights; returns their names.
 fn drop_scales(archive: &mut Archive) -> Vec<String> {
     let drops = |name: &String| DROPPED.contains(&parts(name).1);
-    let names: Vec<String> = archive.tensors.keys().chain(archive.buffers.keys()).filter(|name| drops(name)).cloned().collect();
+    let names: Vec<String> = archive
+        .tensors
+        .keys()
+        .chain(archive.buffers.keys())
+        .filter(|name| drops(name))
+        .cloned()
+        .collect();
     for name in &names {
         archive.tensors.remove(name);
         archive.buffers.remove(name);

@@ -1,4 +1,5 @@
-//! Opens regular files only. A named pipe or device is an error at once; `open` would block, or a read never end.
+//! Opens regular files only. A named pipe or device is an error at once; `open` would block, or a
+//! read never end.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Opens the regular file `path` for reading. Pipes and devices are recognized after a non-blocking open.
+/// Opens the regular file `path` for reading. Pipes and devices are recognized after a non-blocking
+/// open.
 ///
 /// # Errors
 /// A missing file, or something that is not a regular file.
@@ -49,7 +51,10 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     match bytes.len() as u64 > limit {
-        true => Err(io(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {limit} bytes")))),
+        true => Err(io(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has more than {limit} bytes"),
+        ))),
         false => Ok(bytes),
     }
 }
@@ -80,7 +85,10 @@ mod tests {
     #[test]
     fn private_directories_are_only_accessible_to_the_user() {
         let directory = private_directory("dam-test-").unwrap();
-        assert_eq!(std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
     }
 
     #[test]
@@ -95,8 +103,12 @@ mod tests {
         assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink(at("fifo"), at("link")).unwrap();
-        for (path, word) in [(at("fifo"), "pipe"), (at("link"), "pipe"), (at("socket"), "socket"), ("/dev/zero".into(), "device")]
-        {
+        for (path, word) in [
+            (at("fifo"), "pipe"),
+            (at("link"), "pipe"),
+            (at("socket"), "socket"),
+            ("/dev/zero".into(), "device"),
+        ] {
             let error = open_file(&path).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
@@ -105,7 +117,8 @@ mod tests {
             open_to_write(OpenOptions::new().append(true).create(true), &path).unwrap_err();
         }
         // The same for writing to a pipe that has a reader.
-        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo")).unwrap();
+        let _reader =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo")).unwrap();
         open_to_write(OpenOptions::new().append(true), &at("fifo")).unwrap_err();
         open_to_write(OpenOptions::new().append(true).create(true), &at("new")).unwrap();
     }

@@ -1,5 +1,5 @@
-//! Atomic writes: files and directories are written to a temporary sibling and renamed, so that a path always has either
-//! the old or the new contents.
+//! Atomic writes: files and directories are written to a temporary sibling and renamed, so that a
+//! path always has either the old or the new contents.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -16,7 +16,11 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::ExtraFile`] if it contains anything that is
 /// not part of a checkpoint.
-pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
+pub(crate) fn replace_directory(
+    path: &Path,
+    force: bool,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     restore_backup(&path);
     let exists = path.symlink_metadata().is_ok();
@@ -34,8 +38,11 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     remove_leftovers(&parent.path, &name);
     let (new, _lock) = create_locked(|| {
         let mode = Permissions::from_mode(0o777);
-        let new =
-            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode).tempdir_in(&parent.path)?;
+        let new = tempfile::Builder::new()
+            .prefix(&name)
+            .rand_bytes(RANDOM_CHARACTERS)
+            .permissions(mode)
+            .tempdir_in(&parent.path)?;
         let path = new.path().to_owned();
         Ok((new, path))
     })
@@ -76,7 +83,11 @@ pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
 ///
 /// # Errors
 /// [`Error::Exists`] if the path exists, before or after filling, unless `replaces` is true.
-pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Written> {
+pub(crate) fn fill_file(
+    path: &Path,
+    replaces: bool,
+    fill: impl FnOnce(&mut File) -> Result<()>,
+) -> Result<Written> {
     if !replaces && path.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: path.into() });
     }
@@ -86,8 +97,11 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     remove_leftovers(&parent.path, &name);
     let mode = || Permissions::from_mode(0o666);
     let (mut file, _lock) = create_locked(|| {
-        let file =
-            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode()).tempfile_in(&parent.path)?;
+        let file = tempfile::Builder::new()
+            .prefix(&name)
+            .rand_bytes(RANDOM_CHARACTERS)
+            .permissions(mode())
+            .tempfile_in(&parent.path)?;
         let path = file.path().to_owned();
         Ok((file, path))
     })
@@ -116,10 +130,12 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // A file system without atomic renames of this kind: check and rename with minimal delay.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => match to.symlink_metadata() {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => fs::rename(from, to),
-        },
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
+            match to.symlink_metadata() {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(from, to),
+            }
+        }
         done => Ok(done?),
     }
 }
@@ -146,28 +162,37 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     }
 }
 
-/// Restores the backup that [`exchange`] created of the directory `path` if the process was killed before the new directory was
-/// in place, or deletes it if it was killed later. Backups that a process still uses are kept.
+/// Restores the backup that [`exchange`] created of the directory `path` if the process was killed
+/// before the new directory was in place, or deletes it if it was killed later. Backups that a
+/// process still uses are kept.
 fn restore_backup(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
     let (prefix, Ok(entries)) = (prefix(name), fs::read_dir(parent)) else { return };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
         let aside = entry.file_name();
         let new = aside.to_str().and_then(|aside| aside.strip_suffix(BACKUP_SUFFIX));
-        let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new)) else { continue };
+        let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new))
+        else {
+            continue;
+        };
         // The new directory stays locked until it is in place and the old one is deleted.
         if new.symlink_metadata().is_ok() && !is_unlocked(&new) {
             continue;
         }
         match path.symlink_metadata() {
-            Ok(there) if there.is_dir() && is_unlocked(path) => drop(fs::remove_dir_all(entry.path())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(rename_new(&entry.path(), path)),
+            Ok(there) if there.is_dir() && is_unlocked(path) => {
+                drop(fs::remove_dir_all(entry.path()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                drop(rename_new(&entry.path(), path))
+            }
             _ => {}
         }
     }
 }
 
-/// A temporary file or directory created by `make`, with a lock that tells [`remove_leftovers`] that it is in use.
+/// A temporary file or directory created by `make`, with a lock that tells [`remove_leftovers`]
+/// that it is in use.
 fn create_locked<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
     const MAX_TRIES: usize = 16;
     for _ in 0..MAX_TRIES {
@@ -187,8 +212,8 @@ fn create_locked<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(
 /// The number of random characters at the end of a temporary name.
 const RANDOM_CHARACTERS: usize = 12;
 
-/// Deletes what killed processes left in `directory`: temporary files and directories whose names begin with `prefix` and
-/// that are not locked. Files that cannot be deleted remain.
+/// Deletes what killed processes left in `directory`: temporary files and directories whose names
+/// begin with `prefix` and that are not locked. Files that cannot be deleted remain.
 fn remove_leftovers(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let is_ours = |name: &str| is_temporary(name, prefix);
@@ -206,7 +231,9 @@ fn remove_leftovers(directory: &Path, prefix: &str) {
 /// Whether `name` is a temporary name: `prefix` and random characters.
 fn is_temporary(name: &str, prefix: &str) -> bool {
     let random = name.strip_prefix(prefix);
-    random.is_some_and(|random| random.len() == RANDOM_CHARACTERS && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    random.is_some_and(|random| {
+        random.len() == RANDOM_CHARACTERS && random.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
 }
 
 /// Whether no process has locked the file or directory `path`. Does not block on a pipe.
@@ -229,7 +256,8 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The directory to write in. It is created if missing, and removed again on drop unless it is kept.
+/// The directory to write in. It is created if missing, and removed again on drop unless it is
+/// kept.
 struct Parent {
     path: PathBuf,
     created: Vec<PathBuf>,
@@ -281,20 +309,25 @@ mod tests {
     }
 
     fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
 
     fn write(path: &Path, force: bool) -> Result<Written> {
-        replace_directory(path, force, |new| fs::write(new.join("README.md"), "newer").map_err(|e| Error::io("write", new, e)))
+        replace_directory(path, force, |new| {
+            fs::write(new.join("README.md"), "newer").map_err(|e| Error::io("write", new, e))
+        })
     }
 
     const NEW: &str = ".out.dam-0123456789ab";
     const OLD: &str = ".out.dam-0123456789ab-old";
 
-    /// The process was killed after the old directory was set aside and before the new one was in place.
+    /// The process was killed after the old directory was set aside and before the new one was in
+    /// place.
     #[test]
     fn a_backup_is_restored_if_nothing_took_its_place() {
         let directory = tempfile::tempdir().unwrap();
@@ -314,7 +347,8 @@ mod tests {
         }
     }
 
-    /// The process was killed after the new directory was in place and before the old one was deleted.
+    /// The process was killed after the new directory was in place and before the old one was
+    /// deleted.
     #[test]
     fn a_backup_is_deleted_if_the_new_directory_is_in_place() {
         let directory = tempfile::tempdir().unwrap();
@@ -322,7 +356,8 @@ mod tests {
         checkpoint(&at("out"), "new");
         checkpoint(&at(OLD), "old");
         // Similar names that are not temporary files.
-        let others = [".out.dam-short-old", ".out.dam-0123456789a!-old", ".other.dam-0123456789ab-old"];
+        let others =
+            [".out.dam-short-old", ".out.dam-0123456789a!-old", ".other.dam-0123456789ab-old"];
         others.iter().for_each(|name| checkpoint(&at(name), "other"));
         assert!(matches!(write(&at("out"), false), Err(Error::Exists { .. })));
         assert_eq!(card(&at("out")), "new");

@@ -94,8 +94,8 @@ impl Source {
         Arc::as_ptr(&self.0).cast()
     }
 
-    /// Opens and verifies `[NAME=]SOURCE`: a Hugging Face directory, a GGUF file, a hub repository or `builtin:NAME`, each
-    /// optionally followed by `+ADAPTER`.
+    /// Opens and verifies `[NAME=]SOURCE`: a Hugging Face directory, a GGUF file, a hub repository
+    /// or `builtin:NAME`, each optionally followed by `+ADAPTER`.
     ///
     /// # Errors
     /// Missing or corrupt files, or values that are not finite.
@@ -124,7 +124,10 @@ impl Source {
         let names = TensorNames::normalize(&mut archive, &family, runs)?;
         let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
         notes.extend(archive.notes.iter().chain(&prepared.notes).chain(&names.notes).cloned());
-        let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
+        let adapters = adapters
+            .into_iter()
+            .map(|path| Adapter::open(Path::new(path)))
+            .collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
         let is_prepared = prepared.config.is_some();
         let config = prepared.config.unwrap_or_else(|| config.to_vec());
@@ -132,7 +135,11 @@ impl Source {
         let mut overrides = adapter::FileOverrides::new();
         for adapter in adapters {
             adapter.add_side_files(&mut overrides)?;
-            let adapter = if is_wrapper(&family) { adapter.renamed(|name| names.known_as(name)) } else { adapter };
+            let adapter = if is_wrapper(&family) {
+                adapter.renamed(|name| names.known_as(name))
+            } else {
+                adapter
+            };
             adapter.apply_to(&mut base)?;
         }
         let Base { config, is_changed, notes: changes, .. } = base;
@@ -150,10 +157,20 @@ impl Source {
             Some(architecture) if is_wrapper(&family) => {
                 let mut buffers = archive.buffers.clone();
                 buffers.retain(|name, _| unsupported_family::is_rest(name));
-                (architecture.tensors().into_iter().chain(unsupported_family::rest(&archive)?).collect(), buffers)
+                (
+                    architecture
+                        .tensors()
+                        .into_iter()
+                        .chain(unsupported_family::rest(&archive)?)
+                        .collect(),
+                    buffers,
+                )
             }
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
-            None => (unsupported_family::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
+            None => (
+                unsupported_family::tensors(&archive, &config_file, &config)?,
+                archive.buffers.clone(),
+            ),
         };
         if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
             return Err(Error::NoOutputLayer { file: archive.file });
@@ -165,9 +182,12 @@ impl Source {
             .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape, &work)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         drop(work);
-        let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
+        let unused =
+            archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
         let side = |name: &str| match overrides.get(name) {
-            Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
+            Some((directory, bytes)) => {
+                Ok(bytes.clone().map(|bytes| (directory.join(name), bytes)))
+            }
             None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
         };
         let tokenizer = match side("tokenizer.json")? {
@@ -176,7 +196,12 @@ impl Source {
         };
         let chat = Arc::new(Chat::read(side)?);
         let rows = rows_of(architecture.as_ref(), &tensors);
-        notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|text| beyond(&text.tokenizer, rows)));
+        notes.extend(
+            tokenizer
+                .as_deref()
+                .filter(|_| rows > 0)
+                .and_then(|text| beyond(&text.tokenizer, rows)),
+        );
         let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
             overrides.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
         if is_changed {
@@ -185,7 +210,9 @@ impl Source {
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
-                Files::Hub(_, pinned) if paths.is_empty() => pinned.split(['/', '@']).nth(1).unwrap_or("model").to_owned(),
+                Files::Hub(_, pinned) if paths.is_empty() => {
+                    pinned.split(['/', '@']).nth(1).unwrap_or("model").to_owned()
+                }
                 _ => default_name(paths.last().map_or(files.path(), PathBuf::as_path)),
             },
         };
@@ -239,7 +266,8 @@ impl Source {
 
     /// Its embedding; if there are several candidates, the one with the most rows.
     fn embedding(&self) -> Option<&TensorSpec> {
-        let embeddings = self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding && t.shape.len() == 2);
+        let embeddings =
+            self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding && t.shape.len() == 2);
         embeddings.max_by_key(|t| t.shape[0])
     }
 
@@ -265,7 +293,11 @@ impl Source {
         let tensors = match &architecture {
             Some(architecture) => architecture.tensors(),
             None => {
-                let spec = TensorSpec { name: output.clone(), kind: Kind::Linear, shape: embedding.shape.clone() };
+                let spec = TensorSpec {
+                    name: output.clone(),
+                    kind: Kind::Linear,
+                    shape: embedding.shape.clone(),
+                };
                 let place = inner.tensors.partition_point(|t| t.name < spec.name);
                 let (before, after) = inner.tensors.split_at(place);
                 before.iter().chain([&spec]).chain(after).cloned().collect()
@@ -278,10 +310,19 @@ impl Source {
         let config = serde_json::to_vec_pretty(&config).map_err(|e| self.json(&e))?;
         let mut replaced = inner.replaced.clone();
         replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
-        let note = "tied, but another source is not: its embedding is also merged as the output layer";
+        let note =
+            "tied, but another source is not: its embedding is also merged as the output layer";
         let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
         let original = Some(self.original().clone());
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, original, ..inner.copy() })))
+        Ok(Self(Arc::new(Inner {
+            architecture,
+            tensors,
+            views,
+            replaced,
+            notes,
+            original,
+            ..inner.copy()
+        })))
     }
 
     /// This source with another token numbering.
@@ -307,12 +348,26 @@ impl Source {
         views.extend(gathered);
         let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
         let config = config_of(&config, rows, here).map_err(|e| self.json(&e))?;
-        let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
+        let (tokenizer, file) = extended
+            .map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
         let files = [("config.json", Some(config)), ("tokenizer.json", file)];
         let mut replaced = inner.replaced.clone();
-        replaced.extend(files.into_iter().filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))));
+        replaced.extend(
+            files
+                .into_iter()
+                .filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))),
+        );
         let (original, numbering) = (Some(self.original().clone()), Some(Arc::new(numbering)));
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, original, numbering, replaced, ..inner.copy() })))
+        Ok(Self(Arc::new(Inner {
+            architecture,
+            tensors,
+            views,
+            tokenizer,
+            original,
+            numbering,
+            replaced,
+            ..inner.copy()
+        })))
     }
 
     /// This source with another chat template (Jinja).
@@ -326,7 +381,10 @@ impl Source {
         let owned = |bytes: Vec<u8>| Some(Bytes::Owned(Arc::new(bytes)));
         replaced.insert("chat_template.jinja", owned(template.as_bytes().to_vec()));
         if let Some(bytes) = self.side_file(CONFIG)? {
-            let json = |e: serde_json::Error| Error::Json { file: self.path().join(CONFIG), reason: e.to_string() };
+            let json = |e: serde_json::Error| Error::Json {
+                file: self.path().join(CONFIG),
+                reason: e.to_string(),
+            };
             let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(json)?;
             config.remove("chat_template");
             replaced.insert(CONFIG, owned(serde_json::to_vec_pretty(&config).map_err(json)?));
@@ -346,7 +404,9 @@ impl Source {
     /// Maps the token `id` of its own tokenizer to a row here; `None` if it has no row.
     pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
         match self.numbering().filter(|numbering| !numbering.is_reference) {
-            Some(numbering) => numbering.row_map.get(id as usize).copied().filter(|row| *row != NO_ROW),
+            Some(numbering) => {
+                numbering.row_map.get(id as usize).copied().filter(|row| *row != NO_ROW)
+            }
             None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
         }
     }
@@ -356,16 +416,27 @@ impl Source {
         rows_of(self.0.architecture.as_ref(), &self.0.tensors)
     }
 
-    /// The names of the tensors with one row per token: the embedding, and the output layer if it is separate.
+    /// The names of the tensors with one row per token: the embedding, and the output layer if it
+    /// is separate.
     pub(crate) fn vocabulary_tensors(&self) -> Vec<String> {
         if let Some(architecture) = &self.0.architecture {
             let names = [TensorSpec::EMBEDDING, architecture.output()];
-            return names.into_iter().take(if architecture.tied { 1 } else { 2 }).map(str::to_owned).collect();
+            return names
+                .into_iter()
+                .take(if architecture.tied { 1 } else { 2 })
+                .map(str::to_owned)
+                .collect();
         }
         let rows = self.vocabulary_rows();
         let has_rows = |t: &&TensorSpec| t.shape.len() == 2 && t.shape[0] == rows;
         let is_vocabulary = |t: &&TensorSpec| t.kind == Kind::Embedding || t.name == OUTPUT;
-        self.0.tensors.iter().filter(has_rows).filter(is_vocabulary).map(|t| t.name.clone()).collect()
+        self.0
+            .tensors
+            .iter()
+            .filter(has_rows)
+            .filter(is_vocabulary)
+            .map(|t| t.name.clone())
+            .collect()
     }
 
     /// Its name.
@@ -404,11 +475,14 @@ impl Source {
     /// Its architecture.
     ///
     /// # Errors
-    /// An unsupported family or configuration: its tensors can be merged by methods that need no forward pass.
+    /// An unsupported family or configuration: its tensors can be merged by methods that need no
+    /// forward pass.
     pub fn architecture(&self) -> Result<&Architecture> {
         let file = || self.path().join("config.json");
         let unsupported = || match &self.0.unsupported {
-            Some((key, reason)) => Error::Config { file: file(), key: key.clone(), reason: reason.clone() },
+            Some((key, reason)) => {
+                Error::Config { file: file(), key: key.clone(), reason: reason.clone() }
+            }
             None => Architecture::unknown(&file(), &self.0.family),
         };
         self.0.architecture.as_ref().ok_or_else(unsupported)
@@ -424,16 +498,22 @@ impl Source {
         &self.0.family
     }
 
-    /// The tensors to merge: those of its architecture in the order of computation, or all stored tensors by name if its family
-    /// is not supported.
+    /// The tensors to merge: those of its architecture in the order of computation, or all stored
+    /// tensors by name if its family is not supported.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.0.tensors
     }
 
-    /// The tensors of a multimodal model outside its decoder, such as the vision tower and its projector.
+    /// The tensors of a multimodal model outside its decoder, such as the vision tower and its
+    /// projector.
     pub fn rest(&self) -> &[TensorSpec] {
         match is_wrapper(&self.0.family) && self.0.architecture.is_some() {
-            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !unsupported_family::is_rest(&spec.name))..],
+            true => {
+                &self.0.tensors[self
+                    .0
+                    .tensors
+                    .partition_point(|spec| !unsupported_family::is_rest(&spec.name))..]
+            }
             false => &[],
         }
     }
@@ -441,9 +521,11 @@ impl Source {
     /// A description of [`Source::rest`], if there are any.
     pub(crate) fn describe_rest(&self) -> Option<String> {
         let rest = self.rest();
-        let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
+        let parts: BTreeSet<&str> =
+            rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
         let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
-        (!rest.is_empty()).then(|| format!("{} tensors outside the text decoder ({parts})", rest.len()))
+        (!rest.is_empty())
+            .then(|| format!("{} tensors outside the text decoder ({parts})", rest.len()))
     }
 
     /// The stored name of the tensor `name`.
@@ -496,7 +578,8 @@ impl Source {
         self.original().0.views.values().map(|v| v.bytes().len()).sum()
     }
 
-    /// The most common dtype of the weights, by size; f32 for block formats, which are decoded to it.
+    /// The most common dtype of the weights, by size; f32 for block formats, which are decoded to
+    /// it.
     pub fn dtype(&self) -> DType {
         let mut bytes: [(DType, usize); 3] = [(DType::F32, 0), (DType::F16, 0), (DType::BF16, 0)];
         for view in self.0.views.values() {
@@ -513,7 +596,10 @@ impl Source {
         for view in self.0.views.values() {
             *bytes.entry(view.format()).or_default() += view.bytes().len();
         }
-        let main = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(format, _)| format);
+        let main = bytes
+            .into_iter()
+            .max_by_key(|(_, bytes)| *bytes)
+            .map_or_else(String::new, |(format, _)| format);
         let adapted = self.0.views.values().any(|view| !view.deltas.is_empty());
         if adapted { format!("{main} + LoRA") } else { main }
     }
@@ -526,7 +612,11 @@ impl Source {
 
     /// Its side files.
     pub(crate) fn side_files(&self) -> SideFiles {
-        let replaced = self.0.replaced.iter().map(|(name, bytes)| (*name, bytes.as_ref().map(|b| b.len() as u64)));
+        let replaced = self
+            .0
+            .replaced
+            .iter()
+            .map(|(name, bytes)| (*name, bytes.as_ref().map(|b| b.len() as u64)));
         self.0.files.side_files().with(&replaced.collect())
     }
 
@@ -568,24 +658,34 @@ impl Source {
         self.check_unchanged()?;
         let config = hash(&self.0.files.require("config.json")?);
         let views: Vec<(&String, &View)> = self.0.views.iter().collect();
-        let work = Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));
+        let work =
+            Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
             let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
-            let blocks = view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
-            let added = view.layout().into_iter().chain(view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from));
+            let blocks =
+                view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
+            let added = view
+                .layout()
+                .into_iter()
+                .chain(view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from));
             Ok(blocks.into_iter().chain(added).fold(layout, mix))
         });
         let hashes = hashes.collect::<Result<Vec<u64>>>()?;
-        Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
+        Ok(self
+            .0
+            .fingerprint
+            .get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
-    /// The first difference in names and shapes of tensors that satisfy `counts`; vocabulary rows may differ.
+    /// The first difference in names and shapes of tensors that satisfy `counts`; vocabulary rows
+    /// may differ.
     fn difference(&self, other: &Source, counts: impl Fn(&str) -> bool) -> Option<String> {
         let (a, b) = (self, other);
         let shapes = |s: &Self| -> BTreeMap<String, (Vec<usize>, bool)> {
             let free = s.vocabulary_tensors();
-            let shape = |t: &TensorSpec| (t.name.clone(), (t.shape.clone(), free.contains(&t.name)));
+            let shape =
+                |t: &TensorSpec| (t.name.clone(), (t.shape.clone(), free.contains(&t.name)));
             s.tensors().iter().filter(|t| counts(&t.name)).map(shape).collect()
         };
         let (mut left, mut right) = (shapes(a), shapes(b));
@@ -606,8 +706,8 @@ impl Source {
         shape.or_else(of_a).or_else(of_b)
     }
 
-    /// Returns an error that names the first tensor that differs from `other`, except for vocabulary rows. Sources that pass can
-    /// be merged by methods without a forward pass.
+    /// Returns an error that names the first tensor that differs from `other`, except for
+    /// vocabulary rows. Sources that pass can be merged by methods without a forward pass.
     ///
     /// # Errors
     /// A difference in names or shapes.
@@ -627,20 +727,30 @@ impl Source {
 
     fn differs(&self, other: &Source, difference: Option<String>) -> Result<()> {
         match difference {
-            Some(difference) => Err(Error::Incompatible { first: self.name().into(), second: other.name().into(), difference }),
+            Some(difference) => Err(Error::Incompatible {
+                first: self.name().into(),
+                second: other.name().into(),
+                difference,
+            }),
             None => Ok(()),
         }
     }
 
-    /// Returns an error that names the first difference in architecture from `other`. A merged model can only be trained if all
-    /// sources run the same way.
+    /// Returns an error that names the first difference in architecture from `other`. A merged
+    /// model can only be trained if all sources run the same way.
     ///
     /// # Errors
     /// A difference in architecture, or an unsupported source.
     pub(crate) fn check_trainable(&self, other: &Source) -> Result<()> {
-        let Some(difference) = self.architecture()?.difference(other.architecture()?) else { return Ok(()) };
+        let Some(difference) = self.architecture()?.difference(other.architecture()?) else {
+            return Ok(());
+        };
         Err(Error::Sources {
-            what: format!("`{}` and `{}` cannot be trained together: {difference}", self.name(), other.name()),
+            what: format!(
+                "`{}` and `{}` cannot be trained together: {difference}",
+                self.name(),
+                other.name()
+            ),
             hint: "merge without training, which uses the configuration of the base or first source: merge linear; to train, \
                    load sources with the same configuration",
         })
@@ -649,7 +759,9 @@ impl Source {
 
 /// The number of rows of the vocabulary tensors.
 fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
-    let embedding = || tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0);
+    let embedding = || {
+        tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0)
+    };
     architecture.map_or_else(embedding, |architecture| architecture.vocabulary)
 }
 
@@ -662,10 +774,14 @@ pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
     let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
     // If one source has a separate output layer, all get one.
     let is_mixed = tied.contains(&true) && tied.contains(&false);
-    let one = |(source, tied): (Source, bool)| if tied && is_mixed { source.untied() } else { Ok(source) };
+    let one = |(source, tied): (Source, bool)| {
+        if tied && is_mixed { source.untied() } else { Ok(source) }
+    };
     let sources = sources.into_iter().zip(tied).map(one).collect::<Result<Vec<_>>>()?;
     match align(&sources)? {
-        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.with_numbering(seen)).collect(),
+        Some(seen) => {
+            sources.iter().zip(seen).map(|(source, seen)| source.with_numbering(seen)).collect()
+        }
         None => Ok(sources),
     }
 }
@@ -673,7 +789,9 @@ pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
 /// Returns `error`, or a better one if `files` belong to an adapter.
 fn adapter_error(files: &Files, error: Error) -> Error {
     match (&error, files.get(adapter::CONFIG)) {
-        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::needs_base(files.path(), &json),
+        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => {
+            adapter::needs_base(files.path(), &json)
+        }
         _ => error,
     }
 }
@@ -706,12 +824,17 @@ fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
     (source, adapters)
 }
 
-/// Splits `NAME=SOURCE`; a name consists of letters, digits, `-` and `_`. An existing path with `=` stays whole, unless the
-/// part after the `=` exists too.
+/// Splits `NAME=SOURCE`; a name consists of letters, digits, `-` and `_`. An existing path with `=`
+/// stays whole, unless the part after the `=` exists too.
 pub(crate) fn split_name(spec: &str) -> (Option<&str>, &str) {
-    let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    let plain =
+        |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     match spec.split_once('=') {
-        Some((name, rest)) if plain(name) && (Path::new(rest).exists() || !Path::new(spec).exists()) => (Some(name), rest),
+        Some((name, rest))
+            if plain(name) && (Path::new(rest).exists() || !Path::new(spec).exists()) =>
+        {
+            (Some(name), rest)
+        }
         _ => (None, spec),
     }
 }

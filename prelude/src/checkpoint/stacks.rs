@@ -1,8 +1,10 @@
-//! Finds the layer stacks of a checkpoint by tensor names: `model.layers.3.mlp.up_proj.weight` is in layer 3 of the stack
-//! `model.layers`. Numbered parts inside a layer (experts, blocks) belong to the layer.
+//! Finds the layer stacks of a checkpoint by tensor names: `model.layers.3.mlp.up_proj.weight` is
+//! in layer 3 of the stack `model.layers`. Numbered parts inside a layer (experts, blocks) belong
+//! to the layer.
 //!
-//! The decoder's stack is the one whose number of layers config.json gives. A model for text and images has one stack for
-//! each; an encoder-decoder has two similar ones, and a recipe must select one.
+//! The decoder's stack is the one whose number of layers config.json gives. A model for text and
+//! images has one stack for each; an encoder-decoder has two similar ones, and a recipe must select
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +48,8 @@ const LAYER_COUNT_KEYS: [&str; 14] = [
 ];
 
 /// Parts of names and keys that indicate something other than text.
-const NOT_TEXT: [&str; 9] = ["vision", "visual", "image", "audio", "speech", "video", "siglip", "clip", "perceiver"];
+const NOT_TEXT: [&str; 9] =
+    ["vision", "visual", "image", "audio", "speech", "video", "siglip", "clip", "perceiver"];
 
 impl Stack {
     /// Its name in messages: `model.layers`.
@@ -90,14 +93,15 @@ impl Stacks {
                 start += part.len() + 1;
             }
         }
-        // From the outermost inwards, because `a.` sorts before `a.0.b.`. A single number is not a list, unless config.json says
-        // that there is one layer.
+        // From the outermost inwards, because `a.` sorts before `a.0.b.`. A single number is not a
+        // list, unless config.json says that there is one layer.
         let mut all: Vec<Stack> = Vec::new();
         for (prefix, numbers) in numbers {
             let depth = numbers.len();
             let is_list = numbers.iter().copied().eq(0..depth) && (depth > 1 || counted(1));
             let in_layer = |rest: &str| rest.split('.').next().and_then(layer).is_some();
-            let inside = all.iter().any(|outer| prefix.strip_prefix(&outer.prefix).is_some_and(in_layer));
+            let inside =
+                all.iter().any(|outer| prefix.strip_prefix(&outer.prefix).is_some_and(in_layer));
             if is_list && !inside {
                 all.push(Stack { prefix: prefix.to_owned(), depth });
             }
@@ -123,17 +127,22 @@ impl Stacks {
     }
 }
 
-/// Which of `all` is the decoder's. If config.json gives fewer layers than are stored, for example because further layers
-/// predict additional tokens, the stack is cut at that number.
+/// Which of `all` is the decoder's. If config.json gives fewer layers than are stored, for example
+/// because further layers predict additional tokens, the stack is cut at that number.
 fn main(all: &mut [Stack], counts: &[(KeyPath, usize)]) -> Option<usize> {
     let text = || counts.iter().filter(|(key_path, _)| key_path.iter().all(|key| is_text(key)));
     let candidates: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_text()).collect();
-    let counted: Vec<usize> = candidates.iter().copied().filter(|i| text().any(|(_, count)| *count == all[*i].depth)).collect();
+    let counted: Vec<usize> = candidates
+        .iter()
+        .copied()
+        .filter(|i| text().any(|(_, count)| *count == all[*i].depth))
+        .collect();
     match (counted.as_slice(), candidates.as_slice(), all.len()) {
         ([one], ..) => Some(*one),
         ([], [one], _) => {
             let first = text().next().map(|(_, count)| *count);
-            all[*one].depth = first.filter(|count| *count < all[*one].depth).unwrap_or(all[*one].depth);
+            all[*one].depth =
+                first.filter(|count| *count < all[*one].depth).unwrap_or(all[*one].depth);
             Some(*one)
         }
         ([], [], 1) => Some(0),
@@ -196,12 +205,23 @@ mod tests {
 
     #[test]
     fn the_layers_are_the_outermost_list_that_config_json_counts() {
-        let mixtral = ["model.layers.0.moe.experts.0.w", "model.layers.0.moe.experts.1.w", "model.layers.1.moe.experts.0.w"];
+        let mixtral = [
+            "model.layers.0.moe.experts.0.w",
+            "model.layers.0.moe.experts.1.w",
+            "model.layers.1.moe.experts.0.w",
+        ];
         let found = stacks(&mixtral, &json!({"num_hidden_layers": 2, "num_local_experts": 2}));
         assert_eq!(found.describe(), "`model.layers` (2 layers)");
-        assert_eq!(found.main().unwrap().split("model.layers.1.moe.experts.0.w"), Some((1, "moe.experts.0.w")));
+        assert_eq!(
+            found.main().unwrap().split("model.layers.1.moe.experts.0.w"),
+            Some((1, "moe.experts.0.w"))
+        );
         // A numbered wrapper, and a layer with numbered parts.
-        let wrapped = ["0.auto_model.encoder.layer.0.a", "0.auto_model.encoder.layer.1.a", "0.auto_model.embeddings.a"];
+        let wrapped = [
+            "0.auto_model.encoder.layer.0.a",
+            "0.auto_model.encoder.layer.1.a",
+            "0.auto_model.embeddings.a",
+        ];
         let expected = Some(("0.auto_model.encoder.layer".to_owned(), 2));
         assert_eq!(main(&wrapped, &json!({"num_hidden_layers": 2})), expected);
         assert_eq!(main(&["h.0.attn.w"], &json!({"n_layer": 1})), Some(("h".into(), 1)));
@@ -210,13 +230,26 @@ mod tests {
 
     #[test]
     fn text_is_preferred_to_images_and_encoder_decoders_are_ambiguous() {
-        let llava = ["vision_tower.encoder.layers.0.a", "vision_tower.encoder.layers.1.a", "language_model.layers.0.a"];
-        let llava = [&llava[..], &["language_model.layers.1.a", "projector.0.w", "projector.2.w"]].concat();
+        let llava = [
+            "vision_tower.encoder.layers.0.a",
+            "vision_tower.encoder.layers.1.a",
+            "language_model.layers.0.a",
+        ];
+        let llava =
+            [&llava[..], &["language_model.layers.1.a", "projector.0.w", "projector.2.w"]].concat();
         let config = json!({"text_config": {"num_hidden_layers": 2}, "vision_config": {"num_hidden_layers": 2}});
         assert_eq!(main(&llava, &config), Some(("language_model.layers".into(), 2)));
         let stack = stacks(&llava, &config).main().unwrap().clone();
-        assert_eq!(count_paths(config.as_object().unwrap(), &stack), [["text_config", "num_hidden_layers"]]);
-        let t5 = ["encoder.block.0.layer.0.w", "encoder.block.1.layer.0.w", "decoder.block.0.a", "decoder.block.1.a"];
+        assert_eq!(
+            count_paths(config.as_object().unwrap(), &stack),
+            [["text_config", "num_hidden_layers"]]
+        );
+        let t5 = [
+            "encoder.block.0.layer.0.w",
+            "encoder.block.1.layer.0.w",
+            "decoder.block.0.a",
+            "decoder.block.1.a",
+        ];
         let found = stacks(&t5, &json!({"num_layers": 2, "num_decoder_layers": 2}));
         assert_eq!(found.main(), None);
         assert_eq!(found.describe(), "`decoder.block` (2 layers), `encoder.block` (2 layers)");
@@ -226,7 +259,10 @@ mod tests {
     #[test]
     fn layers_beyond_the_count_are_outside_the_stack() {
         let names = ["model.layers.0.a", "model.layers.1.a", "model.layers.2.eh_proj"];
-        assert_eq!(main(&names, &json!({"num_hidden_layers": 2})), Some(("model.layers".into(), 2)));
+        assert_eq!(
+            main(&names, &json!({"num_hidden_layers": 2})),
+            Some(("model.layers".into(), 2))
+        );
         // Without a count in config.json, all layers belong to the stack.
         assert_eq!(main(&names, &json!({})), Some(("model.layers".into(), 3)));
     }
@@ -235,7 +271,11 @@ mod tests {
     fn names_are_split_and_joined() {
         let stack = Stack { prefix: "h.".into(), depth: 3 };
         assert_eq!(stack.split("h.2.attn.0.w"), Some((2, "attn.0.w")));
-        assert!(stack.split("h.3.w").is_none() && stack.split("h.02.w").is_none() && stack.split("g.2.w").is_none());
+        assert!(
+            stack.split("h.3.w").is_none()
+                && stack.split("h.02.w").is_none()
+                && stack.split("g.2.w").is_none()
+        );
         assert_eq!(stack.join(7, "attn.0.w"), "h.7.attn.0.w");
     }
 }

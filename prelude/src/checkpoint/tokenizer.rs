@@ -9,8 +9,12 @@ use crate::error::{Error, Result};
 use crate::guard::guarded;
 
 /// Runs the tokenizers crate, which panics on some corrupt files; errors name `file`.
-pub(crate) fn guard_tokenizer<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    guarded(|| f().map_err(|e| e.to_string())).map_err(|reason| Error::Tokenizer { file: file.into(), reason })
+pub(crate) fn guard_tokenizer<T>(
+    file: &Path,
+    f: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T> {
+    guarded(|| f().map_err(|e| e.to_string()))
+        .map_err(|reason| Error::Tokenizer { file: file.into(), reason })
 }
 
 /// A tokenizer with its limit.
@@ -22,7 +26,8 @@ pub(crate) struct BoundedTokenizer {
 
 /// Reads tokenizer.json.
 pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<BoundedTokenizer> {
-    let growth = tokenizer_limits::check(bytes).map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
+    let growth = tokenizer_limits::check(bytes)
+        .map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
     let mut tokenizer = guard_tokenizer(file, || Tokenizer::from_bytes(bytes))?;
     // This library truncates and pads itself.
     tokenizer.with_padding(None);
@@ -33,8 +38,11 @@ pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<BoundedTokeniz
 /// A note about tokens beyond the `rows` of the embedding, as in `CodeLlama-Python`.
 pub(super) fn beyond(tokenizer: &Tokenizer, rows: usize) -> Option<String> {
     let vocabulary = tokenizer.get_vocab(true);
-    let mut beyond: Vec<(u32, &String)> =
-        vocabulary.iter().map(|(token, id)| (*id, token)).filter(|(id, _)| *id as usize >= rows).collect();
+    let mut beyond: Vec<(u32, &String)> = vocabulary
+        .iter()
+        .map(|(token, id)| (*id, token))
+        .filter(|(id, _)| *id as usize >= rows)
+        .collect();
     beyond.sort_unstable();
     let (id, token) = beyond.first()?;
     Some(format!(

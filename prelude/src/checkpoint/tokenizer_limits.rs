@@ -1,8 +1,10 @@
-//! Checks the resources that a tokenizer.json demands before the tokenizers crate reads it, since the crate has no limits.
+//! Checks the resources that a tokenizer.json demands before the tokenizers crate reads it, since
+//! the crate has no limits.
 //!
-//! A text of n bytes grows to at most `growth * n` bytes, where `growth` is the product of the growth of each step per byte: the
-//! length of a replacement over that of its pattern, the longest entry of a charsmap, 2 for byte-level text. Real tokenizers
-//! have a growth of 1 to about 130, few steps, and patterns of a few hundred characters.
+//! A text of n bytes grows to at most `growth * n` bytes, where `growth` is the product of the
+//! growth of each step per byte: the length of a replacement over that of its pattern, the longest
+//! entry of a charsmap, 2 for byte-level text. Real tokenizers have a growth of 1 to about 130, few
+//! steps, and patterns of a few hundred characters.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,10 +25,12 @@ const DEPTH: usize = 4;
 /// The maximum growth of a text over all steps.
 const GROWTH: usize = 4096;
 
-/// The maximum size in bytes of a text after all steps; the crate uses about thirty times as much memory.
+/// The maximum size in bytes of a text after all steps; the crate uses about thirty times as much
+/// memory.
 const TEXT: usize = 1 << 24;
 
-/// The maximum size in bytes of a regular expression, and the maximum product of its repetition counts.
+/// The maximum size in bytes of a regular expression, and the maximum product of its repetition
+/// counts.
 const PATTERN: usize = 1 << 13;
 const REPEATED: usize = 1_000_000;
 
@@ -41,15 +45,16 @@ const NORMALIZED: usize = 64 << 20;
 /// The maximum growth in decoding.
 const DECODED: usize = 16;
 
-/// Limits of a unigram model: bytes per token, and distinct prefixes of all tokens. Real ones have about 16 letters and a
-/// million prefixes.
+/// Limits of a unigram model: bytes per token, and distinct prefixes of all tokens. Real ones have
+/// about 16 letters and a million prefixes.
 const PIECE: usize = 512;
 const PREFIXES: usize = 2_000_000;
 
 /// The maximum number of pieces and tokens around a text.
 const PIECES: usize = 64;
 
-/// The maximum number of characters in a word that is looked up piece by piece, which takes quadratic time.
+/// The maximum number of characters in a word that is looked up piece by piece, which takes
+/// quadratic time.
 const WORD: u64 = 1000;
 
 /// The parts of a file that are checked.
@@ -111,27 +116,55 @@ pub(super) fn longest_text(growth: usize) -> usize {
 pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
     check_limit("bytes", bytes.len(), FILE)?;
     let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, vocab } = &outline.model;
+    let Model {
+        continuing_subword_prefix,
+        end_of_word_suffix,
+        unk_token,
+        max_input_chars_per_word,
+        vocab,
+    } = &outline.model;
     let added = outline.added_tokens.unwrap_or_default();
-    let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
+    let (longest, all) = added
+        .iter()
+        .fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
     let token = vocab.longest.max(longest);
     check_limit("bytes in a token", token, TOKEN)?;
     check_limit("bytes in added tokens", all, ADDED)?;
     for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
         check_limit("bytes in an affix", affix.len(), AFFIX)?;
     }
-    check_limit("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
+    check_limit(
+        "characters in a word",
+        max_input_chars_per_word.unwrap_or(0) as usize,
+        WORD as usize,
+    )?;
     let normalized = step_growth(&outline.normalizer, "normalizers", normalizer)?;
     // Added tokens are normalized when the file is read.
-    check_limit("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
-    check_limit("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
-    let before = normalized.saturating_mul(step_growth(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
+    check_limit(
+        "bytes in added tokens after its normalizers",
+        all.saturating_mul(normalized),
+        NORMALIZED,
+    )?;
+    check_limit(
+        "bytes in an added token after its normalizers",
+        longest.saturating_mul(normalized),
+        NORMALIZED >> 6,
+    )?;
+    let before = normalized.saturating_mul(step_growth(
+        &outline.pre_tokenizer,
+        "pretokenizers",
+        pre_tokenizer,
+    )?);
     let after = step_growth(&outline.post_processor, "processors", post_processor)?;
     let growth = before.saturating_mul(after);
     check_limit("times the text size after its steps", growth, GROWTH)?;
     let decoded = step_growth(&outline.decoder, "decoders", decoder)?;
     check_limit("times the text size in decoding", decoded, DECODED)?;
-    check_limit("bytes per token in decoding", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
+    check_limit(
+        "bytes per token in decoding",
+        decoded.saturating_mul(token),
+        DECODED * (TOKEN / 2),
+    )?;
     if !vocab.is_list {
         return Ok(growth);
     }
@@ -143,19 +176,27 @@ pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
 
 fn check_limit(what: &str, found: usize, most: usize) -> Result<(), String> {
     match found > most {
-        true => Err(format!("it demands {found} {what}, more than the {most} that any real tokenizer needs")),
+        true => Err(format!(
+            "it demands {found} {what}, more than the {most} that any real tokenizer needs"
+        )),
         false => Ok(()),
     }
 }
 
-/// The growth of a step, or of a sequence of steps under the key `list`; `one` returns the growth of a single step.
-fn step_growth(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
+/// The growth of a step, or of a sequence of steps under the key `list`; `one` returns the growth
+/// of a single step.
+fn step_growth(
+    step: &Value,
+    list: &str,
+    one: fn(&str, &Value) -> Result<usize, String>,
+) -> Result<usize, String> {
     let (mut growth, mut steps, mut open) = (1usize, 0, vec![(step, 0)]);
     while let Some((step, depth)) = open.pop() {
         if step.is_null() {
             continue;
         }
-        let kind = step["type"].as_str().ok_or_else(|| format!("a step of its {list} has no type"))?;
+        let kind =
+            step["type"].as_str().ok_or_else(|| format!("a step of its {list} has no type"))?;
         if kind == "Sequence" {
             let inner = step[list].as_array().ok_or_else(|| format!("a sequence has no {list}"))?;
             check_limit("levels of sequences", depth + 1, DEPTH)?;
@@ -188,7 +229,9 @@ fn pre_tokenizer(kind: &str, step: &Value) -> Result<usize, String> {
         "ByteLevel" => 2,
         // A space becomes the replacement, and one is put before the first word.
         "Metaspace" => 4.max(text(step, "replacement").len()),
-        "FixedLength" if step["length"] == 0 => return Err("it splits text into pieces of length 0".into()),
+        "FixedLength" if step["length"] == 0 => {
+            return Err("it splits text into pieces of length 0".into());
+        }
         "Split" => {
             pattern(step)?;
             1
@@ -202,11 +245,21 @@ fn post_processor(kind: &str, step: &Value) -> Result<usize, String> {
         return Ok(1);
     }
     let count = |value: &Value| value.as_array().map_or(0, Vec::len);
-    let ids = step["special_tokens"].as_object().into_iter().flatten().map(|(_, token)| count(&token["ids"])).sum();
+    let ids = step["special_tokens"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(_, token)| count(&token["ids"]))
+        .sum();
     for pieces in [count(&step["single"]), count(&step["pair"]), ids] {
         check_limit("pieces around a text", pieces, PIECES)?;
     }
-    let texts = step["single"].as_array().into_iter().flatten().filter(|piece| !piece["Sequence"].is_null()).count();
+    let texts = step["single"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|piece| !piece["Sequence"].is_null())
+        .count();
     Ok(texts.max(1))
 }
 
@@ -250,17 +303,23 @@ fn pattern(step: &Value) -> Result<usize, String> {
         let numbers = rest.split_once('}')?.0;
         numbers.split(',').filter_map(|n| n.trim().parse::<usize>().ok()).max()
     });
-    check_limit("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
+    check_limit(
+        "repetitions in a pattern",
+        numbers.fold(1, |all, n| all.saturating_mul(n.max(1))),
+        REPEATED,
+    )?;
     Ok(0)
 }
 
-/// The longest entry of a sentencepiece charsmap: the length of a trie, the trie, and null-terminated texts.
+/// The longest entry of a sentencepiece charsmap: the length of a trie, the trie, and
+/// null-terminated texts.
 fn charsmap(base64: &str) -> Result<usize, String> {
     let bytes = STANDARD.decode(base64).map_err(|_| "its charsmap is not base64")?;
     let damaged = "its charsmap is corrupt";
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(damaged)?;
     let length = u32::from_le_bytes(*length) as usize;
-    let texts = rest.get(length..).filter(|_| length > 0 && length.is_multiple_of(4)).ok_or(damaged)?;
+    let texts =
+        rest.get(length..).filter(|_| length > 0 && length.is_multiple_of(4)).ok_or(damaged)?;
     std::str::from_utf8(texts).map_err(|_| damaged)?;
     Ok(texts.split(|b| *b == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
 }
@@ -295,7 +354,8 @@ impl<'de> Deserialize<'de> for Tokens {
                 all.sort_unstable();
                 let (mut tokens, mut before) = (Tokens { is_list: true, ..Tokens::default() }, "");
                 for token in &all {
-                    let shared = before.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
+                    let shared =
+                        before.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
                     tokens.prefixes += token.len() - shared;
                     tokens.longest = tokens.longest.max(token.len());
                     before = token;
@@ -335,7 +395,8 @@ mod tests {
     use super::*;
 
     fn with(key: &str, value: Value) -> Result<usize, String> {
-        let mut file = json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []});
+        let mut file =
+            json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []});
         file[key] = value;
         check(file.to_string().as_bytes())
     }
@@ -352,7 +413,10 @@ mod tests {
         assert_eq!(with("normalizer", json!({"type": "NFC"})), Ok(3));
         let rule = json!({"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}|\\s+"}, "behavior": "Isolated", "invert": false});
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-        assert_eq!(with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [rule, bytes]})), Ok(2));
+        assert_eq!(
+            with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [rule, bytes]})),
+            Ok(2)
+        );
         // A trie of one unit, and the texts `abc` and `d`.
         let map = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhYmMAZAA="});
         assert_eq!(with("normalizer", map), Ok(3));
@@ -366,30 +430,63 @@ mod tests {
         let sequence = |key: &str, step: &Value, n: usize| json!({"type": "Sequence", key: vec![step.clone(); n]});
         let doubled = replace("a", "aa");
         assert!(with("normalizer", sequence("normalizers", &doubled, 12)).is_ok());
-        assert!(with("normalizer", sequence("normalizers", &doubled, 13)).unwrap_err().contains("times the text"));
-        assert!(with("normalizer", sequence("normalizers", &json!({"type": "NFC"}), 40)).unwrap_err().contains("normalizers"));
-        let nested = (0..6).fold(json!({"type": "NFC"}), |inner, _| sequence("normalizers", &inner, 1));
+        assert!(
+            with("normalizer", sequence("normalizers", &doubled, 13))
+                .unwrap_err()
+                .contains("times the text")
+        );
+        assert!(
+            with("normalizer", sequence("normalizers", &json!({"type": "NFC"}), 40))
+                .unwrap_err()
+                .contains("normalizers")
+        );
+        let nested =
+            (0..6).fold(json!({"type": "NFC"}), |inner, _| sequence("normalizers", &inner, 1));
         assert!(with("normalizer", nested).unwrap_err().contains("levels"));
         let bytes = json!({"type": "ByteLevel"});
-        assert!(with("pre_tokenizer", sequence("pretokenizers", &bytes, 20)).unwrap_err().contains("times the text"));
-        assert!(with("pre_tokenizer", json!({"type": "FixedLength", "length": 0})).unwrap_err().contains("length 0"));
+        assert!(
+            with("pre_tokenizer", sequence("pretokenizers", &bytes, 20))
+                .unwrap_err()
+                .contains("times the text")
+        );
+        assert!(
+            with("pre_tokenizer", json!({"type": "FixedLength", "length": 0}))
+                .unwrap_err()
+                .contains("length 0")
+        );
         for map in ["/////w==", "BQAAAA==", "!", "AAAAAA==", ""] {
-            assert!(with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": map})).is_err(), "{map}");
+            assert!(
+                with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": map}))
+                    .is_err(),
+                "{map}"
+            );
         }
         assert!(with("normalizer", replace("", &"a".repeat(5000))).unwrap_err().contains("times"));
-        assert!(with("decoder", sequence("decoders", &doubled, 20)).unwrap_err().contains("decoded"));
+        assert!(
+            with("decoder", sequence("decoders", &doubled, 20)).unwrap_err().contains("decoded")
+        );
         let regex = json!({"type": "Split", "pattern": {"Regex": "(((a{1000}){1000}){1000})"}});
         assert!(with("pre_tokenizer", regex).unwrap_err().contains("repetitions"));
         let pieces = json!({"type": "TemplateProcessing", "single": vec![json!({"Sequence": {"id": "A"}}); 100]});
         assert!(with("post_processor", pieces).unwrap_err().contains("pieces"));
-        assert!(with("model", json!({"vocab": {"a".repeat(10_000): 0}})).unwrap_err().contains("in a token"));
-        assert!(with("model", json!({"vocab": [["a".repeat(10_000), 0.5]]})).unwrap_err().contains("in a token"));
+        assert!(
+            with("model", json!({"vocab": {"a".repeat(10_000): 0}}))
+                .unwrap_err()
+                .contains("in a token")
+        );
+        assert!(
+            with("model", json!({"vocab": [["a".repeat(10_000), 0.5]]}))
+                .unwrap_err()
+                .contains("in a token")
+        );
         // Added tokens grow with the normalizer, and decoded text with the decoder.
         let mut file = json!({"model": {"vocab": {"a": 0}}, "normalizer": sequence("normalizers", &doubled, 12)});
         file["added_tokens"] = vec![json!({"content": "a".repeat(1000)}); 20].into();
         assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in added tokens after"));
         file["added_tokens"] = vec![json!({"content": "a".repeat(1000)}); 1].into();
-        assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in an added token after"));
+        assert!(
+            check(file.to_string().as_bytes()).unwrap_err().contains("in an added token after")
+        );
         let long = json!({"model": {"vocab": {"a".repeat(6000): 0}}, "decoder": sequence("decoders", &doubled, 4)});
         assert!(check(long.to_string().as_bytes()).unwrap_err().contains("where it is decoded"));
         // A unigram model keeps its prefixes in memory and copies the matching ones.
@@ -398,10 +495,21 @@ mod tests {
             with("model", json!({"type": "Unigram", "unk_id": 0, "vocab": vocab}))
         };
         assert!(unigram(vec!["a".repeat(600)]).unwrap_err().contains("in a token"));
-        assert!(unigram((0..9000).map(|i| format!("{i:0>400}").replace('0', "o").chars().rev().collect()).collect()).is_err());
+        assert!(
+            unigram(
+                (0..9000)
+                    .map(|i| format!("{i:0>400}").replace('0', "o").chars().rev().collect())
+                    .collect()
+            )
+            .is_err()
+        );
         assert_eq!(unigram((0..300).map(|n| "a".repeat(n)).collect()), Ok(299 / 16));
         let word = json!({"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 1_000_000});
         assert!(with("model", word).unwrap_err().contains("in a word"));
-        assert!(check(b"{\"model\": {}, \"normalizer\": null, \"normalizer\": null}").unwrap_err().contains("duplicate"));
+        assert!(
+            check(b"{\"model\": {}, \"normalizer\": null, \"normalizer\": null}")
+                .unwrap_err()
+                .contains("duplicate")
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! Reads PyTorch files, `pytorch_model.bin`: a pickle that describes the tensors, and their bytes, which are memory-mapped.
-//! The pickle is never executed.
+//! Reads PyTorch files, `pytorch_model.bin`: a pickle that describes the tensors, and their bytes,
+//! which are memory-mapped. The pickle is never executed.
 //!
-//! There are two layouts: a zip archive of uncompressed entries (`torch.save` since 1.6), and a sequence of pickles followed by
-//! the bytes (before). Sources: PyTorch's `torch/serialization.py` and `torch/_utils.py`.
+//! There are two layouts: a zip archive of uncompressed entries (`torch.save` since 1.6), and a
+//! sequence of pickles followed by the bytes (before). Sources: PyTorch's `torch/serialization.py`
+//! and `torch/_utils.py`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
@@ -37,15 +38,16 @@ const MAX_DIMENSIONS: usize = 8;
 /// A corrupt or unsupported file; the hint says how to convert it.
 pub(super) fn read_torch(file: &Path, bytes: Bytes) -> Result<Archive> {
     let failed = |reason: String| Error::Torch { file: file.into(), reason };
-    let found = if bytes.starts_with(MAGIC) { read_legacy(file, &bytes) } else { read_zip(file, &bytes) };
+    let found =
+        if bytes.starts_with(MAGIC) { read_legacy(file, &bytes) } else { read_zip(file, &bytes) };
     found.map_err(failed)
 }
 
 /// The byte ranges of the storages by key.
 type Storages<'a> = HashMap<&'a str, Range<usize>>;
 
-/// Reads the legacy layout: magic number, version, system, the object, the keys of its storages; then each storage as its number
-/// of elements and its bytes.
+/// Reads the legacy layout: magic number, version, system, the object, the keys of its storages;
+/// then each storage as its number of elements and its bytes.
 fn read_legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     let mut at = MAGIC.len();
     let mut next = || -> Read<Pickle<'_>> {
@@ -65,11 +67,17 @@ fn read_legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     let mut storages = Storages::new();
     for key in keys.list(keys.root).ok_or("its list of storages is missing")? {
         let key = keys.text(*key).ok_or("a storage has no name")?;
-        let count = bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b));
+        let count = bytes
+            .get(at..at + 8)
+            .and_then(|b| b.first_chunk::<8>())
+            .map(|b| u64::from_le_bytes(*b));
         let width = widths.get(key).ok_or_else(|| format!("no tensor uses the storage `{key}`"))?;
-        let length = count.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_mul(*width));
+        let length =
+            count.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_mul(*width));
         let end = length.and_then(|n| (at + 8).checked_add(n)).filter(|end| *end <= bytes.len());
-        let end = end.ok_or_else(|| format!("the storage `{key}` ends beyond the file's {} bytes", bytes.len()))?;
+        let end = end.ok_or_else(|| {
+            format!("the storage `{key}` ends beyond the file's {} bytes", bytes.len())
+        })?;
         storages.insert(key, at + 8..end);
         at = end;
     }
@@ -97,26 +105,36 @@ fn read_zip(file: &Path, bytes: &Bytes) -> Read<Archive> {
         };
         return Err(what.into());
     }
-    let mut zip = ZipArchive::new(Cursor::new(&**bytes)).map_err(|e| format!("its zip archive is corrupt: {e}"))?;
+    let mut zip = ZipArchive::new(Cursor::new(&**bytes))
+        .map_err(|e| format!("its zip archive is corrupt: {e}"))?;
     let mut entries: BTreeMap<String, Range<usize>> = BTreeMap::new();
     for index in 0..zip.len() {
-        let entry = zip.by_index_raw(index).map_err(|e| format!("its zip archive is corrupt: {e}"))?;
-        let name = entry.name().map_err(|e| format!("its zip archive is corrupt: {e}"))?.into_owned();
+        let entry =
+            zip.by_index_raw(index).map_err(|e| format!("its zip archive is corrupt: {e}"))?;
+        let name =
+            entry.name().map_err(|e| format!("its zip archive is corrupt: {e}"))?.into_owned();
         let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
-        let end = start.zip(usize::try_from(entry.compressed_size()).ok()).and_then(|(start, length)| start.checked_add(length));
+        let end = start
+            .zip(usize::try_from(entry.compressed_size()).ok())
+            .and_then(|(start, length)| start.checked_add(length));
         let (Some(start), Some(end)) = (start, end.filter(|end| *end <= bytes.len())) else {
             return Err(format!("the entry `{name}` ends beyond the file's {} bytes", bytes.len()));
         };
         if entry.encrypted() || entry.compression() != CompressionMethod::Stored {
-            return Err(format!("the entry `{name}` is compressed or encrypted, which torch.save never does"));
+            return Err(format!(
+                "the entry `{name}` is compressed or encrypted, which torch.save never does"
+            ));
         }
         entries.insert(name, start..end);
     }
-    let Some((name, pickle)) = entries.iter().find(|(name, _)| *name == "data.pkl" || name.ends_with("/data.pkl")) else {
+    let Some((name, pickle)) =
+        entries.iter().find(|(name, _)| *name == "data.pkl" || name.ends_with("/data.pkl"))
+    else {
         return Err("its zip archive has no data.pkl".into());
     };
     let folder = &name[..name.len() - "data.pkl".len()];
-    let entry = |name: &str| entries.get(&format!("{folder}{name}")).map(|range| &bytes[range.clone()]);
+    let entry =
+        |name: &str| entries.get(&format!("{folder}{name}")).map(|range| &bytes[range.clone()]);
     if entry("byteorder").is_some_and(|order| order != b"little") {
         return Err("it was written on a big-endian machine".into());
     }
@@ -125,7 +143,9 @@ fn read_zip(file: &Path, bytes: &Bytes) -> Read<Archive> {
     }
     let pickle = Pickle::read(&bytes[pickle.clone()])?;
     let data = format!("{folder}data/");
-    let storages = entries.iter().filter_map(|(name, range)| Some((name.strip_prefix(data.as_str())?, range.clone())));
+    let storages = entries
+        .iter()
+        .filter_map(|(name, range)| Some((name.strip_prefix(data.as_str())?, range.clone())));
     State { file, bytes, pickle: &pickle }.archive(&storages.collect())
 }
 
@@ -225,9 +245,9 @@ impl State<'_, '_> {
             return Err("it has no named tensors: it is not a state dictionary".into());
         }
         let mut archive = Archive { file: self.file.into(), ..Archive::default() };
-        archive
-            .notes
-            .extend(wrapper.map(|key| format!("the tensors of `{}` were read from the key `{key}`", self.file.display())));
+        archive.notes.extend(wrapper.map(|key| {
+            format!("the tensors of `{}` were read from the key `{key}`", self.file.display())
+        }));
         for (name, id) in found {
             let tensor = |reason: String| format!("tensor `{name}` {reason}");
             let stored_tensor = self.tensor(id, storages).map_err(tensor)?;
@@ -254,7 +274,8 @@ impl State<'_, '_> {
 
     /// Whether a value is created by one of PyTorch's functions for tensors.
     fn is_tensor(&self, id: Id) -> bool {
-        let rebuilt = |(module, name): (&str, &str)| module.starts_with("torch") && name.contains("rebuild");
+        let rebuilt =
+            |(module, name): (&str, &str)| module.starts_with("torch") && name.contains("rebuild");
         self.pickle.call(id).is_some_and(|(function, _)| rebuilt(function))
     }
 
@@ -265,10 +286,18 @@ impl State<'_, '_> {
             let ((_, name), arguments) = pickle.call(id).ok_or("is created in an unknown way")?;
             let list = pickle.list(arguments).ok_or("is created without arguments")?;
             match (name, list) {
-                ("_rebuild_parameter" | "_rebuild_parameter_with_state", [tensor, ..]) => id = *tensor,
+                ("_rebuild_parameter" | "_rebuild_parameter_with_state", [tensor, ..]) => {
+                    id = *tensor
+                }
                 ("_rebuild_from_type_v2" | "_rebuild_from_type", [function, _, arguments, ..]) => {
-                    let (module, name) = pickle.global(*function).ok_or("is created in an unknown way")?;
-                    return self.rebuilt(module, name, pickle.list(*arguments).unwrap_or(&[]), storages);
+                    let (module, name) =
+                        pickle.global(*function).ok_or("is created in an unknown way")?;
+                    return self.rebuilt(
+                        module,
+                        name,
+                        pickle.list(*arguments).unwrap_or(&[]),
+                        storages,
+                    );
                 }
                 (name, list) => return self.rebuilt("torch._utils", name, list, storages),
             }
@@ -277,16 +306,25 @@ impl State<'_, '_> {
     }
 
     /// The tensor that `torch._utils.NAME` creates from `storage, offset, size, stride, ...`.
-    fn rebuilt(&self, module: &str, name: &str, arguments: &[Id], storages: &Storages<'_>) -> Read<StoredTensor> {
+    fn rebuilt(
+        &self,
+        module: &str,
+        name: &str,
+        arguments: &[Id],
+        storages: &Storages<'_>,
+    ) -> Read<StoredTensor> {
         let pickle = self.pickle;
-        let (&[stored, offset, size, stride, ref rest @ ..], "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") =
-            (arguments, name)
+        let (
+            &[stored, offset, size, stride, ref rest @ ..],
+            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3",
+        ) = (arguments, name)
         else {
             return Err(format!(
                 "is created by `{module}.{name}`: quantized, sparse and other special tensors are not supported"
             ));
         };
-        let (key, element, count) = storage(pickle, stored).ok_or("has an unsupported type of storage")?;
+        let (key, element, count) =
+            storage(pickle, stored).ok_or("has an unsupported type of storage")?;
         let dtype = match (element, rest) {
             (Element::Of(dtype), _) => dtype,
             (Element::Untyped, [_, _, dtype, ..]) => {
@@ -297,29 +335,38 @@ impl State<'_, '_> {
         };
         let sizes = |id: Id| -> Read<Vec<usize>> {
             let whole = |id: &Id| pickle.int(*id).and_then(|n| usize::try_from(n).ok());
-            let all: Option<Vec<usize>> = pickle.list(id).and_then(|list| list.iter().map(whole).collect());
-            all.filter(|all| all.len() <= MAX_DIMENSIONS).ok_or_else(|| "has an invalid shape".into())
+            let all: Option<Vec<usize>> =
+                pickle.list(id).and_then(|list| list.iter().map(whole).collect());
+            all.filter(|all| all.len() <= MAX_DIMENSIONS)
+                .ok_or_else(|| "has an invalid shape".into())
         };
         let (shape, strides) = (sizes(size)?, sizes(stride)?);
-        let range = storages.get(key).ok_or_else(|| format!("uses the storage `{key}`, which is missing"))?;
+        let range = storages
+            .get(key)
+            .ok_or_else(|| format!("uses the storage `{key}`, which is missing"))?;
         let width = dtype.bitsize() / 8;
         let held = range.len() / width;
         let claimed = usize::try_from(count).ok().map(|n| n / (width / element.width()).max(1));
         let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let offset = pickle.int(offset).and_then(|n| usize::try_from(n).ok());
-        let last = shape
-            .iter()
-            .zip(&strides)
-            .try_fold(offset.unwrap_or(0), |last, (d, stride)| last.checked_add(d.saturating_sub(1).checked_mul(*stride)?));
-        let (Some(elements), Some(offset), Some(last), true) = (elements, offset, last, shape.len() == strides.len()) else {
+        let last = shape.iter().zip(&strides).try_fold(offset.unwrap_or(0), |last, (d, stride)| {
+            last.checked_add(d.saturating_sub(1).checked_mul(*stride)?)
+        });
+        let (Some(elements), Some(offset), Some(last), true) =
+            (elements, offset, last, shape.len() == strides.len())
+        else {
             return Err("has an invalid shape".into());
         };
         if claimed.is_none_or(|n| n > held) || (elements > 0 && last >= held) {
-            return Err(format!("needs element {last} of the storage `{key}`, which has {held} elements"));
+            return Err(format!(
+                "needs element {last} of the storage `{key}`, which has {held} elements"
+            ));
         }
         // One element repeated many times would be written as many.
         if elements > held {
-            return Err(format!("repeats elements of its storage: it has {elements} elements and the storage {held}"));
+            return Err(format!(
+                "repeats elements of its storage: it has {elements} elements and the storage {held}"
+            ));
         }
         let start = if elements == 0 { range.end } else { range.start + offset * width };
         Ok(StoredTensor { dtype, shape, strides, range: start..range.end })
@@ -345,8 +392,12 @@ impl State<'_, '_> {
             Dtype::BF16 => DType::BF16,
             other => return Err(format!("is a non-contiguous view of {other:?}")),
         };
-        let (file, bytes, stored) = (self.file.into(), self.bytes.clone(), Stored::Strided(Arc::from(strides)));
-        archive.tensors.insert(name.to_owned(), View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
+        let (file, bytes, stored) =
+            (self.file.into(), self.bytes.clone(), Stored::Strided(Arc::from(strides)));
+        archive.tensors.insert(
+            name.to_owned(),
+            View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() },
+        );
         Ok(())
     }
 }
@@ -358,7 +409,10 @@ mod tests {
     use super::*;
 
     fn bytes(name: &str) -> Vec<u8> {
-        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats").join(name)).unwrap()
+        std::fs::read(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats").join(name),
+        )
+        .unwrap()
     }
 
     fn read(bytes: Vec<u8>) -> Result<Archive> {
@@ -373,7 +427,8 @@ mod tests {
     /// The files and the numbers were made by `tests/data/formats/make.py`.
     #[test]
     fn tensors_of_every_kind_match_torch() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats/kinds.safetensors");
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats/kinds.safetensors");
         let expected = safetensors::load(path, &Device::Cpu).unwrap();
         for name in ["kinds.bin", "legacy.bin", "wrapped.bin"] {
             let archive = read(bytes(name)).unwrap();
@@ -390,8 +445,11 @@ mod tests {
                     assert_eq!(piece, expected[2..expected.len() - 1], "{name} {tensor}");
                 }
             }
-            let buffers: Vec<(&str, Dtype, usize)> =
-                archive.buffers.iter().map(|(name, b)| (name.as_str(), b.dtype, b.bytes().len())).collect();
+            let buffers: Vec<(&str, Dtype, usize)> = archive
+                .buffers
+                .iter()
+                .map(|(name, b)| (name.as_str(), b.dtype, b.bytes().len()))
+                .collect();
             assert_eq!(buffers, [("mask", Dtype::BOOL, 4), ("position_ids", Dtype::I64, 96)]);
             assert_eq!(archive.notes.len(), usize::from(name == "wrapped.bin"));
         }
@@ -412,7 +470,10 @@ mod tests {
         ];
         for (name, expected) in expected {
             let error = read(bytes(name)).err().unwrap();
-            assert!(error.to_string().contains(expected) && error.hint().is_some(), "{name}: {error:?}");
+            assert!(
+                error.to_string().contains(expected) && error.hint().is_some(),
+                "{name}: {error:?}"
+            );
         }
     }
 

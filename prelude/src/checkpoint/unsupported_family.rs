@@ -1,5 +1,6 @@
-//! Checkpoints of unsupported families, and the tensors of multimodal models outside the text decoder. The kinds of tensors
-//! are guessed from names and ranks, which is enough for merge methods that need no forward pass.
+//! Checkpoints of unsupported families, and the tensors of multimodal models outside the text
+//! decoder. The kinds of tensors are guessed from names and ranks, which is enough for merge
+//! methods that need no forward pass.
 
 use std::path::Path;
 
@@ -13,18 +14,21 @@ use crate::error::{Error, Result};
 /// The name of the output layer, unless it is the embedding.
 pub(crate) const OUTPUT: &str = "lm_head.weight";
 
-/// The tensors of `archive` to merge, by name. `config` is the path of its config.json and `json` its contents.
+/// The tensors of `archive` to merge, by name. `config` is the path of its config.json and `json`
+/// its contents.
 ///
 /// # Errors
 /// A config.json that is not valid JSON.
 pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<Vec<TensorSpec>> {
     let invalid = |e: serde_json::Error| Error::Json { file: config.into(), reason: e.to_string() };
     let json: Map<String, Value> = serde_json::from_slice(json).map_err(invalid)?;
-    // Rotary frequencies follow from config.json; old checkpoints store them, but nothing reads them.
+    // Rotary frequencies follow from config.json; old checkpoints store them, but nothing reads
+    // them.
     let read = archive.tensors.iter().filter(|(name, _)| !name.ends_with("rotary_emb.inv_freq"));
     let stored: Vec<TensorSpec> = read.map(|(name, view)| spec(name, view)).collect();
     // A tied output layer is the embedding, even if it is stored twice.
-    let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
+    let embedding =
+        stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
     let tied = match get(&json, "tie_word_embeddings") {
         Some(Value::Bool(tied)) => *tied,
         _ => embedding.is_some(),
@@ -37,7 +41,12 @@ pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<V
 /// # Errors
 /// An unsupported dtype.
 pub(super) fn rest(archive: &Archive) -> Result<Vec<TensorSpec>> {
-    Ok(archive.tensors.iter().filter(|(name, _)| is_rest(name)).map(|(name, view)| spec(name, view)).collect())
+    Ok(archive
+        .tensors
+        .iter()
+        .filter(|(name, _)| is_rest(name))
+        .map(|(name, view)| spec(name, view))
+        .collect())
 }
 
 /// Whether `name` is outside the decoder of a multimodal model.
@@ -46,7 +55,11 @@ pub(super) fn is_rest(name: &str) -> bool {
 }
 
 fn spec(name: &str, view: &View) -> TensorSpec {
-    TensorSpec { name: name.to_owned(), kind: kind(name, view.shape.len()), shape: view.shape.clone() }
+    TensorSpec {
+        name: name.to_owned(),
+        kind: kind(name, view.shape.len()),
+        shape: view.shape.clone(),
+    }
 }
 
 /// Whether the output layer is stored with the same bytes as the tensor `name`.
@@ -58,7 +71,8 @@ fn same_bytes(archive: &Archive, name: &str) -> bool {
 /// Guesses the kind of a tensor.
 pub(super) fn kind(name: &str, rank: usize) -> Kind {
     let name = name.to_lowercase();
-    let embeds = ["embed", "wte", "wpe"].iter().any(|part| name.contains(part)) && name.ends_with("weight");
+    let embeds =
+        ["embed", "wte", "wpe"].iter().any(|part| name.contains(part)) && name.ends_with("weight");
     match rank {
         0 | 1 if name.ends_with("bias") => Kind::Bias,
         0 | 1 => Kind::Norm,

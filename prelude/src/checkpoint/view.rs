@@ -1,5 +1,5 @@
-//! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on top,
-//! decoded to f32 a piece of a row at a time.
+//! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on
+//! top, decoded to f32 a piece of a row at a time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::k_quants::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8_1, BlockQ8K,
-    GgmlType,
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
+    BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType,
 };
 use candle_core::{DType, Device, Tensor};
 use half::f16;
@@ -22,13 +22,15 @@ use super::mapped::Mapped;
 use crate::error::{Error, Result};
 use crate::work::Work;
 
-/// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every format.
+/// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every
+/// format.
 pub(crate) const TILE: usize = 512;
 
 /// One stored tensor.
 #[derive(Clone)]
 pub struct View {
-    /// The plain dtype nearest to how it is stored: f32, f16 or bf16; f32 for blocks, bf16 for float8.
+    /// The plain dtype nearest to how it is stored: f32, f16 or bf16; f32 for blocks, bf16 for
+    /// float8.
     pub(crate) dtype: DType,
     /// Rows first.
     pub(crate) shape: Vec<usize>,
@@ -47,8 +49,8 @@ pub(super) enum Stored {
     Plain,
     /// Blocks of a GGUF file, row by row.
     Blocks(GgmlDType),
-    /// The same, where every head of this many rows has its halves interleaved, as llama.cpp stores the
-    /// query and key projections of llama models: rows 0, d/2, 1, d/2 + 1, ...
+    /// The same, where every head of this many rows has its halves interleaved, as llama.cpp stores
+    /// the query and key projections of llama models: rows 0, d/2, 1, d/2 + 1, ...
     Interleaved(GgmlDType, usize),
     /// Little-endian elements of the view's dtype, so many of them apart in each dimension.
     Strided(Arc<[usize]>),
@@ -74,7 +76,8 @@ pub(super) fn interleaved(row: usize, head: usize) -> usize {
     row - within + within % (head / 2) * 2 + within / (head / 2)
 }
 
-/// The row that is in place `row` of a head whose rows are interleaved: the other direction of [`interleaved`].
+/// The row that is in place `row` of a head whose rows are interleaved: the other direction of
+/// [`interleaved`].
 pub(super) fn deinterleaved(row: usize, head: usize) -> usize {
     let within = row % head;
     row - within + within % 2 * (head / 2) + within / 2
@@ -96,14 +99,33 @@ impl View {
     /// A view of bytes that were read already.
     pub(crate) fn owned(file: PathBuf, bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
         let (range, bytes) = (0..bytes.len(), Bytes::Owned(Arc::new(bytes)));
-        Self { dtype, shape: shape.to_vec(), file, bytes, range, stored: Stored::Plain, deltas: Vec::new() }
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            file,
+            bytes,
+            range,
+            stored: Stored::Plain,
+            deltas: Vec::new(),
+        }
     }
 
-    /// The view whose row r is row `from[r].1` of `views[from[r].0]`; the view `own` gives it its dtype.
+    /// The view whose row r is row `from[r].1` of `views[from[r].0]`; the view `own` gives it its
+    /// dtype.
     pub(crate) fn gathered(views: Vec<View>, own: usize, from: Arc<Vec<(usize, u32)>>) -> Self {
-        let (dtype, columns, file) = (views[own].dtype, views[own].columns(), views[own].file.clone());
-        let (shape, stored) = (vec![from.len(), columns], Stored::Gathered(Arc::new(Gathered { views, from })));
-        Self { dtype, shape, file, bytes: Bytes::Static(&[]), range: 0..0, stored, deltas: Vec::new() }
+        let (dtype, columns, file) =
+            (views[own].dtype, views[own].columns(), views[own].file.clone());
+        let (shape, stored) =
+            (vec![from.len(), columns], Stored::Gathered(Arc::new(Gathered { views, from })));
+        Self {
+            dtype,
+            shape,
+            file,
+            bytes: Bytes::Static(&[]),
+            range: 0..0,
+            stored,
+            deltas: Vec::new(),
+        }
     }
 
     /// The bytes as they are stored, without what adapters change; none where rows are gathered.
@@ -117,7 +139,9 @@ impl View {
             Stored::Blocks(kind) | Stored::Interleaved(kind, _) => format!("{kind:?}"),
             Stored::Float8(float8) => float8.codes.name().to_owned(),
             Stored::Double => "f64".to_owned(),
-            Stored::Plain | Stored::Strided(_) | Stored::Gathered(_) => self.dtype.as_str().to_owned(),
+            Stored::Plain | Stored::Strided(_) | Stored::Gathered(_) => {
+                self.dtype.as_str().to_owned()
+            }
         }
     }
 
@@ -125,7 +149,9 @@ impl View {
     pub(super) fn layout(&self) -> Vec<u64> {
         match &self.stored {
             Stored::Strided(strides) => strides.iter().map(|stride| *stride as u64).collect(),
-            Stored::Float8(float8) => float8.scales.iter().map(|scale| u64::from(scale.to_bits())).collect(),
+            Stored::Float8(float8) => {
+                float8.scales.iter().map(|scale| u64::from(scale.to_bits())).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -137,8 +163,12 @@ impl View {
 
     /// Whether `other` is the same bytes, read and changed in the same way.
     pub(super) fn is(&self, other: &Self) -> bool {
-        let same_bytes = std::ptr::eq(self.bytes(), other.bytes()) && self.dtype == other.dtype && self.shape == other.shape;
-        let gathered = |view: &Self| if let Stored::Gathered(rows) = &view.stored { Some(Arc::as_ptr(rows)) } else { None };
+        let same_bytes = std::ptr::eq(self.bytes(), other.bytes())
+            && self.dtype == other.dtype
+            && self.shape == other.shape;
+        let gathered = |view: &Self| {
+            if let Stored::Gathered(rows) = &view.stored { Some(Arc::as_ptr(rows)) } else { None }
+        };
         let changes = |view: &Self| view.deltas.iter().map(Arc::as_ptr).collect::<Vec<_>>();
         same_bytes && gathered(self) == gathered(other) && changes(self) == changes(other)
     }
@@ -153,7 +183,11 @@ impl View {
             return true;
         }
         let same = match self.is_plain() && other.is_plain() && self.dtype == other.dtype {
-            true => self.bytes().par_chunks(BLOCK).zip(other.bytes().par_chunks(BLOCK)).all(|(a, b)| a == b),
+            true => self
+                .bytes()
+                .par_chunks(BLOCK)
+                .zip(other.bytes().par_chunks(BLOCK))
+                .all(|(a, b)| a == b),
             false => {
                 let (columns, arch) = (self.columns().max(1), pulp::Arch::new());
                 (0..self.shape.iter().product::<usize>() / columns).into_par_iter().all(|row| {
@@ -214,7 +248,9 @@ impl View {
                 }
             }
             Stored::Float8(float8) => float8.decode(self.bytes(), start, into),
-            Stored::Gathered(rows) => rows.decode(start / self.columns(), start % self.columns(), into),
+            Stored::Gathered(rows) => {
+                rows.decode(start / self.columns(), start % self.columns(), into)
+            }
         }
         for change in &self.deltas {
             change.apply(start / self.columns(), start % self.columns(), into);
@@ -236,7 +272,8 @@ impl View {
             let column = (start + done) % columns;
             // Whole blocks around what is wanted.
             let first = column - column % MOST;
-            let tile = self.decode(start + done - column + first, &mut buffer[..TILE.min(columns - first)]);
+            let tile = self
+                .decode(start + done - column + first, &mut buffer[..TILE.min(columns - first)]);
             let wanted = &tile[column - first..];
             let length = wanted.len().min(into.len() - done);
             into[done..done + length].copy_from_slice(&wanted[..length]);
@@ -298,7 +335,9 @@ impl View {
         for (i, x) in into.iter_mut().enumerate() {
             let bytes = &self.bytes()[(place + i * step) * width..][..width];
             *x = match (self.dtype, bytes) {
-                (DType::BF16, &[low, high]) => f32::from_bits(u32::from(u16::from_le_bytes([low, high])) << 16),
+                (DType::BF16, &[low, high]) => {
+                    f32::from_bits(u32::from(u16::from_le_bytes([low, high])) << 16)
+                }
                 (_, &[low, high]) => f16::from_bits(u16::from_le_bytes([low, high])).to_f32(),
                 (_, bytes) => bytes.first_chunk().map_or(0.0, |b| f32::from_le_bytes(*b)),
             };
@@ -334,11 +373,17 @@ impl View {
 
     /// [`View::check_finite`] as a part of `work`, which is told of the bytes; an error for a stop too.
     pub(super) fn check_finite_in(&self, tensor: &str, work: &Work) -> Result<()> {
-        let bad = if self.is_plain() { self.first_bad_bits(work) } else { self.first_bad_value(work) };
+        let bad =
+            if self.is_plain() { self.first_bad_bits(work) } else { self.first_bad_value(work) };
         // Whole sources would fill memory that nothing needs yet.
         self.release();
         let Some(position) = bad? else { return Ok(()) };
-        let value = self.to_tensor(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.get(position)?.to_scalar()?;
+        let value = self
+            .to_tensor(&Device::Cpu)?
+            .flatten_all()?
+            .to_dtype(DType::F32)?
+            .get(position)?
+            .to_scalar()?;
         Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })
     }
 
@@ -348,8 +393,12 @@ impl View {
         let blocks = self.bytes().par_chunks(BLOCK).enumerate().map(|(block, bytes)| {
             work.advance(bytes.len() as u64)?;
             let at = match self.dtype {
-                DType::F32 => position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
-                DType::F16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+                DType::F32 => {
+                    position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000)
+                }
+                DType::F16 => {
+                    position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00)
+                }
                 _ => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
             };
             Ok(at.map(|at| block * BLOCK / width + at))
@@ -366,7 +415,8 @@ impl View {
             let mut buffer = [0f32; TILE];
             Ok(arch.dispatch(|| {
                 (0..columns).step_by(TILE).find_map(|column| {
-                    let tile = self.decode(row * columns + column, &mut buffer[..TILE.min(columns - column)]);
+                    let tile = self
+                        .decode(row * columns + column, &mut buffer[..TILE.min(columns - column)]);
                     // Finite numbers times zero add up to zero.
                     let finite = tile.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
                     let at = if finite { None } else { tile.iter().position(|x| !x.is_finite()) };
@@ -378,7 +428,9 @@ impl View {
 }
 
 /// The first position that is found, or error.
-fn first(found: impl IndexedParallelIterator<Item = Result<Option<usize>>>) -> Result<Option<usize>> {
+fn first(
+    found: impl IndexedParallelIterator<Item = Result<Option<usize>>>,
+) -> Result<Option<usize>> {
     found.find_map_first(Result::transpose).transpose()
 }
 
@@ -397,9 +449,14 @@ impl Gathered {
 fn decode_blocks<B: GgmlType>(bytes: &[u8], into: &mut [f32]) {
     let mut words = [0u64; SCRATCH];
     let count = bytes.len() / size_of::<B>();
-    assert!(bytes.len() <= size_of_val(&words) && align_of::<B>() <= align_of::<u64>() && count * B::BLCK_SIZE == into.len());
-    // SAFETY: the words have room for all bytes and are aligned for `B`, whose fields are floats and
-    // integers, of which every bit pattern is a value. A tile is written whole before it is read.
+    assert!(
+        bytes.len() <= size_of_val(&words)
+            && align_of::<B>() <= align_of::<u64>()
+            && count * B::BLCK_SIZE == into.len()
+    );
+    // SAFETY: the words have room for all bytes and are aligned for `B`, whose fields are floats
+    // and integers, of which every bit pattern is a value. A tile is written whole before it is
+    // read.
     let blocks = unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast::<u8>(), bytes.len());
         std::slice::from_raw_parts(words.as_ptr().cast::<B>(), count)

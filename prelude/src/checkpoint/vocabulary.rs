@@ -1,8 +1,9 @@
 //! A shared token numbering for sources whose vocabularies were extended or padded differently.
 //!
-//! Tokens are matched by text, not by row. One source, the reference, defines the numbering: it lacks the fewest tokens of the
-//! others, and those are appended to its tokenizer. Every source is then seen through a map of rows. For a token that a source
-//! lacks, it gets the row of the first source that has it, so that any merge of the rows reproduces the token as in that source.
+//! Tokens are matched by text, not by row. One source, the reference, defines the numbering: it
+//! lacks the fewest tokens of the others, and those are appended to its tokenizer. Every source is
+//! then seen through a map of rows. For a token that a source lacks, it gets the row of the first
+//! source that has it, so that any merge of the rows reproduces the token as in that source.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -73,7 +74,9 @@ fn tokens_of(source: &Source) -> Tokens {
 
 /// Whether a source's tokenizer has tokens without a row, after which none can be appended.
 fn has_rowless(source: &Source) -> bool {
-    source.tokenizer().is_some_and(|t| t.get_vocab(true).into_values().any(|id| id as usize >= source.vocabulary_rows()))
+    source.tokenizer().is_some_and(|t| {
+        t.get_vocab(true).into_values().any(|id| id as usize >= source.vocabulary_rows())
+    })
 }
 
 /// Aligns the vocabularies of `sources`, as they are on disk. Returns `None` if they are the same.
@@ -93,7 +96,9 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Renumbered>>> {
     }
     let tokens: Vec<Tokens> = sources.iter().map(tokens_of).collect();
     let known: Vec<&HashMap<String, u32>> = tokens.iter().flatten().collect();
-    if known.windows(2).all(|w| w[0] == w[1]) && sources.iter().all(|s| s.vocabulary_rows() == first.vocabulary_rows()) {
+    if known.windows(2).all(|w| w[0] == w[1])
+        && sources.iter().all(|s| s.vocabulary_rows() == first.vocabulary_rows())
+    {
         return Ok(None);
     }
     let (reference, appended) = reference(sources, &tokens)?;
@@ -113,7 +118,10 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Renumbered>>> {
 
 /// The source that lacks the fewest tokens of the others, and those tokens.
 fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedToken>)> {
-    let added: Vec<_> = sources.iter().map(|s| s.tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default()).collect();
+    let added: Vec<_> = sources
+        .iter()
+        .map(|s| s.tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default())
+        .collect();
     let mut best: Option<(usize, Vec<AddedToken>)> = None;
     let mut failure = None;
     for (i, own) in tokens.iter().enumerate() {
@@ -121,36 +129,57 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
         // Sorted by the source that has the token, and its id there.
         let mut missing: BTreeMap<&String, (usize, u32)> = BTreeMap::new();
         for (k, other) in tokens.iter().enumerate() {
-            for (token, id) in other.iter().flatten().filter(|(token, _)| !own.contains_key(*token)) {
+            for (token, id) in other.iter().flatten().filter(|(token, _)| !own.contains_key(*token))
+            {
                 missing.entry(token).or_insert((k, *id));
             }
         }
         if !missing.is_empty() && has_rowless(&sources[i]) {
-            let reason = format!("`{}` has tokens without a row, so no token can be appended", sources[i].name());
+            let reason = format!(
+                "`{}` has tokens without a row, so no token can be appended",
+                sources[i].name()
+            );
             failure.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
             continue;
         }
-        // Added tokens are found before text is split; any other token would change how it is split.
-        if let Some((token, (k, _))) = missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id)) {
-            let reason = format!("the tokenizer of `{}` cannot produce the token `{token}`", sources[i].name());
+        // Added tokens are found before text is split; any other token would change how it is
+        // split.
+        if let Some((token, (k, _))) =
+            missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id))
+        {
+            let reason = format!(
+                "the tokenizer of `{}` cannot produce the token `{token}`",
+                sources[i].name()
+            );
             failure.get_or_insert((i, *k, reason));
             continue;
         }
         if best.as_ref().is_none_or(|(_, fewest)| missing.len() < fewest.len()) {
             let in_order: BTreeSet<(usize, u32)> = missing.into_values().collect();
-            best = Some((i, in_order.iter().filter_map(|(k, id)| added[*k].get(id).cloned()).collect()));
+            best = Some((
+                i,
+                in_order.iter().filter_map(|(k, id)| added[*k].get(id).cloned()).collect(),
+            ));
         }
     }
     match (best, failure) {
         (Some(best), _) => Ok(best),
         (None, Some((i, k, reason))) => {
             let difference = format!("{reason}, and no source has the tokens of all others");
-            Err(Error::Incompatible { first: sources[i].name().into(), second: sources[k].name().into(), difference })
+            Err(Error::Incompatible {
+                first: sources[i].name().into(),
+                second: sources[k].name().into(),
+                difference,
+            })
         }
-        // Without tokenizers, only the number of rows is known: the source with the most rows is the reference.
+        // Without tokenizers, only the number of rows is known: the source with the most rows is
+        // the reference.
         (None, None) => {
             let most = sources.iter().map(Source::vocabulary_rows).max();
-            Ok((sources.iter().position(|s| Some(s.vocabulary_rows()) == most).unwrap_or(0), Vec::new()))
+            Ok((
+                sources.iter().position(|s| Some(s.vocabulary_rows()) == most).unwrap_or(0),
+                Vec::new(),
+            ))
         }
     }
 }
@@ -159,8 +188,13 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
 ///
 /// # Errors
 /// A file that cannot be read, or whose ids have gaps.
-pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<BoundedTokenizer>, Vec<u8>)>> {
-    let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
+pub(crate) fn extend(
+    source: &Source,
+    appended: &[AddedToken],
+) -> Result<Option<(Arc<BoundedTokenizer>, Vec<u8>)>> {
+    let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else {
+        return Ok(None);
+    };
     let path = source.path().join("tokenizer.json");
     let text = guard_tokenizer(&path, || {
         let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
@@ -170,17 +204,32 @@ pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<
     let read = read_tokenizer(&path, text.as_bytes())?;
     let vocabulary = read.tokenizer.get_vocab(true);
     if vocabulary.values().collect::<BTreeSet<_>>().len() < vocabulary.len() {
-        return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so no token can be appended".into() });
+        return Err(Error::Tokenizer {
+            file: path,
+            reason: "its ids have gaps, so no token can be appended".into(),
+        });
     }
     Ok(Some((Arc::new(read), text.into_bytes())))
 }
 
 /// All rows of the numbering. `numbering` is the extended tokenizer of the reference.
-fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Option<&HashMap<String, u32>>) -> Vec<Row> {
-    let named: BTreeMap<u32, &String> = numbering.into_iter().flatten().map(|(token, id)| (*id, token)).collect();
-    let taken: Vec<BTreeSet<u32>> = tokens.iter().map(|own| own.iter().flatten().map(|(_, id)| *id).collect()).collect();
+fn rows(
+    sources: &[Source],
+    tokens: &[Tokens],
+    reference: usize,
+    numbering: Option<&HashMap<String, u32>>,
+) -> Vec<Row> {
+    let named: BTreeMap<u32, &String> =
+        numbering.into_iter().flatten().map(|(token, id)| (*id, token)).collect();
+    let taken: Vec<BTreeSet<u32>> =
+        tokens.iter().map(|own| own.iter().flatten().map(|(_, id)| *id).collect()).collect();
     let count = |s: &Source| s.vocabulary_rows() as u32;
-    let most = sources.iter().map(count).max().unwrap_or(0).max(named.keys().last().map_or(0, |id| id + 1));
+    let most = sources
+        .iter()
+        .map(count)
+        .max()
+        .unwrap_or(0)
+        .max(named.keys().last().map_or(0, |id| id + 1));
     let mut rows = Vec::new();
     for id in 0..most {
         let token = named.get(&id).copied();
@@ -189,7 +238,9 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
             match (token, &tokens[i]) {
                 (Some(token), Some(own)) => own.get(token).copied(),
                 // Without a tokenizer, its rows are assumed to be those of the reference.
-                (Some(token), None) => by_row.filter(|_| tokens[reference].as_ref().is_some_and(|own| own.contains_key(token))),
+                (Some(token), None) => by_row.filter(|_| {
+                    tokens[reference].as_ref().is_some_and(|own| own.contains_key(token))
+                }),
                 // Padding, unless the token of the row has another row here.
                 (None, _) => by_row.filter(|id| !taken[i].contains(id)),
             }
@@ -215,7 +266,8 @@ fn renumber_source(
     const EXAMPLES: usize = 4;
     let source = &sources[i];
     let mut row_map: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
-    let (mut missing_rows, mut missing_tokens, mut from) = (Vec::new(), MissingTokens::default(), Vec::new());
+    let (mut missing_rows, mut missing_tokens, mut from) =
+        (Vec::new(), MissingTokens::default(), Vec::new());
     let mut donors = BTreeSet::new();
     for (id, row) in rows.iter().enumerate() {
         if let Some(own) = row.of[i] {
@@ -244,7 +296,8 @@ fn renumber_source(
     }
     missing_tokens.from = donors.into_iter().map(|k| sources[k].name().to_owned()).collect();
     // A source whose rows already match the numbering is unchanged.
-    let unchanged = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
+    let unchanged = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32))
+        && from.len() == source.vocabulary_rows();
     let names = if unchanged { Vec::new() } else { source.vocabulary_tensors() };
     let from = Arc::new(from);
     let view = |name: &String| {
@@ -261,9 +314,13 @@ fn renumber_source(
     })
 }
 
-/// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped by `here`; ids without a
-/// mapping are removed.
-pub(crate) fn config_of(json: &[u8], rows: usize, here: impl Fn(u32) -> Option<u32>) -> serde_json::Result<Vec<u8>> {
+/// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped
+/// by `here`; ids without a mapping are removed.
+pub(crate) fn config_of(
+    json: &[u8],
+    rows: usize,
+    here: impl Fn(u32) -> Option<u32>,
+) -> serde_json::Result<Vec<u8>> {
     let mut config: Map<String, Value> = serde_json::from_slice(json)?;
     renumber(&mut config, rows, &here);
     if !config.values().any(|value| value.get("vocab_size").is_some()) {
@@ -280,8 +337,12 @@ fn renumber(config: &mut Map<String, Value>, rows: usize, here: &impl Fn(u32) ->
     for (key, value) in config.iter_mut() {
         match (key.as_str(), value) {
             ("vocab_size", value @ Value::Number(_)) => *value = rows.into(),
-            ("eos_token_id" | "bos_token_id" | "pad_token_id", Value::Array(all)) => *all = all.iter().filter_map(id).collect(),
-            ("eos_token_id" | "bos_token_id" | "pad_token_id", value) => *value = id(value).unwrap_or(Value::Null),
+            ("eos_token_id" | "bos_token_id" | "pad_token_id", Value::Array(all)) => {
+                *all = all.iter().filter_map(id).collect()
+            }
+            ("eos_token_id" | "bos_token_id" | "pad_token_id", value) => {
+                *value = id(value).unwrap_or(Value::Null)
+            }
             ("text_config", Value::Object(inner)) => renumber(inner, rows, here),
             _ => {}
         }

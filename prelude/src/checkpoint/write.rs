@@ -70,20 +70,26 @@ pub(crate) struct Checkpoint {
     pub shard_bytes: u64,
 }
 
-/// Bytes written at a time. Each thread reuses its buffer, because allocating memory costs more than the work done with it.
+/// Bytes written at a time. Each thread reuses its buffer, because allocating memory costs more
+/// than the work done with it.
 const BLOCK: usize = 1 << 18;
 
 /// Values computed at a time; they stay in the cache until they are encoded.
 const VALUES: usize = 1 << 13;
 
 impl Checkpoint {
-    /// Writes `model.safetensors`, or shards with an index, into `directory`. `content` returns the contents of each tensor. All
-    /// threads work block by block, and no tensor is held in memory.
+    /// Writes `model.safetensors`, or shards with an index, into `directory`. `content` returns the
+    /// contents of each tensor. All threads work block by block, and no tensor is held in memory.
     ///
     /// # Errors
     /// A value that its dtype cannot represent, or a file that cannot be written.
-    pub fn write<'a>(mut self, directory: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
-        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.stored).cmp(&(a.dtype.bitsize(), &b.stored)));
+    pub fn write<'a>(
+        mut self,
+        directory: &Path,
+        content: impl Fn(&Entry) -> Result<Content<'a>> + Sync,
+    ) -> Result<()> {
+        self.tensors
+            .sort_by(|a, b| (b.dtype.bitsize(), &a.stored).cmp(&(a.dtype.bitsize(), &b.stored)));
         let mut shards: Vec<Vec<&Entry>> = vec![Vec::new()];
         let mut filled = 0;
         for tensor in &self.tensors {
@@ -108,7 +114,10 @@ impl Checkpoint {
         }
         if count > 1 {
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
-            write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
+            write_file(
+                &directory.join("model.safetensors.index.json"),
+                index.to_string().as_bytes(),
+            )?;
         }
         Ok(())
     }
@@ -119,9 +128,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As for [`Checkpoint::write`].
-    pub fn write_one<'a>(mut self, path: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
-        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
-        let work = Work::begin("write", "writing the tensors", Some(self.tensors.iter().map(Entry::bytes).sum()));
+    pub fn write_one<'a>(
+        mut self,
+        path: &Path,
+        content: impl Fn(&Entry) -> Result<Content<'a>> + Sync,
+    ) -> Result<()> {
+        self.tensors
+            .sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
+        let work = Work::begin(
+            "write",
+            "writing the tensors",
+            Some(self.tensors.iter().map(Entry::bytes).sum()),
+        );
         write_shard(path, &self.tensors.iter().collect::<Vec<_>>(), &work, &content)
     }
 }
@@ -137,10 +155,16 @@ fn write_shard<'a>(
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     for tensor in shard {
         let end = offset + tensor.bytes();
-        let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
+        let entry =
+            json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
         header.insert(tensor.stored.clone(), entry);
         let encoding = Encoding::Plain(tensor.encoding());
-        slots.push(Slot { name: tensor.name.clone(), encoding, start: offset, bytes: tensor.bytes() });
+        slots.push(Slot {
+            name: tensor.name.clone(),
+            encoding,
+            start: offset,
+            bytes: tensor.bytes(),
+        });
         offset = end;
     }
     let mut text = serde_json::Value::Object(header).to_string();
@@ -164,8 +188,8 @@ pub(crate) struct Slot {
     pub bytes: u64,
 }
 
-/// Writes the content of each slot and reports progress to `work`. Many tensors are written at once, so that no thread waits
-/// at the end of one.
+/// Writes the content of each slot and reports progress to `work`. Many tensors are written at
+/// once, so that no thread waits at the end of one.
 ///
 /// # Errors
 /// A value that its encoding cannot represent, a file that cannot be written, or a stop.
@@ -181,10 +205,13 @@ pub(crate) fn fill_slots<'a>(
         interrupt::check()?;
         let put = |at: usize, bytes: &[u8]| {
             work.advance(bytes.len() as u64)?;
-            file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e))
+            file.write_all_at(bytes, slot.start + at as u64)
+                .map_err(|e| Error::io("write", path, e))
         };
         match content(i)? {
-            Content::Bytes(bytes) => bytes.chunks(BLOCK).enumerate().try_for_each(|(i, bytes)| put(i * BLOCK, bytes)),
+            Content::Bytes(bytes) => {
+                bytes.chunks(BLOCK).enumerate().try_for_each(|(i, bytes)| put(i * BLOCK, bytes))
+            }
             Content::Values(values) => {
                 let step = BLOCK - BLOCK % slot.encoding.block().1;
                 let blocks = (0..slot.bytes as usize).into_par_iter().step_by(step);
@@ -201,7 +228,13 @@ pub(crate) fn fill_slots<'a>(
 }
 
 /// Fills `bytes` with the content of `slot` from byte `at`.
-fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mut [f32]) -> Result<()> {
+fn fill(
+    slot: &Slot,
+    values: &Values<'_>,
+    at: usize,
+    bytes: &mut [u8],
+    tile: &mut [f32],
+) -> Result<()> {
     let (per, width) = slot.encoding.block();
     let mut start = at / width * per;
     for bytes in bytes.chunks_mut(VALUES / per * width) {
@@ -209,7 +242,12 @@ fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mu
         values(start, tile);
         if let Some(bad) = slot.encoding.encode(tile, bytes) {
             let (tensor, dtype) = (slot.name.clone(), slot.encoding.name());
-            return Err(Error::Unrepresentable { tensor, position: start + bad, value: tile[bad], dtype });
+            return Err(Error::Unrepresentable {
+                tensor,
+                position: start + bad,
+                value: tile[bad],
+                dtype,
+            });
         }
         start += tile.len();
     }

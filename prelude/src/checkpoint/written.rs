@@ -22,8 +22,8 @@ pub struct Written {
     pub retained: Option<RetainedShare>,
 }
 
-/// How much an adapter of limited rank retains of the difference between a merge and its base. Shares are of the Frobenius norm,
-/// `sqrt(1 - |D - BA|^2 / |D|^2)`.
+/// How much an adapter of limited rank retains of the difference between a merge and its base.
+/// Shares are of the Frobenius norm, `sqrt(1 - |D - BA|^2 / |D|^2)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetainedShare {
     /// The largest rank of its factors.
@@ -49,7 +49,12 @@ impl fmt::Display for RetainedShare {
             true => "100%".to_owned(),
             false => format!("{:.2}%", (share * 1e4).floor() / 100.0),
         };
-        write!(f, "rank {} retains {} of the norm of the difference between merge and base", self.rank, percent(self.share))?;
+        write!(
+            f,
+            "rank {} retains {} of the norm of the difference between merge and base",
+            self.rank,
+            percent(self.share)
+        )?;
         match self.lowest().filter(|(_, share)| percent(*share) != percent(self.share)) {
             Some((name, share)) => write!(f, "; lowest at `{name}`, {}", percent(share)),
             None => Ok(()),

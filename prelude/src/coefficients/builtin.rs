@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{COLUMNS, Columns, Heads, LowRank, PerLayer, PerTensor, Rows, RowsColumns, Scheme, Softmax, Task};
+use super::{
+    COLUMNS, Columns, Heads, LowRank, PerLayer, PerTensor, Rows, RowsColumns, Scheme, Softmax, Task,
+};
 use crate::error::{Error, Result};
 
 /// A named scheme.
@@ -27,7 +29,14 @@ pub type Build = fn(&[(&str, &str)]) -> Result<Arc<dyn Scheme>>;
 /// A scheme without settings.
 macro_rules! plain {
     ($name:expr, $about:literal, $scheme:expr) => {
-        Builtin { name: $name, usage: "", about: $about, keys: &[], rust: stringify!($scheme), build: |_| Ok(Arc::new($scheme)) }
+        Builtin {
+            name: $name,
+            usage: "",
+            about: $about,
+            keys: &[],
+            rust: stringify!($scheme),
+            build: |_| Ok(Arc::new($scheme)),
+        }
     };
 }
 
@@ -35,7 +44,11 @@ macro_rules! plain {
 pub const SCHEMES: &[Builtin] = &[
     plain!(COLUMNS, "one coefficient per column: DAM as published", Columns::default()),
     plain!("rows", "one coefficient per row of each matrix in a layer", Rows),
-    plain!("rows_columns", "one coefficient per element: a row term plus a column term", RowsColumns),
+    plain!(
+        "rows_columns",
+        "one coefficient per element: a row term plus a column term",
+        RowsColumns
+    ),
     plain!("tensor", "one coefficient per tensor", PerTensor),
     plain!("layer", "one coefficient per layer", PerLayer),
     plain!("heads", "one coefficient per attention head; columns elsewhere", Heads),
@@ -64,7 +77,8 @@ fn low_rank(settings: &[(&str, &str)]) -> Result<Arc<dyn Scheme>> {
     let mut scheme = LowRank::default();
     for (key, value) in settings {
         let rank = value.parse().ok().filter(|rank| *key == "rank" && (1..=1024).contains(rank));
-        scheme.rank = rank.ok_or_else(|| Error::bad_value(key, value, "an integer from 1 to 1024"))?;
+        scheme.rank =
+            rank.ok_or_else(|| Error::bad_value(key, value, "an integer from 1 to 1024"))?;
     }
     Ok(Arc::new(scheme))
 }
@@ -80,10 +94,14 @@ mod tests {
             assert_eq!(scheme.name(), builtin.name);
             let settings = scheme.settings();
             assert_eq!(settings.iter().map(|(key, _)| *key).collect::<Vec<_>>(), builtin.keys);
-            let again: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let again: Vec<(&str, &str)> =
+                settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
             assert_eq!((builtin.build)(&again).unwrap().settings(), settings);
         }
-        assert_eq!((find("low_rank").unwrap().build)(&[("rank", "7")]).unwrap().settings(), [("rank", "7".to_owned())]);
+        assert_eq!(
+            (find("low_rank").unwrap().build)(&[("rank", "7")]).unwrap().settings(),
+            [("rank", "7".to_owned())]
+        );
         for rank in ["0", "x", "1025"] {
             assert!((find("low_rank").unwrap().build)(&[("rank", rank)]).is_err());
         }

@@ -1,7 +1,8 @@
-//! Checks a scheme: shapes, initial values, and gradients against finite differences, parameter by parameter.
+//! Checks a scheme: shapes, initial values, and gradients against finite differences, parameter by
+//! parameter.
 //!
-//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, near the start and in f32, compares `dL/dp`
-//! with `(L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
+//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, near the start and in f32,
+//! compares `dL/dp` with `(L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
 
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -32,19 +33,28 @@ const PROBES: usize = 4;
 /// The half step in f32.
 const H: f32 = 1e-2;
 
-/// The offset from the start at which gradients are compared, because a parameter at 0 may hide another's gradient.
+/// The offset from the start at which gradients are compared, because a parameter at 0 may hide
+/// another's gradient.
 const BESIDE: f32 = 0.05;
 
-/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`; `base` is the index of the base
-/// model. The time grows with the number of coefficients.
+/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`; `base` is the
+/// index of the base model. The time grows with the number of coefficients.
 ///
 /// # Errors
-/// The first problem found, with the tensor and the parameter: a scheme that fails, coefficients of the wrong shape,
-/// an invalid initial value, a parameter without a gradient, a gradient that disagrees with finite differences, or a
-/// tensor whose gradients are all 0.
-pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<SchemeReport> {
+/// The first problem found, with the tensor and the parameter: a scheme that fails, coefficients of
+/// the wrong shape, an invalid initial value, a parameter without a gradient, a gradient that
+/// disagrees with finite differences, or a tensor whose gradients are all 0.
+pub fn check(
+    scheme: &dyn Scheme,
+    architecture: &Architecture,
+    sources: usize,
+    base: Option<usize>,
+) -> Result<SchemeReport> {
     let (options, specs) = (scheme.options(), architecture.tensors());
-    let sites: Vec<Site<'_>> = specs.iter().map(|spec| Site { spec, architecture, sources, base, options: &options }).collect();
+    let sites: Vec<Site<'_>> = specs
+        .iter()
+        .map(|spec| Site { spec, architecture, sources, base, options: &options })
+        .collect();
     let (variables, uses) = variables(scheme, &sites)?;
     let mut checked = SchemeReport {
         scheme: scheme.name(),
@@ -54,7 +64,10 @@ pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, b
     };
     for (site, used) in sites.iter().zip(&uses) {
         let keys: Vec<&str> = used.iter().map(|i| variables[*i].key.as_str()).collect();
-        let start = used.iter().map(|i| variables[*i].value.as_tensor().copy()).collect::<candle_core::Result<_>>()?;
+        let start = used
+            .iter()
+            .map(|i| variables[*i].value.as_tensor().copy())
+            .collect::<candle_core::Result<_>>()?;
         checked.gradients += Check { scheme, site, keys, start }.run()?;
     }
     Ok(checked)
@@ -82,12 +95,15 @@ impl Check<'_> {
         let weights: Vec<f32> = c.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
         let at_start = self.gradients(&self.start, &weights)?;
         if at_start.iter().flatten().all(|g| *g == 0.0) {
-            return Err(self.failed("every gradient is 0 at the start, so nothing would train".into()));
+            return Err(
+                self.failed("every gradient is 0 at the start, so nothing would train".into())
+            );
         }
 
         let mut beside = Vec::new();
         for values in &self.start {
-            let moved: Vec<f32> = flat(values)?.into_iter().map(|x| x + rng.random_range(-BESIDE..BESIDE)).collect();
+            let moved: Vec<f32> =
+                flat(values)?.into_iter().map(|x| x + rng.random_range(-BESIDE..BESIDE)).collect();
             beside.push(Tensor::from_vec(moved, values.dims(), &Device::Cpu)?);
         }
         let gradients = self.gradients(&beside, &weights)?;
@@ -96,20 +112,31 @@ impl Check<'_> {
         let floor = 1e-4 * f64::from(largest) * (c.len() as f64).sqrt();
         let mut count = 0;
         for (which, gradient) in gradients.iter().enumerate() {
-            for position in (0..PROBES.min(gradient.len())).map(|_| rng.random_range(0..gradient.len())) {
+            for position in
+                (0..PROBES.min(gradient.len())).map(|_| rng.random_range(0..gradient.len()))
+            {
                 let at = |h: f32| -> Result<f64> {
                     let mut values = flat(&beside[which])?;
                     values[position] += h;
                     let mut parameters = beside.clone();
-                    parameters[which] = Tensor::from_vec(values, beside[which].dims(), &Device::Cpu)?;
+                    parameters[which] =
+                        Tensor::from_vec(values, beside[which].dims(), &Device::Cpu)?;
                     let c = flat(&self.compute(&parameters)?)?;
                     Ok(c.iter().zip(&weights).map(|(c, w)| f64::from(*c) * f64::from(*w)).sum())
                 };
-                let (found, expected) = (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
+                let (found, expected) =
+                    (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
                 if (found - expected).abs() > floor + 1e-2 * expected.abs() || !found.is_finite() {
                     let (scheme, tensor) = (self.scheme.name(), self.site.name().to_owned());
                     let parameter = self.keys[which].to_owned();
-                    return Err(Error::SchemeGradient { scheme, tensor, parameter, position, found, expected });
+                    return Err(Error::SchemeGradient {
+                        scheme,
+                        tensor,
+                        parameter,
+                        position,
+                        found,
+                        expected,
+                    });
                 }
                 count += 1;
             }
@@ -130,7 +157,11 @@ impl Check<'_> {
         let gradients = (c * weights)?.sum_all()?.backward()?;
         let of = |(parameter, key): (&Tensor, &&str)| match gradients.get(parameter) {
             Some(gradient) => flat(gradient),
-            None => Err(Error::NoGradient { parameter: (*key).to_owned(), tensor: self.site.name().into(), count: 1 }),
+            None => Err(Error::NoGradient {
+                parameter: (*key).to_owned(),
+                tensor: self.site.name().into(),
+                count: 1,
+            }),
         };
         parameters.iter().zip(&self.keys).map(of).collect()
     }

@@ -66,8 +66,8 @@ impl Scheme for Columns {
     }
 }
 
-/// Returns one coefficient per source and column of the tensor: the fallback of other schemes for tensors they do not
-/// cover.
+/// Returns one coefficient per source and column of the tensor: the fallback of other schemes for
+/// tensors they do not cover.
 pub(super) fn by_column(site: &Site<'_>) -> Parameter {
     site.parameter(site.name(), 1, site.columns())
 }

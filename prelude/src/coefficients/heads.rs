@@ -1,5 +1,5 @@
-//! One coefficient per source and attention head: for its rows of the query, key and value projections, and for its
-//! columns of the output projection.
+//! One coefficient per source and attention head: for its rows of the query, key and value
+//! projections, and for its columns of the output projection.
 //!
 //! ```text
 //! q, k, v:  W[h d + o, :] = sum_i f(c[i, h]) W_i[h d + o, :]      d: the dimension of a head
@@ -26,7 +26,9 @@ enum HeadAxis {
 
 /// Returns the dimension that is divided into heads, if there is one.
 fn head_axis(site: &Site<'_>) -> Option<HeadAxis> {
-    let is = |name: &str| site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"));
+    let is = |name: &str| {
+        site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"))
+    };
     match ["q_proj", "k_proj", "v_proj", "qkv_proj"].into_iter().any(is) {
         true => Some(HeadAxis::Rows),
         false => is("o_proj").then_some(HeadAxis::Columns),

@@ -4,8 +4,8 @@
 //! c[i] = start[i] + A[i] B[i]      A: rows x rank, seeded noise of variance 1 / rank;  B: rank x columns, zeros
 //! ```
 //!
-//! The merge therefore starts at `start`, and the gradient of B is not 0. Applies to the matrices of layers; the
-//! embedding, the output layer, norms and biases are as in columns.
+//! The merge therefore starts at `start`, and the gradient of B is not 0. Applies to the matrices
+//! of layers; the embedding, the output layer, norms and biases are as in columns.
 
 use candle_core::{Result, Tensor};
 
@@ -44,7 +44,10 @@ impl Scheme for LowRank {
         // Uniform noise in -w..w has variance w^2 / 3.
         let width = (3.0 / rank as f32).sqrt();
         let noise = site.noise(&a, n * rows * rank).into_iter().map(|x| x * width).collect();
-        vec![Parameter::new(a, &[n, rows, rank], noise), Parameter::filled(b, &[n, rank, columns], 0.0)]
+        vec![
+            Parameter::new(a, &[n, rows, rank], noise),
+            Parameter::filled(b, &[n, rank, columns], 0.0),
+        ]
     }
 
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {

@@ -73,7 +73,11 @@ impl Merge {
                     spec: site.spec.clone(),
                     trains: merge.wrap.options.trains(site.kind()),
                     variables,
-                    operation: ScaledSum::new(views(sources, site.spec)?, site.columns(), &merge.device)?,
+                    operation: ScaledSum::new(
+                        views(sources, site.spec)?,
+                        site.columns(),
+                        &merge.device,
+                    )?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -95,7 +99,10 @@ impl Merge {
     /// # Errors
     /// An unknown name.
     pub fn tensor(&self, name: &str) -> Result<&MergedTensor> {
-        self.tensors.iter().find(|t| t.spec.name == name).ok_or_else(|| Error::NoMatch { pattern: name.into() })
+        self.tensors
+            .iter()
+            .find(|t| t.spec.name == name)
+            .ok_or_else(|| Error::NoMatch { pattern: name.into() })
     }
 
     /// Returns the embedding.
@@ -111,16 +118,16 @@ impl Merge {
         self.variables.iter().filter(|v| v.trains || !trained).map(|v| v.value.elem_count()).sum()
     }
 
-    /// Returns the maximum bytes used on the CPU by the coefficients of one tensor and their gradients. Small, unless
-    /// every element has its own coefficient.
+    /// Returns the maximum bytes used on the CPU by the coefficients of one tensor and their
+    /// gradients. Small, unless every element has its own coefficient.
     pub fn coefficient_bytes(&self) -> u64 {
-        // The backward pass holds c, f(c) and their gradients; a penalty holds c, pairs of sources, intermediate
-        // results, and the gradients of all of them: about a dozen tensors.
+        // The backward pass holds c, f(c) and their gradients; a penalty holds c, pairs of sources,
+        // intermediate results, and the gradients of all of them: about a dozen tensors.
         12 * DType::F32.size_in_bytes() as u64 * self.most as u64
     }
 
-    /// Returns the coefficients `c` of `tensor` in broadcast form: sources x R x C, f32, on the merge's device.
-    /// Gradients flow through them to the variables.
+    /// Returns the coefficients `c` of `tensor` in broadcast form: sources x R x C, f32, on the
+    /// merge's device. Gradients flow through them to the variables.
     ///
     /// # Errors
     /// The scheme fails or returns the wrong shape.
@@ -130,7 +137,8 @@ impl Merge {
 
     /// Returns `f(c)`, detached from any graph.
     fn scales(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        let c = self.compute_coefficients(tensor, |value| value.detach().to_device(&self.device))?;
+        let c =
+            self.compute_coefficients(tensor, |value| value.detach().to_device(&self.device))?;
         Ok(self.wrap.options.f.apply(&c)?.detach())
     }
 
@@ -141,11 +149,12 @@ impl Merge {
         take: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor> {
         let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
-        self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
+        self.site(&tensor.spec)
+            .coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
     }
 
-    /// Returns every merged weight in `dtype`, `sum_i f(c_i) W_i`, in its own memory. The weights are variables, so a
-    /// loss has gradients with respect to them.
+    /// Returns every merged weight in `dtype`, `sum_i f(c_i) W_i`, in its own memory. The weights
+    /// are variables, so a loss has gradients with respect to them.
     ///
     /// # Errors
     /// Out of memory on the device.
@@ -183,11 +192,17 @@ impl Merge {
         tensor.operation.forward_rows(&self.scales(tensor)?, ids)
     }
 
-    /// Returns the weights of layer `layer`, or with `None` those after the last layer, for one pass.
+    /// Returns the weights of layer `layer`, or with `None` those after the last layer, for one
+    /// pass.
     ///
     /// # Errors
     /// Out of memory on the device.
-    pub fn part(&self, layer: Option<usize>, dtype: DType, with_gradient: bool) -> Result<MergedPart<'_>> {
+    pub fn part(
+        &self,
+        layer: Option<usize>,
+        dtype: DType,
+        with_gradient: bool,
+    ) -> Result<MergedPart<'_>> {
         let output = self.architecture.output();
         let belongs = |spec: &TensorSpec| match layer {
             Some(_) => spec.layer() == layer,
@@ -197,8 +212,13 @@ impl Merge {
         let mut weights = BTreeMap::new();
         for tensor in self.tensors.iter().filter(|t| belongs(&t.spec)) {
             let before = kept.remove(&tensor.spec.role());
-            let weight = tensor.operation.forward_in(&self.scales(tensor)?, dtype, before.as_ref().map(|slot| &slot.weight))?;
-            let slot = Slot { weight, gradient: before.map(|slot| slot.gradient).unwrap_or_default() };
+            let weight = tensor.operation.forward_in(
+                &self.scales(tensor)?,
+                dtype,
+                before.as_ref().map(|slot| &slot.weight),
+            )?;
+            let slot =
+                Slot { weight, gradient: before.map(|slot| slot.gradient).unwrap_or_default() };
             slot.gradient.clear();
             kept.insert(tensor.spec.role(), slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
@@ -206,40 +226,58 @@ impl Merge {
         Ok(MergedPart { weights, with_gradient })
     }
 
-    /// Maps the gradient with respect to the merged weight of `tensor` to gradients with respect to its variables,
-    /// each with the variable's index.
+    /// Maps the gradient with respect to the merged weight of `tensor` to gradients with respect to
+    /// its variables, each with the variable's index.
     ///
     /// # Errors
     /// A gradient of the wrong shape.
-    pub fn pull_back(&self, tensor: &MergedTensor, gradient: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.chain_rule(tensor, |form| tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form))
+    pub fn pull_back(
+        &self,
+        tensor: &MergedTensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<(usize, Tensor)>> {
+        self.chain_rule(tensor, |form| {
+            tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form)
+        })
     }
 
     /// Like [`Merge::pull_back`], for the gradient with respect to [`Merge::rows`].
     ///
     /// # Errors
     /// A gradient of the wrong shape.
-    pub fn pull_back_rows(&self, tensor: &MergedTensor, gradient: &Tensor, ids: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.chain_rule(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
+    pub fn pull_back_rows(
+        &self,
+        tensor: &MergedTensor,
+        gradient: &Tensor,
+        ids: &Tensor,
+    ) -> Result<Vec<(usize, Tensor)>> {
+        self.chain_rule(tensor, |form| {
+            tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form)
+        })
     }
 
     /// Applies the chain rule from the gradient with respect to the scales `f(c)`.
-    fn chain_rule(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
+    fn chain_rule(
+        &self,
+        tensor: &MergedTensor,
+        by_scales: impl FnOnce(Form) -> Result<Tensor>,
+    ) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
         let (_, rows, columns) = scales.dims3()?;
         let by_scales = by_scales(Form { rows, columns })?;
         self.gradients(tensor, &send_down(&scales, &by_scales)?)
     }
 
-    /// Returns the gradient of `loss`, a scalar computed from the coefficients of `tensor`, with respect to the
-    /// variables it depends on, each with the variable's index.
+    /// Returns the gradient of `loss`, a scalar computed from the coefficients of `tensor`, with
+    /// respect to the variables it depends on, each with the variable's index.
     ///
     /// # Errors
     /// An operation whose backward pass fails.
     pub fn gradients(&self, tensor: &MergedTensor, loss: &Tensor) -> Result<Vec<(usize, Tensor)>> {
         let mut found = loss.backward()?;
         // candle's gradients keep the graph they were computed from.
-        let of = |i: &usize| Some((*i, found.remove(self.variables[*i].value.as_tensor())?.detach()));
+        let of =
+            |i: &usize| Some((*i, found.remove(self.variables[*i].value.as_tensor())?.detach()));
         Ok(tensor.variables.iter().filter_map(of).collect())
     }
 }

@@ -1,7 +1,8 @@
 //! The coefficients of a merge and the merged weights.
 //!
-//! A [`Scheme`] computes the coefficients of every tensor, in broadcast form, from trainable parameters; a [`Merge`]
-//! computes the merged weights and maps gradients of weights back to the parameters.
+//! A [`Scheme`] computes the coefficients of every tensor, in broadcast form, from trainable
+//! parameters; a [`Merge`] computes the merged weights and maps gradients of weights back to the
+//! parameters.
 
 mod builtin;
 mod check;

@@ -1,12 +1,14 @@
-//! The column merge closest to a given weight `M` (rows x columns): for each column `j`, the `c` that minimises
+//! The column merge closest to a given weight `M` (rows x columns): for each column `j`, the `c`
+//! that minimises
 //!
 //! ```text
 //! || M[:, j] - sum_i c_i W_i[:, j] ||^2 + ridge || c - 1/N ||^2
 //! ```
 //!
-//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A`, this is `(G + ridge) e = b`, where
-//! `G[a, b] = <W_a[:, j], W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, accumulated in one pass over
-//! the weights. The ridge is tiny relative to `G`; it only resolves ties between equal sources.
+//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A`, this is `(G + ridge) e = b`, where `G[a,
+//! b] = <W_a[:, j], W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, accumulated in
+//! one pass over the weights. The ridge is tiny relative to `G`; it only resolves ties between
+//! equal sources.
 
 use rayon::prelude::*;
 
@@ -28,8 +30,8 @@ const RIDGE: f64 = 1e-11;
 /// Chunks of rows, summed separately and then combined in order.
 const CHUNKS: usize = 16;
 
-/// Returns the column merge of `views` (equal shapes) closest to `target`. `columns` is the last dimension, or 1 for
-/// a bias.
+/// Returns the column merge of `views` (equal shapes) closest to `target`. `columns` is the last
+/// dimension, or 1 for a bias.
 pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Nearest {
     let n = views.len();
     let elements: usize = views.first().map_or(0, |view| view.shape.iter().product());
@@ -55,7 +57,8 @@ pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Ne
     for sums in sums.collect::<Vec<_>>() {
         total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
     }
-    let mut found = Nearest { coefficients: vec![0.0; n * columns], residual: 0.0, difference: 0.0 };
+    let mut found =
+        Nearest { coefficients: vec![0.0; n * columns], residual: 0.0, difference: 0.0 };
     for (j, sums) in total.chunks(width.max(1)).enumerate() {
         let (gram, rest) = sums.split_at(n * (n + 1) / 2);
         let (along, difference) = (&rest[..n], rest[n]);
@@ -69,7 +72,8 @@ pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Ne
     found
 }
 
-/// Adds the products of a tile to the sums of its columns. `values` holds the tile of each source, then that of `M`.
+/// Adds the products of a tile to the sums of its columns. `values` holds the tile of each source,
+/// then that of `M`.
 fn add(values: &[f32], n: usize, range: std::ops::Range<usize>, columns: usize, sums: &mut [f64]) {
     let width = n * (n + 1) / 2 + n + 1;
     for (k, at) in range.enumerate() {
@@ -104,7 +108,8 @@ fn solve(gram: &[f64], b: &[f64]) -> Vec<f64> {
             let sum: f64 = (0..k).map(|l| factor[place(i, l)] * factor[place(k, l)]).sum();
             let left = gram[place(i, k)] - sum;
             // Rounding must not push a pivot below the ridge.
-            factor[place(i, k)] = if i == k { (left + ridge).max(ridge).sqrt() } else { left / factor[place(k, k)] };
+            factor[place(i, k)] =
+                if i == k { (left + ridge).max(ridge).sqrt() } else { left / factor[place(k, k)] };
         }
     }
     let mut e = b.to_vec();
@@ -131,7 +136,9 @@ mod tests {
 
     fn fitted(sources: &[&[f32]], shape: &[usize], columns: usize, target: &[f32]) -> Nearest {
         let views: Vec<View> = sources.iter().map(|s| view(s, shape)).collect();
-        let target: Values<'_> = Box::new(|start, out: &mut [f32]| out.copy_from_slice(&target[start..start + out.len()]));
+        let target: Values<'_> = Box::new(|start, out: &mut [f32]| {
+            out.copy_from_slice(&target[start..start + out.len()])
+        });
         nearest(&views, columns, &target)
     }
 
@@ -152,7 +159,10 @@ mod tests {
     fn reports_the_residual() {
         // W_1 = (1, 0, 0), W_2 = (0, 1, 0), M = (2, 3, 4): c = (2, 3), 4 is out of reach.
         let found = fitted(&[&[1.0, 0.0, 0.0], &[0.0, 1.0, 0.0]], &[3], 1, &[2.0, 3.0, 4.0]);
-        assert!((found.coefficients[0] - 2.0).abs() < 1e-6 && (found.coefficients[1] - 3.0).abs() < 1e-6);
+        assert!(
+            (found.coefficients[0] - 2.0).abs() < 1e-6
+                && (found.coefficients[1] - 3.0).abs() < 1e-6
+        );
         assert!((found.residual - 16.0).abs() < 1e-6);
         assert_eq!(found.difference, 1.5 * 1.5 + 2.5 * 2.5 + 16.0);
     }

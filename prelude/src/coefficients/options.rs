@@ -22,7 +22,8 @@ use crate::checkpoint::Kind;
 pub struct Options {
     /// The function applied to coefficients before they scale weights.
     pub f: Nonlinearity,
-    /// The trainable kinds; other coefficients keep their initial values. Biases train with linears.
+    /// The trainable kinds; other coefficients keep their initial values. Biases train with
+    /// linears.
     pub train: Vec<Kind>,
     /// The initial coefficients of weights.
     pub init: Init,
@@ -73,8 +74,8 @@ pub enum BiasStart {
     Same,
 }
 
-/// How the tensors of a multimodal model outside the text decoder (vision tower, projector) are merged. They receive
-/// no gradient.
+/// How the tensors of a multimodal model outside the text decoder (vision tower, projector) are
+/// merged. They receive no gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rest {
@@ -107,8 +108,8 @@ impl Options {
         self.train.contains(&if kind == Kind::Bias { Kind::Linear } else { kind })
     }
 
-    /// Returns the initial coefficient of each of `sources` sources in a tensor of `kind`; `key` seeds the random
-    /// draw.
+    /// Returns the initial coefficient of each of `sources` sources in a tensor of `kind`; `key`
+    /// seeds the random draw.
     pub(super) fn start(&self, kind: Kind, key: &str, sources: usize) -> Vec<f32> {
         match (kind, self.bias, self.init) {
             (Kind::Bias, BiasStart::One, _) => vec![1.0; sources],

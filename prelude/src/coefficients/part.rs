@@ -25,7 +25,12 @@ pub struct MergedWeights<'a> {
 
 impl Weights for MergedWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
-        Ok(self.merge.weight(self.merge.tensor(name)?)?.as_tensor().detach().to_dtype(self.dtype)?)
+        Ok(self
+            .merge
+            .weight(self.merge.tensor(name)?)?
+            .as_tensor()
+            .detach()
+            .to_dtype(self.dtype)?)
     }
 
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
@@ -33,8 +38,8 @@ impl Weights for MergedWeights<'_> {
     }
 }
 
-/// Merged weights in memory that is shared with the same weights of other layers: valid until the next part is made,
-/// and again when this part is remade.
+/// Merged weights in memory that is shared with the same weights of other layers: valid until the
+/// next part is made, and again when this part is remade.
 pub struct MergedPart<'a> {
     pub(super) weights: BTreeMap<String, (&'a MergedTensor, Slot)>,
     pub(super) with_gradient: bool,
@@ -44,23 +49,36 @@ impl<'a> MergedPart<'a> {
     /// Takes the gradients of its trainable weights from the pass's `gradients`.
     pub fn gradients(&self, mut gradients: GradStore) -> Vec<(&'a MergedTensor, Tensor)> {
         let trained = self.weights.values().filter(|(tensor, _)| tensor.trains);
-        let found = trained.filter_map(|(tensor, slot)| Some((*tensor, gradients.remove(slot.weight.as_tensor())?)));
+        let found = trained.filter_map(|(tensor, slot)| {
+            Some((*tensor, gradients.remove(slot.weight.as_tensor())?))
+        });
         found.collect()
     }
 
     /// Returns the accumulated gradients of linear layers.
     pub fn sums(&self) -> Vec<(&'a MergedTensor, Tensor)> {
-        self.weights.values().filter_map(|(tensor, slot)| Some((*tensor, slot.gradient.total()?))).collect()
+        self.weights
+            .values()
+            .filter_map(|(tensor, slot)| Some((*tensor, slot.gradient.total()?)))
+            .collect()
     }
 }
 
 impl Weights for MergedPart<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
-        let (tensor, slot) = self.weights.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
-        Ok(if self.with_gradient && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
+        let (tensor, slot) =
+            self.weights.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
+        Ok(if self.with_gradient && tensor.trains {
+            slot.weight.as_tensor().clone()
+        } else {
+            slot.weight.as_tensor().detach()
+        })
     }
 
     fn gradient(&self, name: &str) -> Option<&Gradient> {
-        self.weights.get(name).filter(|(tensor, _)| self.with_gradient && tensor.trains).map(|(_, slot)| &slot.gradient)
+        self.weights
+            .get(name)
+            .filter(|(tensor, _)| self.with_gradient && tensor.trains)
+            .map(|(_, slot)| &slot.gradient)
     }
 }

@@ -5,9 +5,9 @@
 //! rows_columns:  W[o, j] = sum_i f(r[i, o] + k[i, j]) W_i[o, j]
 //! ```
 //!
-//! The coefficient is the sum of two vectors rather than their product, so that both have gradients of similar size
-//! at every start. Both schemes apply to the matrices of layers; the embedding, the output layer, norms and biases
-//! are as in columns.
+//! The coefficient is the sum of two vectors rather than their product, so that both have gradients
+//! of similar size at every start. Both schemes apply to the matrices of layers; the embedding, the
+//! output layer, norms and biases are as in columns.
 
 use candle_core::{Result, Tensor};
 
@@ -35,8 +35,8 @@ impl Scheme for Rows {
     }
 }
 
-/// One coefficient per source and element: the sum of a row term, which starts at 0, and a column term, which starts
-/// at the initial coefficient.
+/// One coefficient per source and element: the sum of a row term, which starts at 0, and a column
+/// term, which starts at the initial coefficient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowsColumns;
 
@@ -48,7 +48,11 @@ impl Scheme for RowsColumns {
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         let mut parameters = vec![by_column(site)];
         if site.is_projection() {
-            parameters.push(Parameter::filled(format!("{} rows", site.name()), &[site.sources, site.rows(), 1], 0.0));
+            parameters.push(Parameter::filled(
+                format!("{} rows", site.name()),
+                &[site.sources, site.rows(), 1],
+                0.0,
+            ));
         }
         parameters
     }

@@ -1,11 +1,12 @@
-//! The interface of a scheme: it maps trainable parameters to a coefficient for every element of a tensor.
+//! The interface of a scheme: it maps trainable parameters to a coefficient for every element of a
+//! tensor.
 //!
 //! ```text
 //! W = sum_i f(c_i) * W_i      c = scheme(parameters): sources x R x C, R is 1 or rows, C is 1 or columns
 //! ```
 //!
-//! The gradient flows back through the tensor operations that compute `c`, so a scheme needs no backward pass of its
-//! own.
+//! The gradient flows back through the tensor operations that compute `c`, so a scheme needs no
+//! backward pass of its own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use super::options::{Options, seed_of};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 
-/// A parametrisation of the coefficients. Your own takes about ten lines of code and trains like the built-in ones;
-/// its saved sessions open with [`Dam::open_with`](crate::Dam::open_with):
+/// A parametrisation of the coefficients. Your own takes about ten lines of code and trains like
+/// the built-in ones; its saved sessions open with [`Dam::open_with`](crate::Dam::open_with):
 ///
 /// ```
 /// use dam_prelude::{Parameter, Scheme, Site, Tensor, candle_core, check_scheme, load};
@@ -43,19 +44,21 @@ use crate::checkpoint::{Architecture, Kind, TensorSpec};
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 pub trait Scheme: Send + Sync {
-    /// Returns the trainable parameters of the tensor at `site`, with their initial values. Tensors that return the
-    /// same key share one variable; its shape and initial values must then agree.
+    /// Returns the trainable parameters of the tensor at `site`, with their initial values. Tensors
+    /// that return the same key share one variable; its shape and initial values must then agree.
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter>;
 
-    /// Computes the coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or `site.rows()` and C
-    /// is 1 or `site.columns()`. `parameters` are those of [`Scheme::parameters`], in that order, on the device of
-    /// the computation. Use only differentiable candle operations, and no randomness.
+    /// Computes the coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or
+    /// `site.rows()` and C is 1 or `site.columns()`. `parameters` are those of
+    /// [`Scheme::parameters`], in that order, on the device of the computation. Use only
+    /// differentiable candle operations, and no randomness.
     ///
     /// # Errors
     /// Operands that do not fit together.
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor>;
 
-    /// Returns the name in reports, model cards and saved sessions: by default the name of the type.
+    /// Returns the name in reports, model cards and saved sessions: by default the name of the
+    /// type.
     fn name(&self) -> String {
         let path = std::any::type_name::<Self>();
         let path = path.split('<').next().unwrap_or(path);
@@ -110,7 +113,8 @@ impl fmt::Debug for Wrap {
 impl Wrap {
     /// Returns the scheme's name and settings: `low_rank rank=4`.
     pub fn title(&self) -> String {
-        let settings = self.scheme.settings().into_iter().map(|(key, value)| format!(" {key}={value}"));
+        let settings =
+            self.scheme.settings().into_iter().map(|(key, value)| format!(" {key}={value}"));
         self.scheme.name() + &settings.collect::<String>()
     }
 }
@@ -164,7 +168,8 @@ impl Site<'_> {
         self.spec.kind
     }
 
-    /// Returns the decoder layer, from 0; `None` for the embedding, the final norm and the output layer.
+    /// Returns the decoder layer, from 0; `None` for the embedding, the final norm and the output
+    /// layer.
     pub fn layer(&self) -> Option<usize> {
         self.spec.layer()
     }
@@ -179,22 +184,27 @@ impl Site<'_> {
         self.spec.shape.iter().product::<usize>() / self.columns().max(1)
     }
 
-    /// Whether it is a matrix of a layer. The rows of other matrices are tokens: most occur in no example, and these
-    /// matrices are as large as all of a layer's together.
+    /// Whether it is a matrix of a layer. The rows of other matrices are tokens: most occur in no
+    /// example, and these matrices are as large as all of a layer's together.
     pub fn is_projection(&self) -> bool {
         self.kind() == Kind::Linear && self.layer().is_some()
     }
 
-    /// Returns the initial coefficient of each source, drawn with seed `key` if the start is random: 1/N, or 1 for a
-    /// bias, as published.
+    /// Returns the initial coefficient of each source, drawn with seed `key` if the start is
+    /// random: 1/N, or 1 for a bias, as published.
     pub fn start(&self, key: &str) -> Vec<f32> {
         self.options.start(self.kind(), key, self.sources)
     }
 
-    /// Returns a parameter of shape sources x `rows` x `columns`, with each source at [`Site::start`].
+    /// Returns a parameter of shape sources x `rows` x `columns`, with each source at
+    /// [`Site::start`].
     pub fn parameter(&self, key: impl Into<String>, rows: usize, columns: usize) -> Parameter {
         let key = key.into();
-        let start = self.start(&key).into_iter().flat_map(|x| std::iter::repeat_n(x, rows * columns)).collect();
+        let start = self
+            .start(&key)
+            .into_iter()
+            .flat_map(|x| std::iter::repeat_n(x, rows * columns))
+            .collect();
         Parameter::new(key, &[self.sources, rows, columns], start)
     }
 

@@ -25,8 +25,8 @@ impl Scheme for PerTensor {
     }
 }
 
-/// One coefficient per source and layer, and one for the layer's biases, whose initial value differs; the embedding,
-/// the final norm and the output layer have one each.
+/// One coefficient per source and layer, and one for the layer's biases, whose initial value
+/// differs; the embedding, the final norm and the output layer have one each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerLayer;
 

@@ -7,7 +7,8 @@ use candle_core::{Result, Tensor};
 use super::columns::by_column;
 use super::{Parameter, Scheme, Site};
 
-/// A softmax over sources for each column. Biases are averaged, whatever their initial value in other schemes.
+/// A softmax over sources for each column. Biases are averaged, whatever their initial value in
+/// other schemes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Softmax;
 
@@ -27,7 +28,8 @@ impl Scheme for Softmax {
     }
 }
 
-/// Computes `exp(x[i]) / sum_k exp(x[k])` over the first dimension of `x`, differentiable, for use in schemes.
+/// Computes `exp(x[i]) / sum_k exp(x[k])` over the first dimension of `x`, differentiable, for use
+/// in schemes.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

@@ -4,8 +4,8 @@
 //! W = base + sum_i l[i] (W_i - base)      so the base has coefficient 1 - sum_i l[i], and source i has l[i]
 //! ```
 //!
-//! One `l[i]` per source and tensor. It starts at the average of the sources without the base, so the coefficient of
-//! the base starts at 0.
+//! One `l[i]` per source and tensor. It starts at the average of the sources without the base, so
+//! the coefficient of the base starts at 0.
 
 use candle_core::{Result, Tensor};
 
@@ -35,7 +35,9 @@ impl Scheme for Task {
     }
 
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        let (scales, Some(base)) = (&parameters[0], site.base) else { candle_core::bail!("no base model is merged") };
+        let (scales, Some(base)) = (&parameters[0], site.base) else {
+            candle_core::bail!("no base model is merged")
+        };
         let tasks = scales.dim(0)?;
         let rest = scales.sum_keepdim(0)?.affine(-1.0, 1.0)?;
         let (before, after) = (scales.narrow(0, 0, base)?, scales.narrow(0, base, tasks - base)?);

@@ -19,12 +19,19 @@ pub struct Variable {
     pub tensor: String,
 }
 
-/// Creates the variables of `sites` with their initial values, and lists the variables of each site. A tensor that is
-/// not trained shares none with trained ones, so it keeps its initial values.
-pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<Variable>, Vec<Vec<usize>>)> {
-    let all: Vec<(bool, Vec<Parameter>)> =
-        sites.iter().map(|site| (site.options.trains(site.kind()), scheme.parameters(site))).collect();
-    let (mut variables, mut places) = (Vec::<Variable>::new(), BTreeMap::<(bool, &str), (usize, &Parameter)>::new());
+/// Creates the variables of `sites` with their initial values, and lists the variables of each
+/// site. A tensor that is not trained shares none with trained ones, so it keeps its initial
+/// values.
+pub(super) fn variables(
+    scheme: &dyn Scheme,
+    sites: &[Site<'_>],
+) -> Result<(Vec<Variable>, Vec<Vec<usize>>)> {
+    let all: Vec<(bool, Vec<Parameter>)> = sites
+        .iter()
+        .map(|site| (site.options.trains(site.kind()), scheme.parameters(site)))
+        .collect();
+    let (mut variables, mut places) =
+        (Vec::<Variable>::new(), BTreeMap::<(bool, &str), (usize, &Parameter)>::new());
     let mut uses = Vec::new();
     for (site, (trains, parameters)) in sites.iter().zip(&all) {
         let mut used = Vec::new();
@@ -33,17 +40,23 @@ pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<
             if let Some((i, first)) = places.get(&(*trains, key)) {
                 if *first != parameter {
                     let other = &variables[*i];
-                    let problem =
-                        format!("its shape or initial values differ from those at `{}`, which has the same key", other.tensor);
+                    let problem = format!(
+                        "its shape or initial values differ from those at `{}`, which has the same key",
+                        other.tensor
+                    );
                     return Err(wrong(scheme, site, parameter, problem));
                 }
                 used.push(*i);
                 continue;
             }
             usable(scheme, site, parameter)?;
-            let value = Tensor::from_slice(&parameter.start, parameter.shape.as_slice(), &Device::Cpu)?;
+            let value =
+                Tensor::from_slice(&parameter.start, parameter.shape.as_slice(), &Device::Cpu)?;
             let (value, tensor) = (Var::from_tensor(&value)?, site.name().to_owned());
-            let shared = !trains && all.iter().any(|(trains, others)| *trains && others.iter().any(|p| p.key == key));
+            let shared = !trains
+                && all
+                    .iter()
+                    .any(|(trains, others)| *trains && others.iter().any(|p| p.key == key));
             let name = if shared { format!("{key} at its start") } else { key.to_owned() };
             places.insert((*trains, key), (variables.len(), parameter));
             used.push(variables.len());
@@ -64,7 +77,9 @@ fn usable(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter) -> Result
     let Parameter { shape, start, .. } = parameter;
     let problem = match (shape.iter().product::<usize>(), start.iter().find(|x| !x.is_finite())) {
         (0, _) => "it has no values".into(),
-        (count, _) if count != start.len() => format!("it has `{}` initial values for the shape `{shape:?}`", start.len()),
+        (count, _) if count != start.len() => {
+            format!("it has `{}` initial values for the shape `{shape:?}`", start.len())
+        }
         (_, Some(value)) => format!("its initial value is `{value}`"),
         _ => return Ok(()),
     };
@@ -73,7 +88,11 @@ fn usable(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter) -> Result
 
 impl Site<'_> {
     /// Computes and checks the coefficients of `scheme` for `parameters`: sources x R x C, f32.
-    pub(super) fn coefficients(&self, scheme: &dyn Scheme, parameters: &[Tensor]) -> Result<Tensor> {
+    pub(super) fn coefficients(
+        &self,
+        scheme: &dyn Scheme,
+        parameters: &[Tensor],
+    ) -> Result<Tensor> {
         let (rows, columns) = (self.rows(), self.columns());
         let c = scheme.coefficients(self, parameters).map_err(|reason| Error::SchemeFailed {
             scheme: scheme.name(),
@@ -101,7 +120,8 @@ impl Site<'_> {
 }
 
 impl Merge {
-    /// Sets the coefficients of `tensor` to `values` (sources x R x C, f32), if they are a parameter of their own.
+    /// Sets the coefficients of `tensor` to `values` (sources x R x C, f32), if they are a
+    /// parameter of their own.
     ///
     /// # Errors
     /// Another shape, or a scheme that computes its coefficients from other parameters.
@@ -109,10 +129,15 @@ impl Merge {
         let shape = self.coefficients(tensor)?.dims().to_vec();
         if values.dims() != shape {
             let expected = format!("coefficients of shape {shape:?}");
-            return Err(Error::bad_value(&tensor.spec.name, &format!("{:?}", values.dims()), expected));
+            return Err(Error::bad_value(
+                &tensor.spec.name,
+                &format!("{:?}", values.dims()),
+                expected,
+            ));
         }
         let made = || {
-            let keys: Vec<&str> = tensor.variables.iter().map(|i| self.variables[*i].key.as_str()).collect();
+            let keys: Vec<&str> =
+                tensor.variables.iter().map(|i| self.variables[*i].key.as_str()).collect();
             Error::ComputedCoefficients {
                 scheme: self.wrap.scheme.name(),
                 tensor: tensor.spec.name.clone(),
@@ -124,8 +149,9 @@ impl Merge {
         if variable.elem_count() != values.elem_count() {
             return Err(made());
         }
-        let bits =
-            |x: &Tensor| -> Result<Vec<u32>> { Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect()) };
+        let bits = |x: &Tensor| -> Result<Vec<u32>> {
+            Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+        };
         let (wanted, before) = (bits(values)?, variable.as_tensor().copy()?);
         variable.set(&values.reshape(variable.dims())?.to_device(&Device::Cpu)?)?;
         if bits(&self.coefficients(tensor)?)? != wanted {

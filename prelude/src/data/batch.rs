@@ -26,7 +26,10 @@ impl Batch {
     ///
     /// # Errors
     /// No tokens, or not enough memory on the device.
-    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, device: &Device) -> Result<Self> {
+    pub fn new<'a>(
+        sequences: impl IntoIterator<Item = &'a [u32]>,
+        device: &Device,
+    ) -> Result<Self> {
         let sequences: Vec<&[u32]> = sequences.into_iter().collect();
         let ids = sequences.concat();
         let tokens = ids.len();

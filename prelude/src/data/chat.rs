@@ -24,14 +24,20 @@ pub(crate) struct Rendered {
     pub prompt: String,
     /// The whole text.
     pub whole: String,
-    /// The byte offset in `whole` where the answer begins: after the prompt, or where `whole` departs from it, because
-    /// the generation prompt may contain more than the answer begins with (such as `<think>`).
+    /// The byte offset in `whole` where the answer begins: after the prompt, or where `whole`
+    /// departs from it, because the generation prompt may contain more than the answer begins with
+    /// (such as `<think>`).
     pub answer: usize,
 }
 
 impl Rendered {
     fn new(prompt: String, whole: String) -> Self {
-        let common = prompt.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        let common = prompt
+            .chars()
+            .zip(whole.chars())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a.len_utf8())
+            .sum();
         Self { prompt, whole, answer: common }
     }
 }
@@ -43,29 +49,42 @@ pub(crate) fn message(role: &str, content: &str) -> Value {
 
 /// The role of a message.
 pub(super) fn role(message: &Value) -> String {
-    message.get_attr("role").ok().and_then(|role| role.as_str().map(str::to_owned)).unwrap_or_default()
+    message
+        .get_attr("role")
+        .ok()
+        .and_then(|role| role.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
-/// The text of a message: its `content`, or the concatenated texts of its parts; `None` if it has none.
+/// The text of a message: its `content`, or the concatenated texts of its parts; `None` if it has
+/// none.
 pub(super) fn text(message: &Value) -> Option<String> {
     let content = message.get_attr("content").ok()?;
     match content.kind() {
         ValueKind::Seq => {
             let parts = content.try_iter().ok()?;
-            Some(parts.filter_map(|part| part.get_attr("text").ok()?.as_str().map(str::to_owned)).collect())
+            Some(
+                parts
+                    .filter_map(|part| part.get_attr("text").ok()?.as_str().map(str::to_owned))
+                    .collect(),
+            )
         }
         ValueKind::Undefined | ValueKind::None => None,
         _ => Some(content.to_string()),
     }
 }
 
-/// Renders conversations with the chat template of `source`: `tool_use`, if there is one, for a conversation with tools,
-/// otherwise the default. Without a template, a conversation becomes one line per message. The error of a conversation is
-/// returned in its place, and later conversations are not rendered.
+/// Renders conversations with the chat template of `source`: `tool_use`, if there is one, for a
+/// conversation with tools, otherwise the default. Without a template, a conversation becomes one
+/// line per message. The error of a conversation is returned in its place, and later conversations
+/// are not rendered.
 ///
 /// # Errors
 /// A template that cannot render any conversation.
-pub(crate) fn render(source: &Source, conversations: &[&Conversation]) -> Result<Vec<std::result::Result<Rendered, String>>> {
+pub(crate) fn render(
+    source: &Source,
+    conversations: &[&Conversation],
+) -> Result<Vec<std::result::Result<Rendered, String>>> {
     let rendered = render_by(source.chat(), conversations);
     interrupt::check()?;
     let bad = |reason: String| Error::ChatTemplate {
@@ -88,21 +107,28 @@ pub(super) fn render_by(
     conversations: &[&Conversation],
 ) -> std::result::Result<Vec<std::result::Result<Rendered, String>>, String> {
     let mut rendered = Vec::with_capacity(conversations.len());
-    // Conversations that share a template are rendered together: compiling it takes longer than rendering.
+    // Conversations that share a template are rendered together: compiling it takes longer than
+    // rendering.
     for run in conversations.chunk_by(|a, b| a.tools.is_some() == b.tools.is_some()) {
         let template = if run[0].tools.is_some() { chat.tool_template() } else { chat.template() };
         match template? {
             None => rendered.extend(run.iter().map(|conversation| render_plain(conversation))),
             Some(template) => {
-                let messages = run.iter().map(|conversation| conversation.messages.len()).max().unwrap_or(0);
+                let messages =
+                    run.iter().map(|conversation| conversation.messages.len()).max().unwrap_or(0);
                 let bytes = run
                     .iter()
-                    .map(|conversation| text_bytes(&conversation.messages, conversation.tools.as_ref()))
+                    .map(|conversation| {
+                        text_bytes(&conversation.messages, conversation.tools.as_ref())
+                    })
                     .max()
                     .unwrap_or(0);
-                rendered.extend(with_template(template, chat, ConversationSize { messages, bytes }, |template| {
-                    render_all(template, run)
-                })?);
+                rendered.extend(with_template(
+                    template,
+                    chat,
+                    ConversationSize { messages, bytes },
+                    |template| render_all(template, run),
+                )?);
             }
         }
         if rendered.last().is_some_and(std::result::Result::is_err) {
@@ -113,13 +139,21 @@ pub(super) fn render_by(
 }
 
 /// Keys that some conversations have but their template never reads.
-pub(super) fn ignored_by_template(source: &Source, conversations: &[&Conversation]) -> Vec<&'static str> {
-    let Ok((Some(plain), Some(tool_use))) = source.chat().template().and_then(|t| Ok((t, source.chat().tool_template()?))) else {
+pub(super) fn ignored_by_template(
+    source: &Source,
+    conversations: &[&Conversation],
+) -> Vec<&'static str> {
+    let Ok((Some(plain), Some(tool_use))) =
+        source.chat().template().and_then(|t| Ok((t, source.chat().tool_template()?)))
+    else {
         return Vec::new();
     };
     let has = |name: &str, conversation: &Conversation| match name {
         "tools" => conversation.tools.as_ref().is_some_and(Value::is_true),
-        name => conversation.messages.iter().any(|message| message.get_attr(name).is_ok_and(|value| value.is_true())),
+        name => conversation
+            .messages
+            .iter()
+            .any(|message| message.get_attr(name).is_ok_and(|value| value.is_true())),
     };
     let is_lost = |name: &&str| {
         let mut conversations = conversations.iter().filter(|conversation| has(name, conversation));
@@ -131,11 +165,15 @@ pub(super) fn ignored_by_template(source: &Source, conversations: &[&Conversatio
     ["tools", "tool_calls"].into_iter().filter(is_lost).collect()
 }
 
-/// Whether a template that does not mention the key `name` of messages still renders it, as part of whole messages.
+/// Whether a template that does not mention the key `name` of messages still renders it, as part of
+/// whole messages.
 fn is_rendered(source: &Source, conversation: &Conversation, name: &str) -> bool {
     let without = |message: &Value| -> Value {
-        let keys = message.try_iter().into_iter().flatten().filter(|key| key.as_str() != Some(name));
-        Value::from_pairs(keys.filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?))))
+        let keys =
+            message.try_iter().into_iter().flatten().filter(|key| key.as_str() != Some(name));
+        Value::from_pairs(
+            keys.filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?))),
+        )
     };
     let filled = fill_content(conversation);
     let conversation = filled.as_ref().unwrap_or(conversation);
@@ -144,18 +182,24 @@ fn is_rendered(source: &Source, conversation: &Conversation, name: &str) -> bool
         tools: conversation.tools.clone(),
         ..*conversation
     };
-    let whole = |conversation: &Conversation| render(source, &[conversation]).ok()?.pop()?.ok().map(|rendered| rendered.whole);
+    let whole = |conversation: &Conversation| {
+        render(source, &[conversation]).ok()?.pop()?.ok().map(|rendered| rendered.whole)
+    };
     whole(conversation) != whole(&other)
 }
 
-/// `conversation` with empty content added to messages that only call tools; `None` if there are none.
+/// `conversation` with empty content added to messages that only call tools; `None` if there are
+/// none.
 fn fill_content(conversation: &Conversation) -> Option<Conversation> {
-    let has = |message: &Value, name: &str| message.get_attr(name).is_ok_and(|value| !value.is_undefined() && !value.is_none());
+    let has = |message: &Value, name: &str| {
+        message.get_attr(name).is_ok_and(|value| !value.is_undefined() && !value.is_none())
+    };
     let lacks = |message: &Value| has(message, "tool_calls") && !has(message, "content");
     let filled = |message: &Value| match lacks(message) {
         true => {
             let keys = message.try_iter().into_iter().flatten();
-            let own = keys.filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?)));
+            let own = keys
+                .filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?)));
             Value::from_pairs(own.chain([("content".to_owned(), Value::from(""))]))
         }
         false => message.clone(),
@@ -181,20 +225,31 @@ fn render_all(
         let tools = conversation.tools.as_ref();
         // A conversation that continues an assistant message needs no generation prompt.
         let add_generation_prompt = before.last().is_none_or(|last| role(last) != "assistant");
-        let prompt = template.render(&Request { messages: before, tools, add_generation_prompt })?;
-        let whole = template.render(&Request { messages: &conversation.messages, tools, add_generation_prompt: false })?;
+        let prompt =
+            template.render(&Request { messages: before, tools, add_generation_prompt })?;
+        let whole = template.render(&Request {
+            messages: &conversation.messages,
+            tools,
+            add_generation_prompt: false,
+        })?;
         let rendered = Rendered::new(prompt, whole);
         match rendered.answer > 0 || rendered.prompt.is_empty() {
             true => Ok(rendered),
-            false => Err("the rendered conversation does not begin with the rendered prompt".into()),
+            false => {
+                Err("the rendered conversation does not begin with the rendered prompt".into())
+            }
         }
     };
-    // Templates that concatenate `content` fail on messages that only call tools, in transformers too: retry with empty content.
+    // Templates that concatenate `content` fail on messages that only call tools, in transformers
+    // too: retry with empty content.
     let one = |conversation: &&Conversation| {
-        one(conversation).or_else(|error| fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation)))
+        one(conversation).or_else(|error| {
+            fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation))
+        })
     };
     let rendered = conversations.iter().map(one);
-    let until_failed = |one: &std::result::Result<_, _>| !std::mem::replace(&mut failed, one.is_err());
+    let until_failed =
+        |one: &std::result::Result<_, _>| !std::mem::replace(&mut failed, one.is_err());
     rendered.take_while(until_failed).collect()
 }
 
@@ -209,8 +264,10 @@ fn render_plain(conversation: &Conversation) -> std::result::Result<Rendered, St
             role(message)
         )),
     };
-    let lines = conversation.messages.iter().map(line).collect::<std::result::Result<Vec<_>, String>>()?;
-    let prompt: String = lines[..conversation.prompt].iter().flat_map(|text| [text, "\n"]).collect();
+    let lines =
+        conversation.messages.iter().map(line).collect::<std::result::Result<Vec<_>, String>>()?;
+    let prompt: String =
+        lines[..conversation.prompt].iter().flat_map(|text| [text, "\n"]).collect();
     let whole = format!("{prompt}{}", lines[conversation.prompt..].join("\n"));
     Ok(Rendered::new(prompt, whole))
 }

@@ -86,7 +86,11 @@ impl Columns {
 
     /// The non-null columns that were not read.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
-        let unread = self.all.iter().zip(&self.used).filter(|((_, value), used)| !**used && !value.is_none());
+        let unread = self
+            .all
+            .iter()
+            .zip(&self.used)
+            .filter(|((_, value), used)| !**used && !value.is_none());
         unread.map(|((name, _), _)| name.as_str())
     }
 }

@@ -11,7 +11,8 @@ use super::columns::RowError;
 use super::layout::{self, Row};
 use super::rows::{RawRow, RowPosition, read_rows};
 use crate::checkpoint::{
-    BUILTIN_PREFIX, Bytes, Hub, HubRef, SnapshotKind, Source, builtin_data, builtin_data_file, guard_tokenizer, map,
+    BUILTIN_PREFIX, Bytes, Hub, HubRef, SnapshotKind, Source, builtin_data, builtin_data_file,
+    guard_tokenizer, map,
 };
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -35,7 +36,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// The multiple-choice questions.
     pub questions: Vec<Question>,
-    /// Non-null columns that were not read, in file order, then keys that the chat template ignores: `tools`, `tool_calls`.
+    /// Non-null columns that were not read, in file order, then keys that the chat template
+    /// ignores: `tools`, `tool_calls`.
     pub unused: Vec<String>,
 }
 
@@ -43,12 +45,12 @@ pub struct Dataset {
 const HUB_PREFIX: &str = "hub:";
 
 impl Dataset {
-    /// Reads `spec`, a path, `builtin:NAME` or `hub:org/name[@revision][/file]`, for `source`. One invalid row makes the
-    /// whole file an error.
+    /// Reads `spec`, a path, `builtin:NAME` or `hub:org/name[@revision][/file]`, for `source`. One
+    /// invalid row makes the whole file an error.
     ///
     /// # Errors
-    /// A missing, empty or unreadable file; an invalid row, with its number; a row that the chat template rejects; a token
-    /// outside the vocabulary.
+    /// A missing, empty or unreadable file; an invalid row, with its number; a row that the chat
+    /// template rejects; a token outside the vocabulary.
     pub fn read(spec: &str, source: &Source) -> Result<Self> {
         let (spec, files) = find(spec)?;
         let (mut rows, mut unused, mut named) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -72,9 +74,12 @@ impl Dataset {
             }
         }
         // All conversations together: compiling a template takes longer than rendering.
-        let conversations: Vec<&Conversation> = rows.iter().filter_map(|(row, _)| row.conversation()).collect();
+        let conversations: Vec<&Conversation> =
+            rows.iter().filter_map(|(row, _)| row.conversation()).collect();
         let mut renderings = chat::render(source, &conversations)?.into_iter();
-        unused.extend(chat::ignored_by_template(source, &conversations).into_iter().map(str::to_owned));
+        unused.extend(
+            chat::ignored_by_template(source, &conversations).into_iter().map(str::to_owned),
+        );
         let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
         let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
         let work = Work::begin("data", format!("tokenizing {spec}"), Some(bytes as u64));
@@ -85,23 +90,33 @@ impl Dataset {
                 None => Err(reader.refused("it produced no text")),
             };
             let example = match row {
-                Row::Ids(ids) => Example { ids: ids.iter().map(|id| reader.shared_id(*id)).collect::<Result<_>>()?, prompt: 0 },
+                Row::Ids(ids) => Example {
+                    ids: ids.iter().map(|id| reader.shared_id(*id)).collect::<Result<_>>()?,
+                    prompt: 0,
+                },
                 Row::Text(text) => Example { ids: reader.encode(text, true)?, prompt: 0 },
                 Row::Pair(prompt, completion) => reader.pair(prompt, completion, true)?,
                 Row::Conversation(_) => reader.encode_rendered(&next_rendered()?)?,
                 Row::Choice(_, options, right) => {
                     let rendered = next_rendered()?;
-                    questions.push(Question { options: reader.options(&rendered.prompt, options)?, right: *right });
+                    questions.push(Question {
+                        options: reader.options(&rendered.prompt, options)?,
+                        right: *right,
+                    });
                     reader.encode_rendered(&rendered)?
                 }
             };
             if example.ids.is_empty() {
-                return Err(reader.bad(RowError::new("it has no tokens", "add text, or remove the row")));
+                return Err(
+                    reader.bad(RowError::new("it has no tokens", "add text, or remove the row"))
+                );
             }
             examples.push(example);
         }
         match examples.is_empty() {
-            true => Err(Error::EmptyData { file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default() }),
+            true => Err(Error::EmptyData {
+                file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default(),
+            }),
             false => Ok(Self { spec, examples, questions, unused }),
         }
     }
@@ -113,7 +128,13 @@ fn find(spec: &str) -> Result<(String, Vec<(PathBuf, Bytes)>)> {
         return Ok((spec.to_owned(), vec![(PathBuf::from(spec), builtin_data_file(name)?)]));
     }
     if let Some(reference) = spec.strip_prefix(HUB_PREFIX) {
-        let bad = || Error::bad_value("data", spec, "hub:org/name, hub:org/name@revision or hub:org/name/path/of/file");
+        let bad = || {
+            Error::bad_value(
+                "data",
+                spec,
+                "hub:org/name, hub:org/name@revision or hub:org/name/path/of/file",
+            )
+        };
         let reference = HubRef::parse(reference, true).ok_or_else(bad)?;
         let snapshot = Hub::from_env()?.snapshot(&reference, SnapshotKind::Data)?;
         let open = |name: &String| {
@@ -137,14 +158,23 @@ pub fn builtin_datasets() -> Vec<&'static str> {
 /// The token ids of a question, rendered with the chat template of `source` if it has one.
 pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
     let reader = RowReader { file: source.path(), at: RowPosition::Line(1), source };
-    let conversation =
-        Conversation { messages: vec![message("user", question), message("assistant", "")], prompt: 1, tools: None };
-    let bad = |reason: String| Error::ChatTemplate { source_name: source.name().into(), file: source.path().into(), reason };
+    let conversation = Conversation {
+        messages: vec![message("user", question), message("assistant", "")],
+        prompt: 1,
+        tools: None,
+    };
+    let bad = |reason: String| Error::ChatTemplate {
+        source_name: source.name().into(),
+        file: source.path().into(),
+        reason,
+    };
     if source.chat().template().map_err(bad)?.is_none() {
         return reader.encode(question, true);
     }
-    let rendered =
-        chat::render(source, &[&conversation])?.pop().unwrap_or_else(|| Err("it produced no text".into())).map_err(bad)?;
+    let rendered = chat::render(source, &[&conversation])?
+        .pop()
+        .unwrap_or_else(|| Err("it produced no text".into()))
+        .map_err(bad)?;
     reader.encode(&rendered.prompt, false)
 }
 
@@ -164,7 +194,9 @@ impl RowReader<'_> {
     fn refused(&self, reason: &str) -> Error {
         let about = |words: &[&str]| words.iter().any(|word| reason.to_lowercase().contains(word));
         let hint = match () {
-            () if self.is_plain() => "add a chat template to the model (chat_template.jinja), or use only text",
+            () if self.is_plain() => {
+                "add a chat template to the model (chat_template.jinja), or use only text"
+            }
             () if about(&["system", "developer"]) => {
                 "if the template has no system message, put its text at the beginning of the first user message, or use prompt and \
                  completion as texts, to which no template is applied"
@@ -177,7 +209,9 @@ impl RowReader<'_> {
             }
         };
         let whose = match self.source.chat_template() {
-            Some(_) => format!("the chat template of `{}` cannot render it: {reason}", self.source.name()),
+            Some(_) => {
+                format!("the chat template of `{}` cannot render it: {reason}", self.source.name())
+            }
             None => format!("{reason} (`{}`)", self.source.name()),
         };
         self.bad(RowError::new(whose, hint))
@@ -186,16 +220,27 @@ impl RowReader<'_> {
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         interrupt::check()?;
         let tokenizer: &Tokenizer = self.source.tokenizer().ok_or_else(|| {
-            let reason = format!("source `{}` has no tokenizer.json and can only read input_ids", self.source.name());
-            self.bad(RowError::new(reason, "put tokenizer.json next to the weights, or use input_ids"))
+            let reason = format!(
+                "source `{}` has no tokenizer.json and can only read input_ids",
+                self.source.name()
+            );
+            self.bad(RowError::new(
+                reason,
+                "put tokenizer.json next to the weights, or use input_ids",
+            ))
         })?;
         let longest = self.source.longest_text();
         if text.len() > longest {
-            let reason = format!("its text has {} bytes; the tokenizer accepts at most {longest}", text.len());
+            let reason = format!(
+                "its text has {} bytes; the tokenizer accepts at most {longest}",
+                text.len()
+            );
             return Err(self.bad(RowError::new(reason, "split it into several rows")));
         }
         let file = self.source.path().join("tokenizer.json");
-        let ids = guard_tokenizer(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
+        let ids = guard_tokenizer(&file, || {
+            Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec())
+        })?;
         // A post-processor may add ids outside the vocabulary.
         ids.into_iter().map(|id| self.shared_id(id)).collect()
     }
@@ -205,11 +250,19 @@ impl RowReader<'_> {
         let vocabulary = self.source.original().architecture()?.vocabulary;
         let token = || self.source.original().tokenizer()?.id_to_token(id);
         let (unit, line) = self.at.parts();
-        let out = || Error::TokenOutOfRange { file: self.file.into(), unit, line, id, token: token(), vocabulary };
+        let out = || Error::TokenOutOfRange {
+            file: self.file.into(),
+            unit,
+            line,
+            id,
+            token: token(),
+            vocabulary,
+        };
         self.source.row_of(id).ok_or_else(out)
     }
 
-    /// A prompt and its completion, encoded separately, as in generation: no token spans the boundary.
+    /// A prompt and its completion, encoded separately, as in generation: no token spans the
+    /// boundary.
     fn pair(&self, prompt: &str, rest: &str, special: bool) -> Result<Example> {
         let mut ids = self.encode(prompt, special)?;
         let prompt = ids.len();
@@ -226,20 +279,23 @@ impl RowReader<'_> {
         self.source.chat_template().is_none()
     }
 
-    /// A question with each of its options, tokenized as in lm-evaluation-harness: question and option are encoded together;
-    /// the first `n` tokens, as many as the question has alone, are the prompt. Trailing white space of the question belongs
-    /// to the option.
+    /// A question with each of its options, tokenized as in lm-evaluation-harness: question and
+    /// option are encoded together; the first `n` tokens, as many as the question has alone, are
+    /// the prompt. Trailing white space of the question belongs to the option.
     fn options(&self, question: &str, options: &[String]) -> Result<Vec<Example>> {
         let alone = self.encode(question.trim_end(), self.is_plain())?;
         if alone.is_empty() {
-            return Err(self.bad(RowError::new("its question is empty", "add the text of the question")));
+            return Err(
+                self.bad(RowError::new("its question is empty", "add the text of the question"))
+            );
         }
         let option = |(number, option): (usize, &String)| {
             let together = self.encode(&format!("{question}{option}"), self.is_plain())?;
             match together.get(alone.len()..).filter(|own| !own.is_empty()) {
                 Some(own) => Ok(Example { ids: [&alone, own].concat(), prompt: alone.len() }),
                 None => {
-                    let reason = format!("its choice {number}, `{option}`, adds no token to the question");
+                    let reason =
+                        format!("its choice {number}, `{option}`, adds no token to the question");
                     Err(self.bad(RowError::new(reason, "remove it, or reword it")))
                 }
             }

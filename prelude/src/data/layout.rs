@@ -1,5 +1,5 @@
-//! Determines the layout of a row from its columns. The first match wins: `input_ids`; a conversation; multiple choice;
-//! `prompt` and `completion`; an input and an output; `text`.
+//! Determines the layout of a row from its columns. The first match wins: `input_ids`; a
+//! conversation; multiple choice; `prompt` and `completion`; an input and an output; `text`.
 
 use minijinja::value::{Value, ValueKind};
 
@@ -11,12 +11,22 @@ use super::messages::{are_messages, history, messages, split_at_answer};
 /// Columns that hold a conversation.
 const CONVERSATIONS: [&str; 3] = ["messages", "conversations", "conversation"];
 /// Columns that hold an input; the first one present is used.
-pub(crate) const INPUTS: [&str; 7] = ["instruction", "question", "query", "problem", "prompt", "input", "text"];
+pub(crate) const INPUTS: [&str; 7] =
+    ["instruction", "question", "query", "problem", "prompt", "input", "text"];
 /// Columns appended to the input, each on its own line.
 pub(crate) const EXTRA_INPUTS: [&str; 2] = ["input", "context"];
 /// Columns that hold an output; the first one present is used.
-pub(crate) const OUTPUTS: [&str; 9] =
-    ["output", "solution", "answer", "response", "sql_query", "sql", "generated_solution", "completion", "chosen"];
+pub(crate) const OUTPUTS: [&str; 9] = [
+    "output",
+    "solution",
+    "answer",
+    "response",
+    "sql_query",
+    "sql",
+    "generated_solution",
+    "completion",
+    "chosen",
+];
 /// Columns that hold a system message.
 pub(crate) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
 
@@ -79,9 +89,14 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
         }
     }
     if let Some((options, right)) = choices(columns)? {
-        let question = question(columns)?.ok_or_else(|| RowError::layout("it has `choices` but no question"))?;
+        let question = question(columns)?
+            .ok_or_else(|| RowError::layout("it has `choices` but no question"))?;
         let answer = vec![message("assistant", &options[right])];
-        return Ok(Row::Choice(build_conversation(columns, question.into_messages("user"), answer)?, options, right));
+        return Ok(Row::Choice(
+            build_conversation(columns, question.into_messages("user"), answer)?,
+            options,
+            right,
+        ));
     }
     if columns.has("prompt") && columns.has("completion") {
         return prompt_and_completion(columns);
@@ -98,9 +113,12 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
     let alone = INPUTS.into_iter().find(|name| columns.has(name)) == Some("text");
     match answer {
         Some((name, answer)) => {
-            let question = question(columns)?.ok_or_else(|| RowError::layout(format!("it has `{name}` but no input")))?;
+            let question = question(columns)?
+                .ok_or_else(|| RowError::layout(format!("it has `{name}` but no input")))?;
             let mut before = match question {
-                Field::Text(_) => columns.structure("history")?.map_or_else(|| Ok(Vec::new()), |list| history(&list))?,
+                Field::Text(_) => columns
+                    .structure("history")?
+                    .map_or_else(|| Ok(Vec::new()), |list| history(&list))?,
                 Field::Messages(_) => Vec::new(),
             };
             before.extend(question.into_messages("user"));
@@ -119,8 +137,14 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
             }
         }
         None => Err(match INPUTS.into_iter().find(|name| columns.has(name)) {
-            Some(name) => RowError::layout(format!("it has `{name}` but no output, only `{}`", list_columns(columns))),
-            None => RowError::layout(format!("it has no known columns, only `{}`", list_columns(columns))),
+            Some(name) => RowError::layout(format!(
+                "it has `{name}` but no output, only `{}`",
+                list_columns(columns)
+            )),
+            None => RowError::layout(format!(
+                "it has no known columns, only `{}`",
+                list_columns(columns)
+            )),
         }),
     }
 }
@@ -150,14 +174,18 @@ fn question(columns: &mut Columns) -> Result<Option<Field>, RowError> {
 
 /// `prompt` and `completion`: texts, used verbatim, or messages.
 fn prompt_and_completion(columns: &mut Columns) -> Result<Row, RowError> {
-    let mut side = |name: &str| columns.take(name).map(|value| Field::read(name, &value)).transpose();
+    let mut side =
+        |name: &str| columns.take(name).map(|value| Field::read(name, &value)).transpose();
     match (side("prompt")?, side("completion")?) {
         (Some(Field::Text(prompt)), Some(Field::Text(completion))) => {
             let beside = SYSTEMS.into_iter().chain(["history", "tools"]);
-            let beside = beside.filter(|name| columns.take(name).is_some_and(|value| value.len() != Some(0)));
+            let beside = beside
+                .filter(|name| columns.take(name).is_some_and(|value| value.len() != Some(0)));
             match beside.into_iter().next() {
                 Some(name) => Err(RowError::new(
-                    format!("it has `{name}`, but `prompt` and `completion` are texts, which are used verbatim"),
+                    format!(
+                        "it has `{name}`, but `prompt` and `completion` are texts, which are used verbatim"
+                    ),
                     "put it into the prompt, or use lists of messages for prompt and completion",
                 )),
                 None => Ok(Row::Pair(prompt, completion)),
@@ -165,7 +193,11 @@ fn prompt_and_completion(columns: &mut Columns) -> Result<Row, RowError> {
         }
         (Some(prompt), Some(completion)) => {
             let answer = require_assistant("completion", completion.into_messages("assistant"))?;
-            Ok(Row::Conversation(build_conversation(columns, prompt.into_messages("user"), answer)?))
+            Ok(Row::Conversation(build_conversation(
+                columns,
+                prompt.into_messages("user"),
+                answer,
+            )?))
         }
         _ => Err(RowError::layout("it lacks `prompt` or `completion`")),
     }
@@ -180,25 +212,36 @@ fn require_assistant(name: &str, answer: Vec<Value>) -> Result<Vec<Value>, RowEr
 }
 
 /// Builds a conversation with the row's system message and tools.
-fn build_conversation(columns: &mut Columns, mut before: Vec<Value>, answer: Vec<Value>) -> Result<Conversation, RowError> {
+fn build_conversation(
+    columns: &mut Columns,
+    mut before: Vec<Value>,
+    answer: Vec<Value>,
+) -> Result<Conversation, RowError> {
     let mut system = None;
     for name in SYSTEMS {
         if system.is_none() {
             system = columns.text(name)?.filter(|text| !text.is_empty()).map(|text| (name, text));
         }
     }
-    let own = before.first().filter(|first| ["system", "developer"].contains(&role(first).as_str())).map(text_of);
+    let own = before
+        .first()
+        .filter(|first| ["system", "developer"].contains(&role(first).as_str()))
+        .map(text_of);
     match (system, own) {
         (Some((_, text)), None) => drop(before.splice(0..0, [message("system", &text)])),
         (Some((name, text)), Some(own)) if own.as_ref() != Some(&text) => {
-            let reason = format!("its `{name}` differs from the system message of its conversation");
+            let reason =
+                format!("its `{name}` differs from the system message of its conversation");
             return Err(RowError::new(reason, "keep one of them"));
         }
         _ => {}
     }
     let tools = columns.structure("tools")?;
     if let Some(tools) = tools.as_ref().filter(|tools| tools.kind() != ValueKind::Seq) {
-        return Err(RowError::new(format!("`tools` is {}, not a list", type_name(tools)), "tools is a list of JSON schemas"));
+        return Err(RowError::new(
+            format!("`tools` is {}, not a list", type_name(tools)),
+            "tools is a list of JSON schemas",
+        ));
     }
     if before.is_empty() {
         return Err(RowError::layout("it has no messages before its answer"));
@@ -214,14 +257,20 @@ fn token_ids(ids: &Value, mask: Option<&Value>) -> Result<Vec<u32>, RowError> {
     let whole = |value: &Value| value.is_integer().then(|| value.as_usize()).flatten();
     let hint = "input_ids is a list of token ids";
     let seq = |value: &&Value| value.kind() == ValueKind::Seq;
-    let items = Some(ids).filter(seq).and_then(list).ok_or_else(|| RowError::new("`input_ids` is not a list", hint))?;
+    let items = Some(ids)
+        .filter(seq)
+        .and_then(list)
+        .ok_or_else(|| RowError::new("`input_ids` is not a list", hint))?;
     let id = |item: &Value| {
         let id = whole(item).and_then(|id| u32::try_from(id).ok());
         id.ok_or_else(|| RowError::new(format!("`{item}` is not a token id"), hint))
     };
     let Some(mask) = mask else { return items.iter().map(id).collect() };
-    let kept: Option<Vec<usize>> = Some(mask).filter(seq).and_then(list).and_then(|mask| mask.iter().map(whole).collect());
+    let kept: Option<Vec<usize>> =
+        Some(mask).filter(seq).and_then(list).and_then(|mask| mask.iter().map(whole).collect());
     let kept = kept.filter(|kept| kept.len() == items.len() && kept.iter().all(|x| *x < 2));
-    let kept = kept.ok_or_else(|| RowError::new("`attention_mask` must have one 0 or 1 per entry of `input_ids`", hint))?;
+    let kept = kept.ok_or_else(|| {
+        RowError::new("`attention_mask` must have one 0 or 1 per entry of `input_ids`", hint)
+    })?;
     items.iter().zip(kept).filter(|(_, kept)| *kept == 1).map(|(item, _)| id(item)).collect()
 }

@@ -1,5 +1,6 @@
-//! Reads messages: `{role, content}` as in transformers and OpenAI, `{from, value}` as in ShareGPT, and `history` as
-//! pairs of question and answer. The result is what chat templates receive: objects with all their keys.
+//! Reads messages: `{role, content}` as in transformers and OpenAI, `{from, value}` as in ShareGPT,
+//! and `history` as pairs of question and answer. The result is what chat templates receive:
+//! objects with all their keys.
 
 use minijinja::value::{Value, ValueKind};
 
@@ -15,7 +16,9 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Whether `value` is a message, or a list of them.
 pub(super) fn are_messages(value: &Value) -> bool {
     let is_object = |value: &Value| value.kind() == ValueKind::Map;
-    is_object(value) || value.kind() == ValueKind::Seq && value.try_iter().is_ok_and(|mut items| items.any(|m| is_object(&m)))
+    is_object(value)
+        || value.kind() == ValueKind::Seq
+            && value.try_iter().is_ok_and(|mut items| items.any(|m| is_object(&m)))
 }
 
 /// The messages of the column `name`: a list of them, or one.
@@ -27,8 +30,12 @@ pub(super) fn messages(name: &str, list: &Value) -> Result<Vec<Value>, RowError>
     }
 }
 
-/// Splits a conversation at its last answer, and drops what follows: the messages before it, and the answer.
-pub(super) fn split_at_answer(name: &str, list: &Value) -> Result<(Vec<Value>, Vec<Value>), RowError> {
+/// Splits a conversation at its last answer, and drops what follows: the messages before it, and
+/// the answer.
+pub(super) fn split_at_answer(
+    name: &str,
+    list: &Value,
+) -> Result<(Vec<Value>, Vec<Value>), RowError> {
     let mut before = messages(name, list)?;
     match before.iter().rposition(|message| role(message) == "assistant") {
         Some(last) if last > 0 => {
@@ -36,15 +43,26 @@ pub(super) fn split_at_answer(name: &str, list: &Value) -> Result<(Vec<Value>, V
             let answer = before.split_off(last);
             Ok((before, answer))
         }
-        _ => Err(RowError::new(format!("`{name}` has no assistant message after a question"), MESSAGE)),
+        _ => Err(RowError::new(
+            format!("`{name}` has no assistant message after a question"),
+            MESSAGE,
+        )),
     }
 }
 
 /// Earlier turns: `[[question, answer], ...]`, or messages.
 pub(super) fn history(list: &Value) -> Result<Vec<Value>, RowError> {
     let hint = "history is [[question, answer], ...] or a list of messages";
-    let bad = |value: &Value| RowError::new(format!("`history` contains {} instead of a pair of texts", type_name(value)), hint);
-    let Some(items) = Some(list).filter(|list| list.kind() == ValueKind::Seq).and_then(|list| list.try_iter().ok()) else {
+    let bad = |value: &Value| {
+        RowError::new(
+            format!("`history` contains {} instead of a pair of texts", type_name(value)),
+            hint,
+        )
+    };
+    let Some(items) = Some(list)
+        .filter(|list| list.kind() == ValueKind::Seq)
+        .and_then(|list| list.try_iter().ok())
+    else {
         return Err(RowError::new(format!("`history` is {}, not a list", type_name(list)), hint));
     };
     let mut turns = Vec::new();
@@ -54,7 +72,9 @@ pub(super) fn history(list: &Value) -> Result<Vec<Value>, RowError> {
                 turns.push(normalize("history", &item)?);
                 continue;
             }
-            ValueKind::Seq => item.try_iter().map(|pair| pair.take(3).collect()).unwrap_or_default(),
+            ValueKind::Seq => {
+                item.try_iter().map(|pair| pair.take(3).collect()).unwrap_or_default()
+            }
             _ => Vec::new(),
         };
         let [question, answer] = pair.as_slice() else { return Err(bad(&item)) };
@@ -64,16 +84,24 @@ pub(super) fn history(list: &Value) -> Result<Vec<Value>, RowError> {
     Ok(turns)
 }
 
-/// Normalizes a message for templates: drops null keys and stores the reasoning under every known key.
+/// Normalizes a message for templates: drops null keys and stores the reasoning under every known
+/// key.
 fn normalize(name: &str, raw: &Value) -> Result<Value, RowError> {
     let bad = |reason: String| RowError::new(format!("`{name}` has {reason}"), MESSAGE);
     if raw.kind() != ValueKind::Map {
         return Err(bad(format!("{} instead of a message", type_name(raw))));
     }
-    let get = |key: &str| raw.get_attr(key).ok().filter(|value| !value.is_undefined() && !value.is_none());
+    let get = |key: &str| {
+        raw.get_attr(key).ok().filter(|value| !value.is_undefined() && !value.is_none())
+    };
     let is_shared = get("role").is_none();
-    let raw_role = get("role").or_else(|| get("from")).ok_or_else(|| bad("a message without a role".into()))?;
-    let raw_role = raw_role.as_str().ok_or_else(|| bad(format!("a message whose role is {}", type_name(&raw_role))))?.to_owned();
+    let raw_role = get("role")
+        .or_else(|| get("from"))
+        .ok_or_else(|| bad("a message without a role".into()))?;
+    let raw_role = raw_role
+        .as_str()
+        .ok_or_else(|| bad(format!("a message whose role is {}", type_name(&raw_role))))?
+        .to_owned();
     let role = match raw_role.as_str() {
         "human" => "user",
         "gpt" => "assistant",
@@ -84,17 +112,24 @@ fn normalize(name: &str, raw: &Value) -> Result<Value, RowError> {
     let content = get("content").or_else(|| get("value"));
     let mut message = vec![("role".to_owned(), Value::from(role))];
     match content {
-        Some(content) if is_shared && raw_role == "function_call" => message.push(("tool_calls".into(), calls(name, &content)?)),
+        Some(content) if is_shared && raw_role == "function_call" => {
+            message.push(("tool_calls".into(), calls(name, &content)?))
+        }
         Some(content) => {
             parts(name, &content)?;
             message.push(("content".into(), content));
         }
-        None if ["tool_calls", "function_call"].into_iter().chain(REASONING).any(|key| get(key).is_some()) => {}
+        None if ["tool_calls", "function_call"]
+            .into_iter()
+            .chain(REASONING)
+            .any(|key| get(key).is_some()) => {}
         None => return Err(bad(format!("a message of `{raw_role}` without content"))),
     }
-    let keys = raw.try_iter().into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned));
+    let keys =
+        raw.try_iter().into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned));
     let others = keys.filter(|key| !["role", "from", "content", "value"].contains(&key.as_str()));
-    let others: Vec<(String, Value)> = others.filter_map(|key| Some((key.clone(), get(&key)?))).collect();
+    let others: Vec<(String, Value)> =
+        others.filter_map(|key| Some((key.clone(), get(&key)?))).collect();
     message.extend(others);
     if let Some(reasoning) = REASONING.into_iter().find_map(get) {
         message.retain(|(key, _)| key != REASONING[0]);
@@ -110,27 +145,38 @@ fn normalize(name: &str, raw: &Value) -> Result<Value, RowError> {
 fn calls(name: &str, text: &Value) -> Result<Value, RowError> {
     let hint = "write it as JSON: {\"name\": ..., \"arguments\": {...}}";
     let read: Option<Value> = text.as_str().and_then(|json| serde_json::from_str(json).ok());
-    let listed = read.map(|call| if call.kind() == ValueKind::Seq { call } else { Value::from(vec![call]) });
+    let listed =
+        read.map(|call| if call.kind() == ValueKind::Seq { call } else { Value::from(vec![call]) });
     let function = |call: Value| -> Option<Value> {
         call.get_attr("name").ok().filter(|name| name.as_str().is_some())?;
         Some(Value::from_pairs([("type", Value::from("function")), ("function", call)]))
     };
-    let calls: Option<Vec<Value>> = listed.and_then(|list| list.try_iter().ok()?.map(function).collect());
-    let bad = || RowError::new(format!("`{name}` has a `function_call` without a function name"), hint);
+    let calls: Option<Vec<Value>> =
+        listed.and_then(|list| list.try_iter().ok()?.map(function).collect());
+    let bad =
+        || RowError::new(format!("`{name}` has a `function_call` without a function name"), hint);
     calls.filter(|calls| !calls.is_empty()).map(Value::from).ok_or_else(bad)
 }
 
 /// Returns an error for content with parts that are not text.
 fn parts(name: &str, content: &Value) -> Result<(), RowError> {
     let hint = "only text is supported: write parts as {\"type\": \"text\", \"text\": ...}, and remove rows with images or audio";
-    for part in
-        Some(content).filter(|content| content.kind() == ValueKind::Seq).and_then(|c| c.try_iter().ok()).into_iter().flatten()
+    for part in Some(content)
+        .filter(|content| content.kind() == ValueKind::Seq)
+        .and_then(|c| c.try_iter().ok())
+        .into_iter()
+        .flatten()
     {
-        let get = |key: &str| part.get_attr(key).ok().and_then(|value| value.as_str().map(str::to_owned));
+        let get =
+            |key: &str| part.get_attr(key).ok().and_then(|value| value.as_str().map(str::to_owned));
         match (get("type").as_deref(), get("text")) {
             (None | Some("text"), Some(_)) => {}
-            (Some("text") | None, None) => return Err(RowError::new(format!("`{name}` has a part without text"), hint)),
-            (Some(kind), _) => return Err(RowError::new(format!("`{name}` has a part of type `{kind}`"), hint)),
+            (Some("text") | None, None) => {
+                return Err(RowError::new(format!("`{name}` has a part without text"), hint));
+            }
+            (Some(kind), _) => {
+                return Err(RowError::new(format!("`{name}` has a part of type `{kind}`"), hint));
+            }
         }
     }
     Ok(())

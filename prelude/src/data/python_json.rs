@@ -9,13 +9,18 @@ use serde_json::ser::{Formatter, Serializer};
 
 use super::template_limits::FueledBytes;
 
-/// Formats `value` as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` does. Non-ASCII characters are
-/// not escaped unless `ensure_ascii` is true.
-pub(super) fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+/// Formats `value` as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` does.
+/// Non-ASCII characters are not escaped unless `ensure_ascii` is true.
+pub(super) fn to_json(
+    state: &State<'_, '_>,
+    value: &Value,
+    options: Kwargs,
+) -> Result<Value, minijinja::Error> {
     let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
-    let (ensure_ascii, sort_keys): (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
+    let (ensure_ascii, sort_keys): (Option<bool>, Option<bool>) =
+        (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
     let value = if sort_keys == Some(true) { sorted(state, value)? } else { value.clone() };
     // With indentation, Python writes no space after commas.
@@ -26,25 +31,43 @@ pub(super) fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> 
         None => (comma.into(), ": ".into()),
     };
     let indent = indent.map(|n| " ".repeat(n.min(16)));
-    let python = Python { indent, depth: 0, is_filled: false, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
+    let python = Python {
+        indent,
+        depth: 0,
+        is_filled: false,
+        comma,
+        colon,
+        ensure_ascii: ensure_ascii == Some(true),
+    };
     let mut output = FueledBytes::new(state);
-    value.serialize(&mut Serializer::with_formatter(&mut output, python)).map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(output.bytes).map_err(|e| invalid(e.to_string()))?))
+    value
+        .serialize(&mut Serializer::with_formatter(&mut output, python))
+        .map_err(|e| invalid(e.to_string()))?;
+    Ok(Value::from_safe_string(
+        String::from_utf8(output.bytes).map_err(|e| invalid(e.to_string()))?,
+    ))
 }
 
-/// `value` with sorted object keys. Each value costs fuel, because a list may contain the same value many times.
+/// `value` with sorted object keys. Each value costs fuel, because a list may contain the same
+/// value many times.
 fn sorted(state: &State<'_, '_>, value: &Value) -> Result<Value, minijinja::Error> {
     state.consume_fuel(1)?;
     match (value.kind(), value.try_iter()) {
         (ValueKind::Map, Ok(keys)) => {
             let mut keys: Vec<Value> = keys.collect();
             keys.sort();
-            let pair = |key: Value| Ok((key.clone(), sorted(state, &value.get_item(&key).unwrap_or_default())?));
-            Ok(Value::from_pairs(keys.into_iter().map(pair).collect::<Result<Vec<_>, minijinja::Error>>()?))
+            let pair = |key: Value| {
+                Ok((key.clone(), sorted(state, &value.get_item(&key).unwrap_or_default())?))
+            };
+            Ok(Value::from_pairs(
+                keys.into_iter().map(pair).collect::<Result<Vec<_>, minijinja::Error>>()?,
+            ))
         }
-        (ValueKind::Seq, Ok(items)) => {
-            Ok(items.map(|item| sorted(state, &item)).collect::<Result<Vec<_>, _>>()?.into_iter().collect())
-        }
+        (ValueKind::Seq, Ok(items)) => Ok(items
+            .map(|item| sorted(state, &item))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .collect()),
         _ => Ok(value.clone()),
     }
 }
@@ -99,7 +122,11 @@ impl Formatter for Python {
         self.close(writer, b"]")
     }
 
-    fn begin_array_value<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         self.next(writer, first)
     }
 
@@ -116,7 +143,11 @@ impl Formatter for Python {
         self.close(writer, b"}")
     }
 
-    fn begin_object_key<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         self.next(writer, first)
     }
 
@@ -135,18 +166,30 @@ impl Formatter for Python {
         let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
         match exponent.parse::<i32>().unwrap_or(0) {
             -4..16 => write!(writer, "{value:?}"),
-            exponent => write!(writer, "{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
+            exponent => write!(
+                writer,
+                "{digits}e{}{:02}",
+                if exponent < 0 { '-' } else { '+' },
+                exponent.abs()
+            ),
         }
     }
 
-    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         if !self.ensure_ascii {
             return writer.write_all(fragment.as_bytes());
         }
         for c in fragment.chars() {
             match c.is_ascii() {
                 true => write!(writer, "{c}")?,
-                false => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?,
+                false => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?,
             }
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! Selects the next examples: epochs of a seeded permutation. The only state is the number of examples drawn.
+//! Selects the next examples: epochs of a seeded permutation. The only state is the number of
+//! examples drawn.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -6,9 +7,15 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::coefficients::seed_of;
 
-/// Returns the `count` examples of `name` (with `examples` in total) after the first `drawn`. `shuffle` is the seed;
-/// `None` keeps the order of the file.
-pub(crate) fn next(name: &str, examples: usize, drawn: usize, count: usize, shuffle: Option<u64>) -> Vec<usize> {
+/// Returns the `count` examples of `name` (with `examples` in total) after the first `drawn`.
+/// `shuffle` is the seed; `None` keeps the order of the file.
+pub(crate) fn next(
+    name: &str,
+    examples: usize,
+    drawn: usize,
+    count: usize,
+    shuffle: Option<u64>,
+) -> Vec<usize> {
     let mut epoch = usize::MAX;
     let mut order: Vec<usize> = (0..examples).collect();
     let mut next = |at: usize| {
@@ -17,7 +24,10 @@ pub(crate) fn next(name: &str, examples: usize, drawn: usize, count: usize, shuf
         {
             epoch = at / examples;
             order = (0..examples).collect();
-            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed_of(seed.wrapping_add(epoch as u64), name)));
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed_of(
+                seed.wrapping_add(epoch as u64),
+                name,
+            )));
         }
         order[at % examples]
     };

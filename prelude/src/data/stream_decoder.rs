@@ -1,4 +1,5 @@
-//! Decodes tokens to text as they are generated. If a token ends within a character, the text waits for the rest of it.
+//! Decodes tokens to text as they are generated. If a token ends within a character, the text waits
+//! for the rest of it.
 
 use tokenizers::Tokenizer;
 
@@ -11,8 +12,8 @@ pub(crate) struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     /// The tokens so far.
     ids: Vec<u32>,
-    /// Tokens `from..read` are already decoded and give context to those that follow, because a tokenizer may decode the
-    /// first token of a text differently.
+    /// Tokens `from..read` are already decoded and give context to those that follow, because a
+    /// tokenizer may decode the first token of a text differently.
     from: usize,
     read: usize,
     text: String,
@@ -30,7 +31,15 @@ impl<'a> StreamDecoder<'a> {
             what: format!("cannot generate text: `{}` has no tokenizer", source.name()),
             hint: "put tokenizer.json next to the weights",
         })?;
-        Ok(Self { source, tokenizer, ids: Vec::new(), from: 0, read: 0, text: String::new(), parts: Vec::new() })
+        Ok(Self {
+            source,
+            tokenizer,
+            ids: Vec::new(),
+            from: 0,
+            read: 0,
+            text: String::new(),
+            parts: Vec::new(),
+        })
     }
 
     /// Adds the next token.
@@ -63,13 +72,16 @@ impl<'a> StreamDecoder<'a> {
         &self.text
     }
 
-    /// Returns the whole text and the text that each token completed; an incomplete character belongs to the last token.
+    /// Returns the whole text and the text that each token completed; an incomplete character
+    /// belongs to the last token.
     ///
     /// # Errors
     /// A tokenizer with inconsistent contents.
     pub fn finish(mut self) -> Result<(String, Vec<String>)> {
         let whole = self.decode(0..self.ids.len())?;
-        if let (Some(rest), Some(last)) = (whole.strip_prefix(self.text.as_str()), self.parts.last_mut()) {
+        if let (Some(rest), Some(last)) =
+            (whole.strip_prefix(self.text.as_str()), self.parts.last_mut())
+        {
             last.push_str(rest);
         }
         Ok((whole, self.parts))
@@ -89,7 +101,8 @@ mod tests {
     #[test]
     fn only_complete_characters_are_returned() {
         let source = Source::open("builtin:japanese").unwrap();
-        for text in ["十二足す七は十九です。", "a 猫🐈\u{200d}⬛ é\n b", "", "\u{fffd}x", "龍"] {
+        for text in ["十二足す七は十九です。", "a 猫🐈\u{200d}⬛ é\n b", "", "\u{fffd}x", "龍"]
+        {
             let ids = source.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
             let mut decoder = StreamDecoder::new(&source).unwrap();
             for id in &ids {
@@ -97,7 +110,10 @@ mod tests {
                 assert!(text.starts_with(decoder.text_so_far()), "{}", decoder.text_so_far());
             }
             let (whole, parts) = decoder.finish().unwrap();
-            assert_eq!((whole.as_str(), parts.concat().as_str(), parts.len()), (text, text, ids.len()));
+            assert_eq!(
+                (whole.as_str(), parts.concat().as_str(), parts.len()),
+                (text, text, ids.len())
+            );
         }
     }
 
@@ -109,6 +125,9 @@ mod tests {
         ids[..ids.len() - 1].iter().for_each(|id| decoder.push(*id).unwrap());
         assert_eq!(decoder.text_so_far(), "a");
         let (whole, parts) = decoder.finish().unwrap();
-        assert!(whole.starts_with('a') && whole.ends_with('\u{fffd}') && parts.concat() == whole, "{whole} {parts:?}");
+        assert!(
+            whole.starts_with('a') && whole.ends_with('\u{fffd}') && parts.concat() == whole,
+            "{whole} {parts:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Reads text tables: CSV and TSV with a header row. Quoted fields may contain line breaks; an empty field is null.
+//! Reads text tables: CSV and TSV with a header row. Quoted fields may contain line breaks; an
+//! empty field is null.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,10 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<Vec<Columns>, (RowPosi
     if let Some(twice) = header.iter().find(|name| !names.insert(*name)) {
         return Err((
             RowPosition::Line(1),
-            RowError::new(format!("the column `{twice}` appears twice in its header"), "give every column a unique name"),
+            RowError::new(
+                format!("the column `{twice}` appears twice in its header"),
+                "give every column a unique name",
+            ),
         ));
     }
     let row = |(number, record): (usize, Result<StringRecord, csv::Error>)| {
@@ -36,7 +40,10 @@ fn row_error(error: &csv::Error) -> RowError {
         ErrorKind::UnequalLengths { expected_len, len, .. } => {
             RowError::new(format!("it has {len} fields, but the header has {expected_len}"), HINT)
         }
-        ErrorKind::Utf8 { err, .. } => RowError::new(format!("it is not UTF-8 in field {}", err.field() + 1), "save it as UTF-8"),
+        ErrorKind::Utf8 { err, .. } => RowError::new(
+            format!("it is not UTF-8 in field {}", err.field() + 1),
+            "save it as UTF-8",
+        ),
         _ => RowError::new(error.to_string(), HINT),
     }
 }

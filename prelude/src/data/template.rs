@@ -1,5 +1,6 @@
-//! Renders chat templates as transformers does: Jinja with trimmed blocks, Python's methods, and `tojson` with Python's
-//! format. The date is fixed. Templates come from downloads, so their time, memory and output are limited.
+//! Renders chat templates as transformers does: Jinja with trimmed blocks, Python's methods, and
+//! `tojson` with Python's format. The date is fixed. Templates come from downloads, so their time,
+//! memory and output are limited.
 
 use std::fmt;
 
@@ -52,7 +53,9 @@ pub(super) fn with_template<T: Send>(
             let compiled = env.template_from_str(&text).map_err(|e| e.to_string())?;
             Ok(work(&Template { compiled, chat }))
         };
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || guarded(compiled));
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || guarded(compiled));
         thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err(CONTRADICTS.into()))
     })
 }
@@ -92,10 +95,14 @@ pub(super) fn value_bytes(value: &Value) -> usize {
     match value.kind() {
         ValueKind::String => value.as_str().map_or(0, str::len),
         ValueKind::Map => {
-            let one = |key: Value| value_bytes(&key) + value.get_item(&key).map_or(0, |item| value_bytes(&item));
+            let one = |key: Value| {
+                value_bytes(&key) + value.get_item(&key).map_or(0, |item| value_bytes(&item))
+            };
             value.try_iter().map_or(0, |keys| keys.map(one).sum())
         }
-        ValueKind::Seq => value.try_iter().map_or(0, |items| items.map(|item| value_bytes(&item)).sum()),
+        ValueKind::Seq => {
+            value.try_iter().map_or(0, |items| items.map(|item| value_bytes(&item)).sum())
+        }
         _ => 1,
     }
 }
@@ -113,7 +120,8 @@ impl fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 fn reason(error: &minijinja::Error) -> String {
-    let raised = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
+    let raised =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
     raised.map_or_else(|| error.to_string(), Raised::to_string)
 }
 
@@ -126,15 +134,16 @@ fn environment(template: &str, longest: ConversationSize) -> Result<Environment<
     env.set_syntax(syntax);
     template_limits::bound(&mut env, longest.messages, longest.bytes);
     env.add_function("raise_exception", |text: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(text)))
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
+            .with_source(Raised(text)))
     });
     env.add_function("strftime_now", date);
     env.add_filter("tojson", to_json);
     Ok(env)
 }
 
-/// `strftime_now` with a fixed date, 26 July 2024, and the directives that templates use. The same data must always give
-/// the same tokens; Llama 3 falls back on the same date.
+/// `strftime_now` with a fixed date, 26 July 2024, and the directives that templates use. The same
+/// data must always give the same tokens; Llama 3 falls back on the same date.
 fn date(format: String) -> Result<String, minijinja::Error> {
     const DAY: [(&str, &str); 12] = [
         ("%d", "26"),
@@ -157,7 +166,8 @@ fn date(format: String) -> Result<String, minijinja::Error> {
     Ok(DAY.iter().fold(format, |text, (directive, value)| text.replace(directive, value)))
 }
 
-/// Replaces `{% generation %}`, which transformers uses to mark assistant text, with a block that has no effect.
+/// Replaces `{% generation %}`, which transformers uses to mark assistant text, with a block that
+/// has no effect.
 fn plain_blocks(template: &str) -> String {
     let mut plain = String::with_capacity(template.len());
     let mut rest = template;

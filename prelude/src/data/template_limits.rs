@@ -1,5 +1,6 @@
-//! Limits for chat templates, which come from untrusted models. minijinja's fuel bounds the number of instructions and the
-//! bytes of values; this module bounds the rest: Python string methods, `tojson`, and the length of the output.
+//! Limits for chat templates, which come from untrusted models. minijinja's fuel bounds the number
+//! of instructions and the bytes of values; this module bounds the rest: Python string methods,
+//! `tojson`, and the length of the output.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -11,8 +12,8 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// The fuel for one rendering, plus an amount per message and per byte of the conversation. An instruction costs one unit,
-/// and so do 64 bytes of output. Real templates use a tenth of it.
+/// The fuel for one rendering, plus an amount per message and per byte of the conversation. An
+/// instruction costs one unit, and so do 64 bytes of output. Real templates use a tenth of it.
 const FUEL: u64 = 200_000;
 const FUEL_OF_MESSAGE: u64 = 1000;
 const FUEL_OF_BYTE: u64 = 4;
@@ -33,14 +34,17 @@ fn consume_fuel(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / 64 + 1)
 }
 
-/// Limits what the templates of `env` may do with conversations of at most this many messages and bytes.
+/// Limits what the templates of `env` may do with conversations of at most this many messages and
+/// bytes.
 pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
     env.set_fuel(Some(FUEL + FUEL_OF_MESSAGE * messages as u64 + FUEL_OF_BYTE * bytes as u64));
     env.set_unknown_method_callback(method);
     env.add_filter("join", join);
     // A list may contain a long text many times.
     env.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => Ok(out.write_str(&text_of(state, value)?)?),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            Ok(out.write_str(&text_of(state, value)?)?)
+        }
         _ => escape_formatter(out, state, value),
     });
     env.add_filter("string", |state: &State<'_, '_>, value: Value| text_of(state, &value));
@@ -51,7 +55,12 @@ pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
 }
 
 /// Python's methods of strings, lists and maps; each consumes fuel for what it reads and creates.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         consume_fuel(state, text.len())?;
         match name {
@@ -59,7 +68,9 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
             "title" if args.is_empty() => return Ok(title(text).into()),
             // Like the filter, with the operands swapped.
             "join" => {
-                let [items] = args else { return Err(Error::new(ErrorKind::MissingArgument, "join takes one argument")) };
+                let [items] = args else {
+                    return Err(Error::new(ErrorKind::MissingArgument, "join takes one argument"));
+                };
                 return Ok(Value::from(joined(state, items, text, None)?));
             }
             _ => {}
@@ -85,7 +96,9 @@ fn title(text: &str) -> String {
 /// Consumes fuel for formatting `args` with the format `text`, whose widths are limited.
 fn consume_format_fuel(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<(), Error> {
     let mut digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    if digits.any(|digits| digits.parse::<usize>().map_or(true, |width| width > WIDTH)) || text.contains('*') {
+    if digits.any(|digits| digits.parse::<usize>().map_or(true, |width| width > WIDTH))
+        || text.contains('*')
+    {
         return Err(limit_error(format!("format with a width above {WIDTH}")));
     }
     let mut longest = WIDTH;
@@ -112,7 +125,12 @@ fn join(
     joined(state, value, &between.unwrap_or_default(), attribute.as_deref())
 }
 
-fn joined(state: &State<'_, '_>, value: &Value, between: &str, attribute: Option<&str>) -> Result<String, Error> {
+fn joined(
+    state: &State<'_, '_>,
+    value: &Value,
+    between: &str,
+    attribute: Option<&str>,
+) -> Result<String, Error> {
     let mut all = FueledText { text: String::new(), state };
     let out_of_fuel = |_| Error::from(ErrorKind::OutOfFuel);
     if value.is_undefined() || value.is_none() {
@@ -120,13 +138,17 @@ fn joined(state: &State<'_, '_>, value: &Value, between: &str, attribute: Option
     }
     if let Some(text) = value.as_str() {
         for (i, c) in text.chars().enumerate() {
-            all.write_str(if i > 0 { between } else { "" }).and_then(|()| all.write_char(c)).map_err(out_of_fuel)?;
+            all.write_str(if i > 0 { between } else { "" })
+                .and_then(|()| all.write_char(c))
+                .map_err(out_of_fuel)?;
         }
         return Ok(all.text);
     }
     for (i, item) in value.try_iter()?.enumerate() {
         let item = attribute.map_or(Ok(item.clone()), |attribute| item.get_attr(attribute))?;
-        all.write_str(if i > 0 { between } else { "" }).and_then(|()| write!(all, "{item}")).map_err(out_of_fuel)?;
+        all.write_str(if i > 0 { between } else { "" })
+            .and_then(|()| write!(all, "{item}"))
+            .map_err(out_of_fuel)?;
     }
     Ok(all.text)
 }
@@ -152,24 +174,32 @@ impl fmt::Write for FueledText<'_, '_, '_> {
     }
 }
 
-/// Returns an error if a namespace might be stored in another one, and so in itself, which would make any traversal
-/// endless: a variable that holds a namespace may only be followed by `.` or `[`.
+/// Returns an error if a namespace might be stored in another one, and so in itself, which would
+/// make any traversal endless: a variable that holds a namespace may only be followed by `.` or
+/// `[`.
 pub(super) fn namespaces(template: &str, syntax: SyntaxConfig) -> Result<(), String> {
     let tokens = tokenize(template, false, syntax).map(|token| token.map(|(token, _)| token));
     let tokens: Vec<Token<'_>> = tokens.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-    let name = |i: usize| if let Some(Token::Ident(name)) = tokens.get(i) { Some(*name) } else { None };
+    let name =
+        |i: usize| if let Some(Token::Ident(name)) = tokens.get(i) { Some(*name) } else { None };
     // `{% set NAME = namespace(`, given the index of `namespace`.
-    let set = |i: usize| {
-        let before = i.checked_sub(4).map(|first| &tokens[first..i]);
-        let opens = matches!(tokens.get(i + 1), Some(Token::ParenOpen));
-        match before {
-            Some([Token::BlockStart, Token::Ident("set"), Token::Ident(set), Token::Assign]) if opens => Some(*set),
-            _ => None,
-        }
-    };
-    let own: Vec<&str> = (0..tokens.len()).filter(|i| name(*i) == Some("namespace")).filter_map(set).collect();
+    let set =
+        |i: usize| {
+            let before = i.checked_sub(4).map(|first| &tokens[first..i]);
+            let opens = matches!(tokens.get(i + 1), Some(Token::ParenOpen));
+            match before {
+                Some(
+                    [Token::BlockStart, Token::Ident("set"), Token::Ident(set), Token::Assign],
+                ) if opens => Some(*set),
+                _ => None,
+            }
+        };
+    let own: Vec<&str> =
+        (0..tokens.len()).filter(|i| name(*i) == Some("namespace")).filter_map(set).collect();
     for i in 0..tokens.len() {
-        let Some(name) = name(i).filter(|_| i == 0 || !matches!(tokens[i - 1], Token::Dot)) else { continue };
+        let Some(name) = name(i).filter(|_| i == 0 || !matches!(tokens[i - 1], Token::Dot)) else {
+            continue;
+        };
         let fits = match tokens.get(i + 1) {
             // A keyword argument, or the target of `set`.
             Some(Token::Assign) => true,
@@ -177,7 +207,9 @@ pub(super) fn namespaces(template: &str, syntax: SyntaxConfig) -> Result<(), Str
             _ => name == "namespace" && set(i).is_some(),
         };
         if (name == "namespace" || own.contains(&name)) && !fits {
-            return Err(format!("it uses the namespace `{name}` for something other than its attributes"));
+            return Err(format!(
+                "it uses the namespace `{name}` for something other than its attributes"
+            ));
         }
     }
     Ok(())

@@ -38,29 +38,47 @@ pub(super) fn json(file: &Path) -> &'static str {
 
 /// The hint for the key `key` of a configuration; `reason` says what is wrong with it.
 pub(super) fn config(file: &Path, key: &str, reason: &str) -> &'static str {
-    let damaged = ["it is missing", "is not a whole number", "is not a positive number", "is not true or false"];
-    let damaged = damaged.iter().chain(&["is not an object", "does not divide", "is not a multiple", "is not a token id"]);
+    let damaged = [
+        "it is missing",
+        "is not a whole number",
+        "is not a positive number",
+        "is not true or false",
+    ];
+    let damaged = damaged.iter().chain(&[
+        "is not an object",
+        "does not divide",
+        "is not a multiple",
+        "is not a token id",
+    ]);
     if is_adapter(file) {
         return match key {
             "target_modules" | "base_model_name_or_path" => {
                 "apply the adapter to the model it was trained on, given by base_model_name_or_path: BASE+ADAPTER"
             }
-            _ => "merge the adapter into its base with PEFT (merge_and_unload, save_pretrained) and load the result",
+            _ => {
+                "merge the adapter into its base with PEFT (merge_and_unload, save_pretrained) and load the result"
+            }
         };
     }
     match key {
-        "quantization_config" => "load the original checkpoint in bf16 or f16, or a GGUF version of it",
+        "quantization_config" => {
+            "load the original checkpoint in bf16 or f16, or a GGUF version of it"
+        }
         _ if damaged.into_iter().any(|word| reason.contains(word)) => {
             "config.json is corrupt or belongs to another model: download it again together with the weights"
         }
-        _ => "this model cannot be run here, but it can be merged without running: merge linear DIR",
+        _ => {
+            "this model cannot be run here, but it can be merged without running: merge linear DIR"
+        }
     }
 }
 
 /// The hint for a missing tensor.
 pub(super) fn missing_tensor(file: &Path, tensor: &str) -> &'static str {
     match tensor {
-        _ if is_adapter(file) => "save the adapter again with PEFT (save_pretrained): A and B of each pair are both needed",
+        _ if is_adapter(file) => {
+            "save the adapter again with PEFT (save_pretrained): A and B of each pair are both needed"
+        }
         "lm_head.weight" => {
             "download the missing file; if the output layer is the embedding, config.json must have tie_word_embeddings: true"
         }
@@ -75,11 +93,15 @@ pub(super) fn shape(file: &Path, tensor: &str) -> &'static str {
         (true, true) => {
             "the adapter was trained on a base with a different vocabulary size: resize the base's embedding (transformers: resize_token_embeddings, save_pretrained) and apply the adapter to the result"
         }
-        (true, false) => "apply the adapter to the model it was trained on, given by base_model_name_or_path",
+        (true, false) => {
+            "apply the adapter to the model it was trained on, given by base_model_name_or_path"
+        }
         (false, true) => {
             "vocab_size in config.json must equal the number of rows: download config.json and the weights again from the same repository"
         }
-        (false, false) => "config.json and the weights belong to different models: download both again from the same repository",
+        (false, false) => {
+            "config.json and the weights belong to different models: download both again from the same repository"
+        }
     }
 }
 
@@ -102,13 +124,19 @@ pub(super) fn io(action: &str, kind: std::io::ErrorKind) -> &'static str {
         Kind::StorageFull | Kind::FileTooLarge | Kind::QuotaExceeded => {
             "the disk is full: free some space or choose another location; no partial files remain"
         }
-        Kind::NotFound | Kind::NotADirectory => "the directory does not exist: create it first, or choose another location",
+        Kind::NotFound | Kind::NotADirectory => {
+            "the directory does not exist: create it first, or choose another location"
+        }
         Kind::PermissionDenied | Kind::ReadOnlyFilesystem if action == "read" => {
             "you have no read permission: change it with chmod, or ask the owner"
         }
-        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "choose a location where you have write permission",
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            "choose a location where you have write permission"
+        }
         Kind::IsADirectory => "name a file, not a directory",
-        Kind::AlreadyExists | Kind::DirectoryNotEmpty => "choose another name, or move the existing file or directory",
+        Kind::AlreadyExists | Kind::DirectoryNotEmpty => {
+            "choose another name, or move the existing file or directory"
+        }
         Kind::InvalidData | Kind::UnexpectedEof | Kind::InvalidInput => {
             "the file is corrupt or not text: write or download it again"
         }

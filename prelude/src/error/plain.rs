@@ -1,4 +1,5 @@
-//! Rewords errors of serde_json, the tokenizers crate, minijinja and candle for readers who do not know these libraries.
+//! Rewords errors of serde_json, the tokenizers crate, minijinja and candle for readers who do not
+//! know these libraries.
 
 use std::borrow::Cow;
 
@@ -70,7 +71,12 @@ pub(super) fn json(reason: &str) -> Cow<'_, str> {
     } else if message.starts_with("recursion limit exceeded") {
         "it is nested too deeply".into()
     } else if message.starts_with("data did not match any variant of untagged enum") {
-        let part = message.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
+        let part = message
+            .rsplit(' ')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches("Untagged")
+            .trim_end_matches("Wrapper");
         format!("its `{}` is of an unknown kind", part.to_lowercase()).into()
     } else if is_syntax_error(message) {
         format!("it is not JSON: {message}").into()
@@ -96,8 +102,20 @@ fn wrong_value(message: &str) -> Option<(&str, &str)> {
 
 /// Whether serde_json reports a syntax error.
 fn is_syntax_error(message: &str) -> bool {
-    let starts = ["expected ", "key must be", "control character", "invalid escape", "invalid number", "invalid unicode"];
-    let more = ["lone leading surrogate", "trailing comma", "unexpected end of hex escape", "number out of range"];
+    let starts = [
+        "expected ",
+        "key must be",
+        "control character",
+        "invalid escape",
+        "invalid number",
+        "invalid unicode",
+    ];
+    let more = [
+        "lone leading surrogate",
+        "trailing comma",
+        "unexpected end of hex escape",
+        "number out of range",
+    ];
     starts.iter().chain(&more).any(|start| message.starts_with(start))
 }
 
@@ -162,26 +180,38 @@ mod tests {
         check("{\"r\": 1, \"r\": 2}", "`r` appears twice");
         check("<html>", "it is not JSON: expected value");
         check("{'a': 1}", "it is not JSON: key must be a string");
-        assert_eq!(json("chat_template is `3`, not a template"), "chat_template is `3`, not a template");
+        assert_eq!(
+            json("chat_template is `3`, not a template"),
+            "chat_template is `3`, not a template"
+        );
         let error = serde_json::from_str::<serde_json::Value>("1 2").unwrap_err().to_string();
         assert_eq!(json(&error), "there is extra content after the end (line 1, column 3)");
     }
 
     #[test]
     fn rows_are_named_once() {
-        let error = serde_json::from_str::<serde_json::Value>("{\"text\": ").unwrap_err().to_string();
+        let error =
+            serde_json::from_str::<serde_json::Value>("{\"text\": ").unwrap_err().to_string();
         assert_eq!(row(&error), "it is incomplete (column 9)");
         assert_eq!(row("it has no text"), "it has no text");
     }
 
     #[test]
     fn tokenizers_and_templates_are_reworded() {
-        let model = tokenizers::Tokenizer::from_bytes(br#"{"model": {"type": "Other"}}"#).unwrap_err().to_string();
+        let model = tokenizers::Tokenizer::from_bytes(br#"{"model": {"type": "Other"}}"#)
+            .unwrap_err()
+            .to_string();
         let message = tokenizer(&model);
-        assert!(!message.contains("untagged") && !message.contains("variant"), "{model}: {message}");
+        assert!(
+            !message.contains("untagged") && !message.contains("variant"),
+            "{model}: {message}"
+        );
         let none = tokenizers::Tokenizer::from_bytes(b"{").unwrap_err().to_string();
         assert!(tokenizer(&none).starts_with("it is incomplete"), "{none}");
-        assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it raised: no system role (line 3)");
+        assert_eq!(
+            template("invalid operation: no system role (in <string>:3)"),
+            "it raised: no system role (line 3)"
+        );
         assert_eq!(
             yaml("multiple YAML documents found; use from_str_multiple instead"),
             "it contains several documents; only one is allowed"

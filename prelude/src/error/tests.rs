@@ -94,7 +94,12 @@ fn examples() -> Vec<Error> {
         Error::NoOutputLayer { file: file() },
         Error::GgufExport { reason: text() },
         Error::Adapter { path: path("adapter"), reason: text(), hint: "name its base".into() },
-        Error::AdapterKey { file: path("adapter_config.json"), key: text(), reason: text(), hint: "merge it with PEFT".into() },
+        Error::AdapterKey {
+            file: path("adapter_config.json"),
+            key: text(),
+            reason: text(),
+            hint: "merge it with PEFT".into(),
+        },
         Error::TensorNames { file: file(), reason: text(), hint: "save it again" },
         Error::ChatTemplate { source_name: text(), file: file(), reason: text() },
         Error::Incompatible { first: text(), second: "y".into(), difference: "layers".into() },
@@ -104,9 +109,29 @@ fn examples() -> Vec<Error> {
         Error::Hub { repo: text(), reason: text(), hint: "try again" },
         Error::Sources { what: text(), hint: "load more" },
         Error::EmptyData { file: file() },
-        Error::InvalidRow { file: file(), unit: "line", line: 3, reason: text(), hint: "correct the row" },
-        Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: None, vocabulary: 8 },
-        Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: Some(text()), vocabulary: 8 },
+        Error::InvalidRow {
+            file: file(),
+            unit: "line",
+            line: 3,
+            reason: text(),
+            hint: "correct the row",
+        },
+        Error::TokenOutOfRange {
+            file: file(),
+            unit: "row",
+            line: 3,
+            id: 9,
+            token: None,
+            vocabulary: 8,
+        },
+        Error::TokenOutOfRange {
+            file: file(),
+            unit: "row",
+            line: 3,
+            id: 9,
+            token: Some(text()),
+            vocabulary: 8,
+        },
         Error::NoData { source_name: text() },
         Error::unknown("key", "drpot", ["drop"]),
         Error::unknown("key", "zzzzzzzzzz", ["drop"]),
@@ -114,9 +139,29 @@ fn examples() -> Vec<Error> {
         Error::NoMatch { pattern: text() },
         Error::NoGradient { parameter: text(), tensor: tensor(), count: 1 },
         Error::SchemeFailed { scheme: text(), tensor: tensor(), reason: text() },
-        Error::SchemeShape { scheme: text(), tensor: tensor(), found: vec![1], dtype: "f16", sources: 2, rows: 1, columns: 3 },
-        Error::SchemeParameter { scheme: text(), tensor: tensor(), parameter: text(), problem: text() },
-        Error::SchemeGradient { scheme: text(), tensor: tensor(), parameter: text(), position: 0, found: 0.0, expected: 1.0 },
+        Error::SchemeShape {
+            scheme: text(),
+            tensor: tensor(),
+            found: vec![1],
+            dtype: "f16",
+            sources: 2,
+            rows: 1,
+            columns: 3,
+        },
+        Error::SchemeParameter {
+            scheme: text(),
+            tensor: tensor(),
+            parameter: text(),
+            problem: text(),
+        },
+        Error::SchemeGradient {
+            scheme: text(),
+            tensor: tensor(),
+            parameter: text(),
+            position: 0,
+            found: 0.0,
+            expected: 1.0,
+        },
         Error::ComputedCoefficients { scheme: text(), tensor: tensor(), parameters: text() },
         Error::Diverged { what: "loss", step: 1, value: f64::NAN },
         Error::NothingToTrain,
@@ -124,7 +169,12 @@ fn examples() -> Vec<Error> {
         Error::TooLarge { what: text(), needed: 2, available: 1, tokens: 5, fits: None },
         Error::Exists { path: file() },
         Error::NotReplaced { path: file(), what: "a checkpoint" },
-        Error::Unrepresentable { tensor: tensor(), position: 0, value: f32::INFINITY, dtype: "f16" },
+        Error::Unrepresentable {
+            tensor: tensor(),
+            position: 0,
+            value: f32::INFINITY,
+            dtype: "f16",
+        },
         Error::SessionFile { file: file(), reason: text() },
         Error::Yaml { file: file(), reason: text() },
         Error::Recipe { file: file(), key: text(), reason: text(), hint: "leave it out".into() },
@@ -158,11 +208,23 @@ fn examples() -> Vec<Error> {
         ("adapter_model.safetensors", "embed_tokens.lora_embedding_A"),
     ] {
         examples.push(Error::MissingTensor { file: file.into(), tensor: name.into() });
-        examples.push(Error::Shape { file: file.into(), tensor: name.into(), expected: vec![1], found: vec![2] });
+        examples.push(Error::Shape {
+            file: file.into(),
+            tensor: name.into(),
+            expected: vec![1],
+            found: vec![2],
+        });
     }
     use std::io::ErrorKind as Kind;
-    let kinds = [Kind::StorageFull, Kind::NotFound, Kind::PermissionDenied, Kind::IsADirectory, Kind::Interrupted];
-    let more = [Kind::AlreadyExists, Kind::InvalidData, Kind::TimedOut, Kind::BrokenPipe, Kind::Other];
+    let kinds = [
+        Kind::StorageFull,
+        Kind::NotFound,
+        Kind::PermissionDenied,
+        Kind::IsADirectory,
+        Kind::Interrupted,
+    ];
+    let more =
+        [Kind::AlreadyExists, Kind::InvalidData, Kind::TimedOut, Kind::BrokenPipe, Kind::Other];
     for kind in kinds.into_iter().chain(more) {
         for action in ["read", "write"] {
             examples.push(Error::Io { action, path: file(), source: kind.into() });
@@ -181,7 +243,10 @@ fn every_error_has_a_message_and_a_hint() {
         assert!(hint.len() > 8 && !message.is_empty(), "{message}: {hint}");
         for text in [&message, &hint] {
             assert!(!text.ends_with('.') || text.ends_with("..."), "ends with a full stop: {text}");
-            assert!(!text.starts_with(|c: char| c.is_uppercase()) && !text.contains('\n'), "{text}");
+            assert!(
+                !text.starts_with(|c: char| c.is_uppercase()) && !text.contains('\n'),
+                "{text}"
+            );
         }
         assert!(!message.contains(&hint), "the hint only repeats the message: {message}");
         assert_eq!(format!("{error:?}"), format!("{message}\nhint: {hint}"));
@@ -193,9 +258,15 @@ fn every_error_has_a_message_and_a_hint() {
 fn messages_name_the_file() {
     for error in examples() {
         let debug = match &error {
-            Error::Json { file, .. } | Error::Config { file, .. } | Error::MissingTensor { file, .. } => Some(file),
-            Error::Shape { file, .. } | Error::Tokenizer { file, .. } | Error::ChatTemplate { file, .. } => Some(file),
-            Error::Io { path, .. } | Error::NotFound { path } | Error::Exists { path } => Some(path),
+            Error::Json { file, .. }
+            | Error::Config { file, .. }
+            | Error::MissingTensor { file, .. } => Some(file),
+            Error::Shape { file, .. }
+            | Error::Tokenizer { file, .. }
+            | Error::ChatTemplate { file, .. } => Some(file),
+            Error::Io { path, .. } | Error::NotFound { path } | Error::Exists { path } => {
+                Some(path)
+            }
             _ => None,
         };
         if let Some(file) = debug {

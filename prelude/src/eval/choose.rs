@@ -1,5 +1,5 @@
-//! Multiple choice: selects the option with the highest log-likelihood given the question, the sum over its tokens of
-//! `log p(token | previous tokens)`, as in lm-evaluation-harness.
+//! Multiple choice: selects the option with the highest log-likelihood given the question, the sum
+//! over its tokens of `log p(token | previous tokens)`, as in lm-evaluation-harness.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,7 +14,8 @@ use crate::ops::cross_entropy;
 /// The result of answering multiple-choice questions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
-    /// The fraction of questions whose correct option is the most likely, 0 to 1. Ties go to the first option.
+    /// The fraction of questions whose correct option is the most likely, 0 to 1. Ties go to the
+    /// first option.
     pub accuracy: f64,
     /// The likelihood of all correct options.
     pub right: Likelihood,
@@ -46,9 +47,9 @@ pub fn choose<W: Weights + ?Sized>(
     Ok(Choices { accuracy: correct as f64 / questions.len().max(1) as f64, right })
 }
 
-/// Returns the likelihood of each option of `question` under `weights`. The model receives the last `max_length`
-/// tokens before an option's last token, so long questions are truncated on the left. Of a longer option, only the
-/// last `max_length` tokens count.
+/// Returns the likelihood of each option of `question` under `weights`. The model receives the last
+/// `max_length` tokens before an option's last token, so long questions are truncated on the left.
+/// Of a longer option, only the last `max_length` tokens count.
 ///
 /// # Errors
 /// As for [`choose`].
@@ -59,10 +60,15 @@ pub fn option_likelihoods<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Vec<Likelihood>> {
-    let cut: Vec<&[u32]> = question.options.iter().map(|e| &e.ids[e.ids.len().saturating_sub(max_length.max(1) + 1)..]).collect();
+    let cut: Vec<&[u32]> = question
+        .options
+        .iter()
+        .map(|e| &e.ids[e.ids.len().saturating_sub(max_length.max(1) + 1)..])
+        .collect();
     let decoder = Decoder::new(architecture, weights);
     // The logits after the last token are not needed.
-    let hidden = decoder.hidden(&Batch::new(cut.iter().map(|ids| &ids[..ids.len().saturating_sub(1)]), device)?)?;
+    let hidden = decoder
+        .hidden(&Batch::new(cut.iter().map(|ids| &ids[..ids.len().saturating_sub(1)]), device)?)?;
     let mut begin = 0;
     let one = |(option, ids): (&crate::data::Example, &&[u32])| {
         let inputs = ids.len().saturating_sub(1);

@@ -10,7 +10,8 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 /// The cost of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Tokens run through a model. Tokens with a backward pass count three times, in proportion to the arithmetic.
+    /// Tokens run through a model. Tokens with a backward pass count three times, in proportion to
+    /// the arithmetic.
     pub tokens: u64,
     /// Wall-clock time.
     pub seconds: f64,
@@ -48,7 +49,11 @@ pub fn measured<T, E>(work: impl FnOnce() -> Result<(T, u64), E>) -> Result<(T, 
 fn resident() -> u64 {
     let pid = Pid::from_u32(std::process::id());
     let mut system = System::new();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing().with_memory());
+    system.refresh_processes_specifics(
+        ProcessesToUpdate::Some(&[pid]),
+        false,
+        ProcessRefreshKind::nothing().with_memory(),
+    );
     system.process(pid).map_or(0, sysinfo::Process::memory)
 }
 

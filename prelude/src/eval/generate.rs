@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 
-/// Greedy decoding after a prompt, one token at a time. Ends at an end token (not returned), at the model's last
-/// position, or at an interrupt.
+/// Greedy decoding after a prompt, one token at a time. Ends at an end token (not returned), at the
+/// model's last position, or at an interrupt.
 ///
 /// ```
 /// use dam_prelude::candle_core::{DType, Device};
@@ -38,7 +38,12 @@ pub struct Generation<'a, W: Weights + ?Sized> {
 
 impl<'a, W: Weights + ?Sized> Generation<'a, W> {
     /// Starts after `prompt`, which has at least one token.
-    pub fn new(architecture: &'a Architecture, weights: &'a W, prompt: &[u32], device: &'a Device) -> Self {
+    pub fn new(
+        architecture: &'a Architecture,
+        weights: &'a W,
+        prompt: &[u32],
+        device: &'a Device,
+    ) -> Self {
         let decoder = Decoder::new(architecture, weights);
         Self {
             architecture,
@@ -70,7 +75,8 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
 
     /// Runs `ids` after the cached tokens and returns the most likely next token.
     fn likeliest(&mut self, ids: Vec<u32>) -> Result<u32> {
-        let hidden = self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &mut self.cache)?;
+        let hidden =
+            self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &mut self.cache)?;
         let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
         let mut logits = self.decoder.logits(&last)?;
         if let Some(mask) = &self.mask {
@@ -84,7 +90,10 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let ids = self.next.take().filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
+        let ids = self
+            .next
+            .take()
+            .filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
         let token = match self.likeliest(ids) {
             Ok(token) => token,
             // An interrupted token is discarded.
@@ -100,8 +109,8 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
     }
 }
 
-/// Generates greedily after `prompt`, up to `limit` tokens or an end token, which is not returned. If interrupted,
-/// returns the tokens so far.
+/// Generates greedily after `prompt`, up to `limit` tokens or an end token, which is not returned.
+/// If interrupted, returns the tokens so far.
 ///
 /// # Errors
 /// An empty prompt, or ids outside the vocabulary.

@@ -1,5 +1,5 @@
-//! The likelihood of another model's answer: `log p(token | previous tokens)` for each token, from one forward pass
-//! over prompt and answer (teacher forcing).
+//! The likelihood of another model's answer: `log p(token | previous tokens)` for each token, from
+//! one forward pass over prompt and answer (teacher forcing).
 
 use candle_core::{DType, Device};
 use serde::Serialize;
@@ -11,8 +11,8 @@ use crate::model::{Decoder, Weights, chunks};
 
 /// The smallest difference in log-probability that counts, in nats.
 ///
-/// Sources that know an answer assign most of its tokens log-probabilities near 0, and which of them is the highest
-/// is noise. 0.05 nats correspond to a probability ratio of 1.05.
+/// Sources that know an answer assign most of its tokens log-probabilities near 0, and which of
+/// them is the highest is noise. 0.05 nats correspond to a probability ratio of 1.05.
 pub const MARGIN: f64 = 0.05;
 
 /// The likelihood of a sequence of tokens.
@@ -27,7 +27,10 @@ pub struct Likelihood {
 impl Likelihood {
     /// Sums log-probabilities; `None` entries are skipped.
     pub fn of(log_probs: impl IntoIterator<Item = Option<f64>>) -> Self {
-        let add = |sum: Self, x: f64| Self { tokens: sum.tokens + 1, log_likelihood: sum.log_likelihood + x };
+        let add = |sum: Self, x: f64| Self {
+            tokens: sum.tokens + 1,
+            log_likelihood: sum.log_likelihood + x,
+        };
         log_probs.into_iter().flatten().fold(Self::default(), add)
     }
 
@@ -42,9 +45,9 @@ impl Likelihood {
     }
 }
 
-/// Returns the log-probability in nats of every token of `ids` from index `first` (at least 1), given all tokens
-/// before it. Tokens in `lacking` are outside the model's vocabulary: they have none, and the others share the
-/// probability.
+/// Returns the log-probability in nats of every token of `ids` from index `first` (at least 1),
+/// given all tokens before it. Tokens in `lacking` are outside the model's vocabulary: they have
+/// none, and the others share the probability.
 ///
 /// # Errors
 /// A missing weight, ids outside the vocabulary, or out of memory on the device.
@@ -57,15 +60,26 @@ pub fn log_probs<W: Weights + ?Sized>(
     device: &Device,
 ) -> Result<Vec<Option<f64>>> {
     let first = first.max(1);
-    let Some(targets) = ids.get(first..).filter(|targets| !targets.is_empty()) else { return Ok(Vec::new()) };
+    let Some(targets) = ids.get(first..).filter(|targets| !targets.is_empty()) else {
+        return Ok(Vec::new());
+    };
     let decoder = Decoder::new(architecture, weights);
     // The logits after the last token are not needed.
-    let hidden = decoder.hidden(&Batch::new([&ids[..ids.len() - 1]], device)?)?.narrow(0, first - 1, targets.len())?;
+    let hidden = decoder.hidden(&Batch::new([&ids[..ids.len() - 1]], device)?)?.narrow(
+        0,
+        first - 1,
+        targets.len(),
+    )?;
     let mut found = Vec::with_capacity(targets.len());
     for chunk in chunks(targets.len(), architecture.vocabulary) {
         let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
-        let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
-        found.extend(rows.into_iter().zip(&targets[chunk]).map(|(row, target)| log_prob(row, *target, lacking)));
+        let rows: Vec<Vec<f32>> =
+            logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
+        found.extend(
+            rows.into_iter()
+                .zip(&targets[chunk])
+                .map(|(row, target)| log_prob(row, *target, lacking)),
+        );
     }
     Ok(found)
 }
@@ -83,8 +97,8 @@ fn log_prob(mut logits: Vec<f32>, target: u32, lacking: &[u32]) -> Option<f64> {
     target.is_finite().then(|| target - f64::from(largest) - sum.ln())
 }
 
-/// Returns the index of the highest of `log_probs`, if it exceeds every other by more than [`MARGIN`]. Returns `None`
-/// if fewer than two have a value.
+/// Returns the index of the highest of `log_probs`, if it exceeds every other by more than
+/// [`MARGIN`]. Returns `None` if fewer than two have a value.
 ///
 /// ```
 /// use dam_prelude::eval::favoured;
@@ -94,7 +108,8 @@ fn log_prob(mut logits: Vec<f32>, target: u32, lacking: &[u32]) -> Option<f64> {
 /// assert_eq!(favoured(&[None, Some(-0.01)]), None);
 /// ```
 pub fn favoured(log_probs: &[Option<f64>]) -> Option<usize> {
-    let mut known: Vec<(usize, f64)> = log_probs.iter().enumerate().filter_map(|(i, x)| Some((i, (*x)?))).collect();
+    let mut known: Vec<(usize, f64)> =
+        log_probs.iter().enumerate().filter_map(|(i, x)| Some((i, (*x)?))).collect();
     known.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     match known.as_slice() {
         [(best, highest), (_, second), ..] if highest - second > MARGIN => Some(*best),
@@ -106,11 +121,14 @@ pub fn favoured(log_probs: &[Option<f64>]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// By hand: logits `ln 1`, `ln 2`, `ln 5` are probabilities 1/8, 2/8 and 5/8; without the last, 1/3 and 2/3.
+    /// By hand: logits `ln 1`, `ln 2`, `ln 5` are probabilities 1/8, 2/8 and 5/8; without the last,
+    /// 1/3 and 2/3.
     #[test]
     fn log_probs_exclude_missing_tokens() {
         let logits = || [1f32, 2.0, 5.0].map(f32::ln).to_vec();
-        let close = |found: Option<f64>, p: f64| assert!((found.unwrap() - p.ln()).abs() < 1e-6, "{found:?} {p}");
+        let close = |found: Option<f64>, p: f64| {
+            assert!((found.unwrap() - p.ln()).abs() < 1e-6, "{found:?} {p}")
+        };
         close(log_prob(logits(), 0, &[]), 1.0 / 8.0);
         close(log_prob(logits(), 2, &[]), 5.0 / 8.0);
         close(log_prob(logits(), 1, &[2]), 2.0 / 3.0);
@@ -120,7 +138,10 @@ mod tests {
     #[test]
     fn likelihoods_skip_missing_tokens() {
         let found = Likelihood::of([Some(-1.0), None, Some(-2.0)]);
-        assert_eq!((found.tokens, found.log_likelihood, found.nats_per_token()), (2, -3.0, Some(-1.5)));
+        assert_eq!(
+            (found.tokens, found.log_likelihood, found.nats_per_token()),
+            (2, -3.0, Some(-1.5))
+        );
         assert_eq!(found.perplexity(), Some(1.5f64.exp()));
         assert_eq!(Likelihood::of([None]).perplexity(), None);
     }

@@ -1,7 +1,8 @@
 //! Loss, perplexity and exact match of a model on examples.
 //!
-//! Exact match means that greedy decoding reproduces the reference answer. This holds exactly if every token of the
-//! answer is the most likely one given the tokens before it, so one forward pass over question and answer is enough.
+//! Exact match means that greedy decoding reproduces the reference answer. This holds exactly if
+//! every token of the answer is the most likely one given the tokens before it, so one forward pass
+//! over question and answer is enough.
 
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -24,14 +25,15 @@ pub struct Score {
     pub perplexity: f64,
     /// The fraction of questions answered exactly, 0 to 1; `None` without questions.
     pub exact_match: Option<f64>,
-    /// The fraction of multiple-choice questions whose correct option is the most likely, 0 to 1; `None` without such
-    /// questions.
+    /// The fraction of multiple-choice questions whose correct option is the most likely, 0 to 1;
+    /// `None` without such questions.
     #[serde(default)]
     pub multiple_choice: Option<f64>,
 }
 
 impl Score {
-    /// Returns the fraction of correct answers: multiple choice if there are choices, else exact match.
+    /// Returns the fraction of correct answers: multiple choice if there are choices, else exact
+    /// match.
     pub fn accuracy(&self) -> Option<f64> {
         self.multiple_choice.or(self.exact_match)
     }
@@ -58,7 +60,8 @@ pub fn score<W: Weights + ?Sized>(
         interrupt::check()?;
         let (chunk, more) = rest.split_at(pack(rest, max_length));
         rest = more;
-        let cut: Vec<&[u32]> = chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
+        let cut: Vec<&[u32]> =
+            chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
         let batch = Batch::new(cut.iter().copied(), device)?;
         let mut begin = 0;
         let (mut rows, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
@@ -75,7 +78,10 @@ pub fn score<W: Weights + ?Sized>(
                 let kept = ids.len() == example.ids.len();
                 // Generation ends at the first end token; the template's text after it is ignored.
                 let answer = &targets[start..];
-                let end = answer.iter().position(|id| architecture.eos.contains(id)).map_or(answer.len(), |at| at + 1);
+                let end = answer
+                    .iter()
+                    .position(|id| architecture.eos.contains(id))
+                    .map_or(answer.len(), |at| at + 1);
                 spans.push((start..start + end, kept));
             }
         }
@@ -87,19 +93,27 @@ pub fn score<W: Weights + ?Sized>(
         let mut best = Vec::new();
         for chunk in chunks(targets.len(), architecture.vocabulary) {
             let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
-            loss += f64::from(cross_entropy(&logits, &targets[chunk])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            loss += f64::from(
+                cross_entropy(&logits, &targets[chunk])?
+                    .to_dtype(DType::F32)?
+                    .to_scalar::<f32>()?,
+            );
             best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
         }
         tokens += targets.len();
         questions += spans.len();
-        exact += spans.into_iter().filter(|(span, kept)| *kept && best[span.clone()] == targets[span.clone()]).count();
+        exact += spans
+            .into_iter()
+            .filter(|(span, kept)| *kept && best[span.clone()] == targets[span.clone()])
+            .count();
     }
     let loss = loss / tokens.max(1) as f64;
     let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
     Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match, multiple_choice: None })
 }
 
-/// Returns the number of examples in the next batch: as many as have [`TOKENS`] tokens, and at least one.
+/// Returns the number of examples in the next batch: as many as have [`TOKENS`] tokens, and at
+/// least one.
 fn pack(examples: &[Example], max_length: usize) -> usize {
     let mut tokens = 0;
     let fits = |e: &&Example| {

@@ -1,9 +1,10 @@
-//! Arcee Fusion: takes the most important elements of one source and keeps the base elsewhere. The importance of an
-//! element is its change times the divergence of its row, `|W - base| KL(softmax(W row) || softmax(base row))`.
-//! Elements at or above the median plus 1.5 times the interquartile range are taken.
+//! Arcee Fusion: takes the most important elements of one source and keeps the base elsewhere. The
+//! importance of an element is its change times the divergence of its row, `|W - base| KL(softmax(W
+//! row) || softmax(base row))`. Elements at or above the median plus 1.5 times the interquartile
+//! range are taken.
 //!
-//! Arcee AI (2024); mergekit's `arcee_fusion`, which estimates the quartiles of large tensors from a sample of a
-//! million elements. Here they are exact.
+//! Arcee AI (2024); mergekit's `arcee_fusion`, which estimates the quartiles of large tensors from
+//! a sample of a million elements. Here they are exact.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -144,10 +145,12 @@ mod tests {
 
     #[test]
     fn takes_the_most_important_elements() {
-        // One row: all elements share its divergence, so only changes matter: 0, 0, 0, 0.1, 0.1, 0.1, 0.2, 3.
+        // One row: all elements share its divergence, so only changes matter: 0, 0, 0, 0.1, 0.1,
+        // 0.1, 0.2, 3.
         let base = [0.0, 0.5, 1.0, 0.2, 0.3, 0.1, 0.4, 0.0];
         let change = [0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 3.0];
-        let source: Vec<f32> = base.iter().zip(change).map(|(base, change)| base + change).collect();
+        let source: Vec<f32> =
+            base.iter().zip(change).map(|(base, change)| base + change).collect();
         let found = merged(&ArceeFusion, &operands(&[8], &[&source], Some(&base)));
         // Quartiles 0, 0.1 and 0.1, so the threshold is 0.25.
         assert_eq!(&found[..7], &base[..7]);
@@ -161,11 +164,16 @@ mod tests {
     fn quartiles_equal_those_by_sorting() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let n = 70_000;
-        let [source, base] = [(); 2].map(|()| (0..n).map(|_| rng.random::<f32>() - 0.5).collect::<Vec<f32>>());
+        let [source, base] =
+            [(); 2].map(|()| (0..n).map(|_| rng.random::<f32>() - 0.5).collect::<Vec<f32>>());
         let tensor = operands(&[700, 100], &[&source], Some(&base));
         let importance = Importance { columns: 100, divergence: divergences(&tensor) };
-        let mut all: Vec<f32> = (0..n).map(|i| (source[i] - base[i]).abs() * importance.divergence[i / 100]).collect();
+        let mut all: Vec<f32> =
+            (0..n).map(|i| (source[i] - base[i]).abs() * importance.divergence[i / 100]).collect();
         all.sort_by(f32::total_cmp);
-        assert_eq!(importance.quartiles(&tensor), [all[(n - 1) / 4], all[(n - 1) / 2], all[3 * (n - 1) / 4]]);
+        assert_eq!(
+            importance.quartiles(&tensor),
+            [all[(n - 1) / 4], all[(n - 1) / 2], all[3 * (n - 1) / 4]]
+        );
     }
 }

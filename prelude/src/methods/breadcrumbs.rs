@@ -1,6 +1,6 @@
-//! Model Breadcrumbs: drops both the smallest and the largest elements (outliers) of task vectors. They are summed
-//! directly, or by sign consensus (`breadcrumbs_ties`). If the fraction `gamma` of a tensor is less than one element,
-//! no element is an outlier.
+//! Model Breadcrumbs: drops both the smallest and the largest elements (outliers) of task vectors.
+//! They are summed directly, or by sign consensus (`breadcrumbs_ties`). If the fraction `gamma` of
+//! a tensor is less than one element, no element is an outlier.
 //!
 //! Davari and Belilovsky, arXiv 2312.06795; mergekit's `breadcrumbs` and `breadcrumbs_ties`.
 
@@ -8,7 +8,8 @@ use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
 use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
-const KEYS: &[Key] = &[WEIGHT, DENSITY, Key::each("gamma", "0.01"), NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
+const KEYS: &[Key] =
+    &[WEIGHT, DENSITY, Key::each("gamma", "0.01"), NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "breadcrumbs",
@@ -30,7 +31,10 @@ pub(super) const TIES: MethodEntry = MethodEntry {
 
 /// Breadcrumbs with density 1; set `density` to drop elements.
 pub fn breadcrumbs() -> TaskVectors {
-    TaskVectors { sparsify: Sparsify::Outliers { gamma: vec![0.01] }, ..TaskVectors::plain(ENTRY.name) }
+    TaskVectors {
+        sparsify: Sparsify::Outliers { gamma: vec![0.01] },
+        ..TaskVectors::plain(ENTRY.name)
+    }
 }
 
 /// [`breadcrumbs`] with sign consensus.

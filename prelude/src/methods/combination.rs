@@ -1,5 +1,5 @@
-//! A linear combination of the sources: `W = (sum_i c_i W_i + c_base base) / divisor`, with coefficients for the
-//! whole tensor, or for each row or column.
+//! A linear combination of the sources: `W = (sum_i c_i W_i + c_base base) / divisor`, with
+//! coefficients for the whole tensor, or for each row or column.
 
 use pulp::Arch;
 
@@ -47,11 +47,16 @@ impl Blend for Combination {
             || {
                 for (group, range) in self.groups.runs(block.start(), out.len()) {
                     let out = &mut out[range.clone()];
-                    let terms = (0..sources).map(|i| (self.coefficients[group * sources + i], block.source(i)));
+                    let terms = (0..sources)
+                        .map(|i| (self.coefficients[group * sources + i], block.source(i)));
                     let terms = terms.chain(base.map(|base| (self.base[group], base)));
                     for (i, (c, x)) in terms.enumerate() {
                         let terms = out.iter_mut().zip(x[range.clone()].iter().map(|x| c * x));
-                        if i == 0 { terms.for_each(|(out, x)| *out = x) } else { terms.for_each(|(out, x)| *out += x) }
+                        if i == 0 {
+                            terms.for_each(|(out, x)| *out = x)
+                        } else {
+                            terms.for_each(|(out, x)| *out += x)
+                        }
                     }
                     if self.divisor != 1.0 {
                         out.iter_mut().for_each(|out| *out /= self.divisor);

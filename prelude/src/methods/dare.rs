@@ -1,6 +1,6 @@
-//! DARE: drops elements of task vectors at random and rescales the rest. They are summed directly (`dare_linear`) or
-//! by sign consensus (`dare_ties`). `rescale=on` preserves the L1 norm, as mergekit does; `rescale=density` divides
-//! by the density, as the paper does.
+//! DARE: drops elements of task vectors at random and rescales the rest. They are summed directly
+//! (`dare_linear`) or by sign consensus (`dare_ties`). `rescale=on` preserves the L1 norm, as
+//! mergekit does; `rescale=density` divides by the density, as the paper does.
 //!
 //! Yu et al., arXiv 2311.03099; mergekit's `dare_linear` and `dare_ties`.
 
@@ -30,7 +30,11 @@ pub(super) const TIES: MethodEntry = MethodEntry {
 
 /// DARE with density 1; set `density` to drop elements.
 pub fn dare_linear() -> TaskVectors {
-    TaskVectors { sparsify: Sparsify::Random { seed: 0 }, rescale: Rescale::L1, ..TaskVectors::plain(LINEAR.name) }
+    TaskVectors {
+        sparsify: Sparsify::Random { seed: 0 },
+        rescale: Rescale::L1,
+        ..TaskVectors::plain(LINEAR.name)
+    }
 }
 
 /// [`dare_linear`] with sign consensus.

@@ -1,5 +1,6 @@
-//! DELLA: drops elements of task vectors at random, with a higher probability for smaller elements of a row, and
-//! rescales the rest. They are averaged by sign consensus (`della`), or summed directly (`della_linear`).
+//! DELLA: drops elements of task vectors at random, with a higher probability for smaller elements
+//! of a row, and rescales the rest. They are averaged by sign consensus (`della`), or summed
+//! directly (`della_linear`).
 //!
 //! Deep et al., arXiv 2406.11617; mergekit's `della` and `della_linear`.
 

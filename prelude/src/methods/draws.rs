@@ -1,5 +1,5 @@
-//! Random draws: one per element, computed from a key and the element's position. They do not depend on threads,
-//! order or block boundaries.
+//! Random draws: one per element, computed from a key and the element's position. They do not
+//! depend on threads, order or block boundaries.
 
 use crate::coefficients::seed_of;
 
@@ -13,8 +13,8 @@ impl Draws {
         Self(seed_of(seed_of(seed, tensor), source))
     }
 
-    /// For each element from position `start` on, writes to `drawn` whether its draw is below the threshold `below`;
-    /// see [`below`].
+    /// For each element from position `start` on, writes to `drawn` whether its draw is below the
+    /// threshold `below`; see [`below`].
     #[inline(always)]
     pub fn fill(self, start: usize, below: u32, drawn: &mut [bool]) {
         let (first, last) = (start as u64 >> 32, (start + drawn.len()) as u64 >> 32);
@@ -22,7 +22,9 @@ impl Draws {
             // 32 bits per lane fill wide registers.
             let key = self.high(first);
             for (i, drawn) in drawn.iter_mut().enumerate() {
-                *drawn = scramble(scramble((start as u32).wrapping_add(i as u32) ^ self.0 as u32) ^ key) < below;
+                *drawn =
+                    scramble(scramble((start as u32).wrapping_add(i as u32) ^ self.0 as u32) ^ key)
+                        < below;
             }
         } else {
             drawn.iter_mut().enumerate().for_each(|(i, drawn)| *drawn = self.at(start + i) < below);
@@ -46,7 +48,8 @@ pub(super) fn below(probability: f64) -> u32 {
     (probability * 2f64.powi(32)).clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` from Wellons' hash prospector.
+/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` from Wellons'
+/// hash prospector.
 #[inline(always)]
 fn scramble(mut x: u32) -> u32 {
     x ^= x >> 16;
@@ -64,7 +67,8 @@ mod tests {
     fn draws_of_sources_and_tensors_are_independent() {
         let (a, b, c) = (Draws::new(1, "w", "a"), Draws::new(1, "w", "b"), Draws::new(1, "v", "a"));
         for (one, other) in [(a, b), (a, c), (b, c)] {
-            let both = (0..100_000).filter(|i| one.at(*i) < 1 << 31 && other.at(*i) < 1 << 31).count();
+            let both =
+                (0..100_000).filter(|i| one.at(*i) < 1 << 31 && other.at(*i) < 1 << 31).count();
             assert!((f64::from(both as u32) / 100_000.0 - 0.25).abs() < 0.01, "{both}");
         }
     }
@@ -75,7 +79,13 @@ mod tests {
         for start in [0, 7, (1 << 32) - 100, 1 << 33] {
             let mut drawn = [false; 200];
             draws.fill(start, below(0.3), &mut drawn);
-            assert!(drawn.iter().enumerate().all(|(i, drawn)| *drawn == (draws.at(start + i) < below(0.3))), "{start}");
+            assert!(
+                drawn
+                    .iter()
+                    .enumerate()
+                    .all(|(i, drawn)| *drawn == (draws.at(start + i) < below(0.3))),
+                "{start}"
+            );
         }
     }
 }

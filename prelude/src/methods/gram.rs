@@ -1,5 +1,5 @@
-//! Inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors, in f64. Methods based on norms
-//! and angles need nothing else from a tensor; one pass computes them.
+//! Inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors, in f64. Methods
+//! based on norms and angles need nothing else from a tensor; one pass computes them.
 
 use std::ops::Range;
 
@@ -39,8 +39,8 @@ impl Groups {
         self.count > 1 && self.run == 1
     }
 
-    /// Returns the runs of consecutive elements of one group among `length` elements from `start` on: the group and
-    /// the range.
+    /// Returns the runs of consecutive elements of one group among `length` elements from `start`
+    /// on: the group and the range.
     pub fn runs(self, start: usize, length: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -70,13 +70,21 @@ impl Grams {
         let size = groups.count * n * n;
         let look = |sums: &mut Vec<f64>, block: &mut Block<'_>| accumulate(groups, 0, sums, block);
         let mut values = vec![0.0; size];
-        let add = |values: &mut [f64], sums: Vec<f64>| values.iter_mut().zip(sums).for_each(|(x, sum)| *x += sum);
+        let add = |values: &mut [f64], sums: Vec<f64>| {
+            values.iter_mut().zip(sums).for_each(|(x, sum)| *x += sum)
+        };
         if groups.count == 1 {
-            tensor.chunks(|| vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor
+                .chunks(|| vec![0.0; size], look)
+                .into_iter()
+                .for_each(|sums| add(&mut values, sums));
         } else if groups.scattered() {
             // A few long chunks, because each has a sum for every column.
             let length = tensor.elements().div_ceil(16);
-            tensor.chunks_of(length, || vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor
+                .chunks_of(length, || vec![0.0; size], look)
+                .into_iter()
+                .for_each(|sums| add(&mut values, sums));
         } else {
             // Chunks of whole rows, so that each sum is computed in one chunk.
             let rows = (1usize << 16).div_ceil(groups.run);
@@ -99,7 +107,9 @@ impl Grams {
 
     /// Returns the matrix of each group.
     pub fn iter(&self) -> impl Iterator<Item = Gram<'_>> {
-        self.values.chunks(self.sources * self.sources).map(|values| Gram { sources: self.sources, values })
+        self.values
+            .chunks(self.sources * self.sources)
+            .map(|values| Gram { sources: self.sources, values })
     }
 }
 
@@ -114,7 +124,8 @@ fn accumulate(groups: Groups, first: usize, sums: &mut [f64], block: &mut Block<
                 let sums = &mut sums[(group - first) * n * n..][..n * n];
                 for i in 0..n {
                     for j in 0..=i {
-                        sums[i * n + j] += dot(&block.source(i)[run.clone()], &block.source(j)[run.clone()]);
+                        sums[i * n + j] +=
+                            dot(&block.source(i)[run.clone()], &block.source(j)[run.clone()]);
                     }
                 }
             }
@@ -148,7 +159,10 @@ impl Gram<'_> {
     /// Returns `<sum_i a_i W_i, sum_j b_j W_j>`.
     pub fn between(&self, a: &[f64], b: &[f64]) -> f64 {
         let term = |i: usize, j: usize| a[i] * b[j] * self.product(i, j);
-        (0..self.sources).flat_map(|i| (0..self.sources).map(move |j| (i, j))).map(|(i, j)| term(i, j)).sum()
+        (0..self.sources)
+            .flat_map(|i| (0..self.sources).map(move |j| (i, j)))
+            .map(|(i, j)| term(i, j))
+            .sum()
     }
 
     /// Returns `|sum_i a_i W_i|`.
@@ -193,8 +207,14 @@ mod tests {
 
     #[test]
     fn inner_products_of_tensors_rows_and_columns() {
-        let tensor = operands(&[2, 3], &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]], None);
-        let product = |groups| Grams::new(&tensor, groups).iter().map(|g| g.product(0, 1)).collect::<Vec<_>>();
+        let tensor = operands(
+            &[2, 3],
+            &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]],
+            None,
+        );
+        let product = |groups| {
+            Grams::new(&tensor, groups).iter().map(|g| g.product(0, 1)).collect::<Vec<_>>()
+        };
         assert_eq!(product(Groups::whole()), [9.0]);
         assert_eq!(product(Groups::rows(&[2, 3])), [4.0, 5.0]);
         assert_eq!(product(Groups::columns(&[2, 3])), [1.0, 5.0, 3.0]);
@@ -218,9 +238,13 @@ mod tests {
         let a: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();
         let tensor = operands(&[rows, columns], &[&a, &a], None);
         let square = |x: usize| ((x % 7) * (x % 7)) as f64;
-        let of_rows: Vec<f64> = (0..rows).map(|r| (0..columns).map(|c| square(r * columns + c)).sum()).collect();
-        let of_columns: Vec<f64> = (0..columns).map(|c| (0..rows).map(|r| square(r * columns + c)).sum()).collect();
-        let product = |groups| Grams::new(&tensor, groups).iter().map(|g| g.product(1, 0)).collect::<Vec<_>>();
+        let of_rows: Vec<f64> =
+            (0..rows).map(|r| (0..columns).map(|c| square(r * columns + c)).sum()).collect();
+        let of_columns: Vec<f64> =
+            (0..columns).map(|c| (0..rows).map(|r| square(r * columns + c)).sum()).collect();
+        let product = |groups| {
+            Grams::new(&tensor, groups).iter().map(|g| g.product(1, 0)).collect::<Vec<_>>()
+        };
         assert_eq!(product(Groups::rows(&[rows, columns])), of_rows);
         assert_eq!(product(Groups::columns(&[rows, columns])), of_columns);
         assert_eq!(product(Groups::whole()), [of_rows.iter().sum::<f64>()]);

@@ -1,5 +1,5 @@
-//! Greedy soup: tries sources in the order of their own scores, and adds each to the average if the score does not
-//! drop.
+//! Greedy soup: tries sources in the order of their own scores, and adds each to the average if the
+//! score does not drop.
 //!
 //! Wortsman et al. (Model Soups), arXiv 2203.05482, recipe 1.
 
@@ -8,8 +8,8 @@ use crate::error::Result;
 /// The name of the greedy soup. It is not a [`Method`](super::Method) but a choice of sources.
 pub const GREEDY_SOUP: &str = "greedy_soup";
 
-/// Selects which of `count` sources to average and returns their indices in order. `score` rates the average of some
-/// of them; higher is better.
+/// Selects which of `count` sources to average and returns their indices in order. `score` rates
+/// the average of some of them; higher is better.
 ///
 /// ```
 /// The second is best; the third lowers the score, and the first does not.
@@ -23,7 +23,10 @@ pub const GREEDY_SOUP: &str = "greedy_soup";
 ///
 /// # Errors
 /// An error of `score`.
-pub fn greedy_soup(count: usize, mut score: impl FnMut(&[usize]) -> Result<f64>) -> Result<Vec<usize>> {
+pub fn greedy_soup(
+    count: usize,
+    mut score: impl FnMut(&[usize]) -> Result<f64>,
+) -> Result<Vec<usize>> {
     // NaN counts as the worst score.
     let mut score = |chosen: &[usize]| -> Result<f64> {
         let score = score(chosen)?;

@@ -1,6 +1,6 @@
-//! The Karcher mean: the point on the sphere with the least sum of squared angles to all `u_i = W_i / |W_i|`.
-//! Starting from the normalised mean, it follows the mean tangent vector, `u <- exp_u(mean_i log_u(u_i))`. The result
-//! has the mean norm of the sources.
+//! The Karcher mean: the point on the sphere with the least sum of squared angles to all `u_i = W_i
+//! / |W_i|`. Starting from the normalised mean, it follows the mean tangent vector, `u <-
+//! exp_u(mean_i log_u(u_i))`. The result has the mean norm of the sources.
 //!
 //! Karcher, "Riemannian center of mass and mollifier smoothing" (1977); mergekit's `karcher`.
 
@@ -42,7 +42,11 @@ impl Default for Karcher {
 
 fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let with_base = given.switch("base")?;
-    Ok(Arc::new(Karcher { max_iter: given.count("max_iter")?, tol: given.number("tol")?, with_base }))
+    Ok(Arc::new(Karcher {
+        max_iter: given.count("max_iter")?,
+        tol: given.number("tol")?,
+        with_base,
+    }))
 }
 
 impl Method for Karcher {
@@ -60,11 +64,18 @@ impl Method for Karcher {
 
     fn check(&self, _sources: usize) -> Result<()> {
         parameters::check("tol", &[self.tol], 1, |x| x > 0.0, "a small number above 0")?;
-        parameters::check("max_iter", &[self.max_iter as f64], 1, |x| x <= 1e6, "at most 1000000 iterations")
+        parameters::check(
+            "max_iter",
+            &[self.max_iter as f64],
+            1,
+            |x| x <= 1e6,
+            "at most 1000000 iterations",
+        )
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let coefficients: Vec<Vec<f64>> = Grams::new(tensor, Groups::whole()).iter().map(|gram| self.mean(gram)).collect();
+        let coefficients: Vec<Vec<f64>> =
+            Grams::new(tensor, Groups::whole()).iter().map(|gram| self.mean(gram)).collect();
         Ok(Box::new(Combination::of(Groups::whole(), &coefficients)))
     }
 }

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn weights_are_checked() {
-        let linear = |text, normalize| ENTRY.build(&[("weight", text), ("normalize", normalize)]).unwrap();
+        let linear =
+            |text, normalize| ENTRY.build(&[("weight", text), ("normalize", normalize)]).unwrap();
         assert!(linear("1,0.5,-0.25", "off").check(3).is_ok());
         assert!(linear("1,0.5,-0.25", "off").check(2).is_err());
         assert!(linear("1,-1", "on").check(2).is_err());

@@ -1,11 +1,13 @@
 //! Static merge methods (without training), one file each, each a [`Method`].
 //!
-//! A method works tensor by tensor. It may first read all of a tensor ([`Method::prepare`], for a norm, an angle or a
-//! threshold). Then it merges blocks of elements ([`Blend::blend`]) on all threads, while earlier blocks are written.
+//! A method works tensor by tensor. It may first read all of a tensor ([`Method::prepare`], for a
+//! norm, an angle or a threshold). Then it merges blocks of elements ([`Blend::blend`]) on all
+//! threads, while earlier blocks are written.
 //!
-//! Most methods are one of two kinds: a linear combination of the sources (`combination.rs`, some with coefficients
-//! from the angles in `gram.rs`), or task vectors that are sparsified, pass sign consensus and are added to the base
-//! (`task_vectors.rs`, `sparsify.rs`). Parameters have mergekit's names and defaults.
+//! Most methods are one of two kinds: a linear combination of the sources (`combination.rs`, some
+//! with coefficients from the angles in `gram.rs`), or task vectors that are sparsified, pass sign
+//! consensus and are added to the base (`task_vectors.rs`, `sparsify.rs`). Parameters have
+//! mergekit's names and defaults.
 
 mod arcee_fusion;
 mod breadcrumbs;
@@ -98,9 +100,11 @@ pub trait Method: Send + Sync {
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>>;
 }
 
-/// Merges blocks of one tensor, in any order, on any thread. The result for an element depends on nothing else.
+/// Merges blocks of one tensor, in any order, on any thread. The result for an element depends on
+/// nothing else.
 pub trait Blend: Send + Sync {
-    /// Fills `out`, which has the length of the block, with merged values. The block may be overwritten.
+    /// Fills `out`, which has the length of the block, with merged values. The block may be
+    /// overwritten.
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]);
 }
 
@@ -177,7 +181,8 @@ pub fn find(name: &str) -> Result<&'static MethodEntry> {
 }
 
 impl MethodEntry {
-    /// Builds the method with the parameters `pairs`, as in `("weight", "1,0.5")`; the others have their defaults.
+    /// Builds the method with the parameters `pairs`, as in `("weight", "1,0.5")`; the others have
+    /// their defaults.
     ///
     /// ```
     /// let ties = dam_prelude::methods::find("ties")?.build(&[("density", "0.5"), ("weight", "1,0.5")])?;
@@ -191,17 +196,27 @@ impl MethodEntry {
         (self.make)(&ParameterValues::read(self.keys, pairs)?)
     }
 
-    /// Returns every combination of the grid as pairs of key and value; one empty combination without a grid.
+    /// Returns every combination of the grid as pairs of key and value; one empty combination
+    /// without a grid.
     pub fn candidates(&self) -> Vec<Vec<(&'static str, &'static str)>> {
         self.grid.iter().fold(vec![Vec::new()], |candidates, (key, values)| {
-            let with = |pairs: &Vec<_>| values.iter().map(|v| [pairs.as_slice(), &[(*key, *v)]].concat()).collect::<Vec<_>>();
+            let with = |pairs: &Vec<_>| {
+                values
+                    .iter()
+                    .map(|v| [pairs.as_slice(), &[(*key, *v)]].concat())
+                    .collect::<Vec<_>>()
+            };
             candidates.iter().flat_map(with).collect()
         })
     }
 
     /// Returns the parameters with their defaults: `[weight=1] [density=1]`.
     pub fn usage(&self) -> String {
-        self.keys.iter().map(|key| format!("[{}={}]", key.name, key.default)).collect::<Vec<_>>().join(" ")
+        self.keys
+            .iter()
+            .map(|key| format!("[{}={}]", key.name, key.default))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 

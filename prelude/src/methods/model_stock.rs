@@ -1,6 +1,7 @@
-//! Model Stock: interpolates between the base and the average of the sources; the better the sources agree, the
-//! closer to the average. With `cos` the mean cosine between pairs of task vectors, `t = N cos / (1 + (N - 1) cos)`
-//! and `W = t mean_i(W_i) + (1 - t) base`, for whole tensors or each row.
+//! Model Stock: interpolates between the base and the average of the sources; the better the
+//! sources agree, the closer to the average. With `cos` the mean cosine between pairs of task
+//! vectors, `t = N cos / (1 + (N - 1) cos)` and `W = t mean_i(W_i) + (1 - t) base`, for whole
+//! tensors or each row.
 //!
 //! Jang et al., arXiv 2403.19522; mergekit's `model_stock`.
 
@@ -52,7 +53,8 @@ impl Method for ModelStock {
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let groups = if self.filter_wise { Groups::rows(&tensor.spec().shape) } else { Groups::whole() };
+        let groups =
+            if self.filter_wise { Groups::rows(&tensor.spec().shape) } else { Groups::whole() };
         let n = tensor.sources();
         let shares = |gram| vec![ratio(gram, n) / n as f64; n];
         let coefficients = Grams::new(tensor, groups).iter().map(shares).collect::<Vec<_>>();
@@ -63,7 +65,8 @@ impl Method for ModelStock {
 /// Returns the interpolation ratio `t`.
 fn ratio(gram: Gram<'_>, n: usize) -> f64 {
     let pairs = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j)));
-    let cosine = |(i, j)| (gram.product(i, j) / (gram.norm(i) * gram.norm(j)).max(1e-6)).clamp(-1.0, 1.0);
+    let cosine =
+        |(i, j)| (gram.product(i, j) / (gram.norm(i) * gram.norm(j)).max(1e-6)).clamp(-1.0, 1.0);
     let cosines: Vec<f64> = pairs.map(cosine).collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
     let n = n as f64;
@@ -83,7 +86,10 @@ mod tests {
         let sources: [&[f32]; 2] = [&[3.0, 1.0, 2.0, 1.0], &[3.0, 1.0, 1.0, 2.0]];
         let tensor = operands(&[2, 2], &sources, Some(&[1.0; 4]));
         let found = merged(&ModelStock { filter_wise: true }, &tensor);
-        assert!(found.iter().zip([3.0, 1.0, 1.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        assert!(
+            found.iter().zip([3.0, 1.0, 1.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
         // Whole tensor: <d0, d1> = 4, |d|^2 = 5, cos = 0.8, t = 1.6 / 1.8.
         let found = merged(&ModelStock::default(), &tensor);
         assert!((found[0] - (1.0 + 2.0 * 1.6 / 1.8)).abs() < 1e-6, "{found:?}");

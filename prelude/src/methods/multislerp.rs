@@ -1,6 +1,7 @@
-//! Multi-SLERP: a weighted mean on the sphere. With `u_i = W_i / |W_i|` and `m` the direction of `sum_i w_i u_i`,
-//! each `u_i` is projected to the tangent plane at `m`, `v_i = u_i - <u_i, m> m`; `v = sum_i w_i v_i` is mapped back,
-//! `cos(|v|) m + sin(|v|) v / |v|`. The result has the weighted mean norm.
+//! Multi-SLERP: a weighted mean on the sphere. With `u_i = W_i / |W_i|` and `m` the direction of
+//! `sum_i w_i u_i`, each `u_i` is projected to the tangent plane at `m`, `v_i = u_i - <u_i, m> m`;
+//! `v = sum_i w_i v_i` is mapped back, `cos(|v|) m + sin(|v|) v / |v|`. The result has the weighted
+//! mean norm.
 //!
 //! Goddard, "Multi-SLERP" (2025); mergekit's `multislerp`.
 
@@ -70,19 +71,27 @@ impl Method for MultiSlerp {
         parameters::check("eps", &[self.eps], 1, |x| x > 0.0, "a small number above 0")?;
         let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
         match self.normalize && total.abs() < 1e-6 {
-            true => Err(Error::bad_value("weight", "a sum of 0", "weights with a non-zero sum, or normalize_weights=off")),
+            true => Err(Error::bad_value(
+                "weight",
+                "a sum of 0",
+                "weights with a non-zero sum, or normalize_weights=off",
+            )),
             false => Ok(()),
         }
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let mut weights: Vec<f64> = (0..tensor.sources()).map(|i| parameters::of(&self.weights, i)).collect();
+        let mut weights: Vec<f64> =
+            (0..tensor.sources()).map(|i| parameters::of(&self.weights, i)).collect();
         let total: f64 = if self.normalize { weights.iter().sum() } else { 1.0 };
         weights.iter_mut().for_each(|w| *w /= total);
-        let opposed =
-            || Error::BadTensor { tensor: tensor.spec().name.clone(), reason: "the weighted sources cancel out".into() };
+        let opposed = || Error::BadTensor {
+            tensor: tensor.spec().name.clone(),
+            reason: "the weighted sources cancel out".into(),
+        };
         let mean = |gram| mean(gram, &weights, self.eps).ok_or_else(opposed);
-        let coefficients = Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
+        let coefficients =
+            Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
         Ok(Box::new(match tensor.has_base() {
             true => Combination::from_base(Groups::whole(), &coefficients),
             false => Combination::of(Groups::whole(), &coefficients),
@@ -90,12 +99,15 @@ impl Method for MultiSlerp {
     }
 }
 
-/// Returns the coefficients of the mean as a combination of the vectors; `None` if it has no direction.
+/// Returns the coefficients of the mean as a combination of the vectors; `None` if it has no
+/// direction.
 fn mean(gram: Gram<'_>, weights: &[f64], eps: f64) -> Option<Vec<f64>> {
     let n = weights.len();
     let lengths: Vec<f64> = (0..n).map(|i| gram.norm(i)).collect();
     // Vectors are represented by their coefficients of the W_i.
-    let unit = |i: usize| (0..n).map(|k| if k == i { 1.0 / (lengths[i] + eps) } else { 0.0 }).collect::<Vec<f64>>();
+    let unit = |i: usize| {
+        (0..n).map(|k| if k == i { 1.0 / (lengths[i] + eps) } else { 0.0 }).collect::<Vec<f64>>()
+    };
     let mean: Vec<f64> = (0..n).map(|i| weights[i] / (lengths[i] + eps)).collect();
     let length = gram.length(&mean);
     if length < eps {
@@ -112,7 +124,11 @@ fn mean(gram: Gram<'_>, weights: &[f64], eps: f64) -> Option<Vec<f64>> {
     }
     let angle = gram.length(&tangent) + eps;
     let scale: f64 = lengths.iter().zip(weights).map(|(length, weight)| length * weight).sum();
-    Some((0..n).map(|k| scale * (mean[k] * angle.cos() + tangent[k] * angle.sin() / angle)).collect())
+    Some(
+        (0..n)
+            .map(|k| scale * (mean[k] * angle.cos() + tangent[k] * angle.sin() / angle))
+            .collect(),
+    )
 }
 
 #[cfg(test)]

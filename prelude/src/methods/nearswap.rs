@@ -56,7 +56,13 @@ impl Method for NearSwap {
     }
 
     fn check(&self, _sources: usize) -> Result<()> {
-        parameters::check("t", &[self.t], 1, |t| t >= 0.0, "a distance of at least 0, such as 0.0001")
+        parameters::check(
+            "t",
+            &[self.t],
+            1,
+            |t| t >= 0.0,
+            "a distance of at least 0, such as 0.0001",
+        )
     }
 
     fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -85,7 +91,10 @@ mod tests {
     fn close_elements_are_swapped_and_the_rest_move_by_t() {
         let tensor = operands(&[4], &[&[1.05, 2.0, 0.0, 1.0]], Some(&[1.0; 4]));
         let found = merged(&NearSwap { t: 0.1 }, &tensor);
-        assert!(found.iter().zip([1.05, 1.1, 0.9, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        assert!(
+            found.iter().zip([1.05, 1.1, 0.9, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
         assert!(NearSwap { t: -1.0 }.check(1).is_err());
     }
 }

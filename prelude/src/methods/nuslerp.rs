@@ -1,5 +1,6 @@
-//! NuSLERP: SLERP at `t = w_1 / (w_0 + w_1)` between two sources, or between their task vectors if a base is named,
-//! over whole tensors or for each row or column. Only exactly parallel vectors are interpolated linearly.
+//! NuSLERP: SLERP at `t = w_1 / (w_0 + w_1)` between two sources, or between their task vectors if
+//! a base is named, over whole tensors or for each row or column. Only exactly parallel vectors are
+//! interpolated linearly.
 //!
 //! mergekit's `nuslerp`.
 
@@ -18,7 +19,12 @@ use crate::error::Result;
 pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "nuslerp",
     about: "SLERP of two sources or their task vectors (base=on) by weights; whole tensors, rows or columns",
-    keys: &[WEIGHT, Key::whole("nuslerp_flatten", "on"), Key::whole("nuslerp_row_wise", "off"), BASE],
+    keys: &[
+        WEIGHT,
+        Key::whole("nuslerp_flatten", "on"),
+        Key::whole("nuslerp_row_wise", "off"),
+        BASE,
+    ],
     origin: Origin::Optional,
     grid: &[("weight", &["2,1", "3,2", "1,1", "2,3", "1,2"])],
     make,
@@ -53,7 +59,11 @@ fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
         (false, false) => Across::Rows,
         (false, true) => Across::Columns,
     };
-    Ok(Arc::new(NuSlerp { weights: given.numbers("weight")?, across, from_base: given.switch("base")? }))
+    Ok(Arc::new(NuSlerp {
+        weights: given.numbers("weight")?,
+        across,
+        from_base: given.switch("base")?,
+    }))
 }
 
 impl Method for NuSlerp {
@@ -111,7 +121,10 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     fn close(found: Vec<f32>, expected: &[f32]) {
-        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} and {expected:?}");
+        assert!(
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?} and {expected:?}"
+        );
     }
 
     #[test]
@@ -119,7 +132,10 @@ mod tests {
         // Rows: orthogonal, and parallel. Columns: (1, 1) and (0, 3); (0, 1) and (1, 3).
         let tensor = operands(&[2, 2], &[&[1.0, 0.0, 1.0, 1.0], &[0.0, 1.0, 3.0, 3.0]], None);
         let half = 0.5f32.sqrt();
-        close(merged(&NuSlerp { across: Across::Rows, ..NuSlerp::default() }, &tensor), &[half, half, 2.0, 2.0]);
+        close(
+            merged(&NuSlerp { across: Across::Rows, ..NuSlerp::default() }, &tensor),
+            &[half, half, 2.0, 2.0],
+        );
         // The first column is at 45 degrees: sin(22.5) / sin(45) for each.
         let c = (22.5f32.to_radians()).sin() / half;
         let found = merged(&NuSlerp { across: Across::Columns, ..NuSlerp::default() }, &tensor);
@@ -130,6 +146,9 @@ mod tests {
     fn interpolates_task_vectors_with_a_base() {
         let tensor = operands(&[2], &[&[3.0, 1.0], &[1.0, 3.0]], Some(&[1.0, 1.0]));
         let root = 2f32.sqrt();
-        close(merged(&NuSlerp { from_base: true, ..NuSlerp::default() }, &tensor), &[1.0 + root, 1.0 + root]);
+        close(
+            merged(&NuSlerp { from_base: true, ..NuSlerp::default() }, &tensor),
+            &[1.0 + root, 1.0 + root],
+        );
     }
 }

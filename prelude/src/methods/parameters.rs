@@ -75,8 +75,8 @@ pub(super) const SCALES: Grid = ("lambda", &["0.3", "0.5", "0.7", "1", "1.4", "2
 pub struct ParameterValues(BTreeMap<&'static str, Vec<Value>>);
 
 impl ParameterValues {
-    /// Reads `pairs` as typed; parameters among `keys` without a value have their defaults. `weights` is accepted for
-    /// `weight`.
+    /// Reads `pairs` as typed; parameters among `keys` without a value have their defaults.
+    /// `weights` is accepted for `weight`.
     ///
     /// # Errors
     /// An unknown key, or values that are not numbers.
@@ -88,7 +88,8 @@ impl ParameterValues {
         for (name, text) in pairs {
             let name = if *name == "weights" { "weight" } else { name };
             let found = keys.iter().find(|key| key.name == name);
-            let key = found.ok_or_else(|| Error::unknown("key", name, keys.iter().map(|key| key.name)))?;
+            let key = found
+                .ok_or_else(|| Error::unknown("key", name, keys.iter().map(|key| key.name)))?;
             given.0.insert(key.name, typed(key, text)?);
         }
         Ok(given)
@@ -104,8 +105,12 @@ impl ParameterValues {
     /// # Errors
     /// A value that is not a number representable in f32.
     pub fn numbers(&self, key: &str) -> Result<Vec<f64>> {
-        let bad = |value: &Value| Error::bad_value(key, &shown(value), "a number, or one per source, as in 1,0.5,0.5");
-        let number = |value: &Value| value.as_f64().filter(|x| (*x as f32).is_finite()).ok_or_else(|| bad(value));
+        let bad = |value: &Value| {
+            Error::bad_value(key, &shown(value), "a number, or one per source, as in 1,0.5,0.5")
+        };
+        let number = |value: &Value| {
+            value.as_f64().filter(|x| (*x as f32).is_finite()).ok_or_else(|| bad(value))
+        };
         self.values(key).iter().map(number).collect()
     }
 
@@ -159,7 +164,8 @@ impl ParameterValues {
     }
 }
 
-/// Parses a typed value: numbers, `on` and `off`, or a word, separated by commas if every source has its own.
+/// Parses a typed value: numbers, `on` and `off`, or a word, separated by commas if every source
+/// has its own.
 pub(super) fn typed(key: &Key, text: &str) -> Result<Vec<Value>> {
     let one = |text: &str| match (text.trim(), text.trim().parse::<f64>()) {
         ("on" | "true", _) => Ok(json!(true)),
@@ -186,10 +192,20 @@ pub(super) fn of(values: &[f64], i: usize) -> f64 {
 }
 
 /// Checks that `key` has one value or one per source, and that each satisfies `fits`.
-pub(super) fn check(key: &str, values: &[f64], sources: usize, fits: impl Fn(f64) -> bool, expected: &str) -> Result<()> {
+pub(super) fn check(
+    key: &str,
+    values: &[f64],
+    sources: usize,
+    fits: impl Fn(f64) -> bool,
+    expected: &str,
+) -> Result<()> {
     let text = || values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     if values.len() > 1 && values.len() != sources {
-        return Err(Error::bad_value(key, &text(), format!("{sources} numbers, one per source, or one for all")));
+        return Err(Error::bad_value(
+            key,
+            &text(),
+            format!("{sources} numbers, one per source, or one for all"),
+        ));
     }
     match values.iter().all(|x| (*x as f32).is_finite() && fits(*x)) {
         true => Ok(()),
@@ -210,16 +226,27 @@ mod tests {
 
     #[test]
     fn parses_typed_values() {
-        let given = ParameterValues::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
+        let given =
+            ParameterValues::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")])
+                .unwrap();
         assert_eq!(given.numbers("weight").unwrap(), [1.0, 0.5, -0.25]);
         assert!(!given.switch("normalize").unwrap());
         assert_eq!(given.number("lambda").unwrap(), 1.0);
-        for (key, text) in [("weight", "1,x"), ("weight", "1,"), ("weight", "1e60"), ("lambda", "on")] {
+        for (key, text) in
+            [("weight", "1,x"), ("weight", "1,"), ("weight", "1e60"), ("lambda", "on")]
+        {
             let given = ParameterValues::read(KEYS, &[(key, text)]);
             assert!(given.and_then(|given| given.numbers(key)).is_err(), "{key}={text}");
         }
-        assert!(ParameterValues::read(KEYS, &[("normalize", "maybe")]).unwrap().switch("normalize").is_err());
-        assert!(ParameterValues::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err());
+        assert!(
+            ParameterValues::read(KEYS, &[("normalize", "maybe")])
+                .unwrap()
+                .switch("normalize")
+                .is_err()
+        );
+        assert!(
+            ParameterValues::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err()
+        );
         assert!(ParameterValues::read(KEYS, &[("density", "1")]).is_err());
     }
 

@@ -47,7 +47,13 @@ impl Method for Passthrough {
     }
 
     fn check(&self, sources: usize) -> Result<()> {
-        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number representable in f32")
+        parameters::check(
+            "scale",
+            self.scale.as_slice(),
+            sources,
+            |_| true,
+            "a number representable in f32",
+        )
     }
 
     fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {

@@ -1,4 +1,5 @@
-//! The plan of a merge: for each tensor, the operands, the method and its parameters. Nothing is computed until
+//! The plan of a merge: for each tensor, the operands, the method and its parameters. Nothing is
+//! computed until
 //! [`Prepared`] computes a tensor, or rows of it, on demand.
 
 use std::collections::BTreeMap;
@@ -75,7 +76,11 @@ impl Plan {
 
     /// Returns the merged weights in `dtype`, each computed on demand.
     pub fn weights<'a>(&'a self, device: &'a Device, dtype: DType) -> PlanWeights<'a> {
-        let prepared = self.tensors.iter().map(|t| (t.operands.spec().name.as_str(), (t, OnceLock::new()))).collect();
+        let prepared = self
+            .tensors
+            .iter()
+            .map(|t| (t.operands.spec().name.as_str(), (t, OnceLock::new())))
+            .collect();
         PlanWeights { prepared, device, dtype }
     }
 }
@@ -127,10 +132,16 @@ impl Prepared<'_> {
         let columns = self.operands.columns();
         let rows = self.operands.elements() / columns;
         if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
-            return Err(candle_core::Error::Msg(format!("row {id} is out of range: the tensor has {rows} rows")).into());
+            return Err(candle_core::Error::Msg(format!(
+                "row {id} is out of range: the tensor has {rows} rows"
+            ))
+            .into());
         }
         let mut values = vec![0f32; ids.len() * columns];
-        values.par_chunks_mut(columns).zip(ids).for_each(|(out, id)| self.fill(*id as usize * columns, out));
+        values
+            .par_chunks_mut(columns)
+            .zip(ids)
+            .for_each(|(out, id)| self.fill(*id as usize * columns, out));
         Ok(Tensor::from_vec(values, (ids.len(), columns), &Device::Cpu)?)
     }
 }
@@ -141,8 +152,8 @@ impl Drop for Prepared<'_> {
     }
 }
 
-/// The weights of a merge that is not written. Each weight is computed on demand and not kept; its preparation is
-/// cached.
+/// The weights of a merge that is not written. Each weight is computed on demand and not kept; its
+/// preparation is cached.
 pub(crate) struct PlanWeights<'a> {
     prepared: BTreeMap<&'a str, (&'a Planned, OnceLock<Prepared<'a>>)>,
     device: &'a Device,
@@ -151,7 +162,8 @@ pub(crate) struct PlanWeights<'a> {
 
 impl<'a> PlanWeights<'a> {
     fn prepared(&self, name: &str) -> Result<&Prepared<'a>> {
-        let (planned, kept) = self.prepared.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
+        let (planned, kept) =
+            self.prepared.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
         match kept.get() {
             Some(prepared) => Ok(prepared),
             None => {

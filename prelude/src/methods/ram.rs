@@ -1,7 +1,8 @@
-//! Reinforced Agent Merging: an element changed by a single source since the base is taken unchanged; one changed by
-//! several sources is their mean. Sources tuned by reinforcement learning change few weights, and an average would
-//! dilute them. `ramplus_tl` scales unshared changes by `1 + r min(s / u, alpha)`, where `s` is the number of changed
-//! elements of a source's tensor that it shares with others and `u` the number that it does not.
+//! Reinforced Agent Merging: an element changed by a single source since the base is taken
+//! unchanged; one changed by several sources is their mean. Sources tuned by reinforcement learning
+//! change few weights, and an average would dilute them. `ramplus_tl` scales unshared changes by `1
+//! + r min(s / u, alpha)`, where `s` is the number of changed elements of a source's tensor that it
+//! shares with others and `u` the number that it does not.
 //!
 //! arXiv 2601.13572; mergekit's `ram` and `ramplus_tl`.
 
@@ -83,18 +84,28 @@ impl Method for Ram {
 
     fn check(&self, _sources: usize) -> Result<()> {
         let (r, alpha) = self.plus.unwrap_or_default();
-        parameters::check("epsilon", &[self.epsilon], 1, |x| x >= 0.0, "a size of at least 0, such as 1e-5")?;
+        parameters::check(
+            "epsilon",
+            &[self.epsilon],
+            1,
+            |x| x >= 0.0,
+            "a size of at least 0, such as 1e-5",
+        )?;
         parameters::check("r", &[r], 1, |_| true, "a number, such as 0.1")?;
         parameters::check("alpha", &[alpha], 1, |x| x >= 0.0, "a ratio of at least 0, such as 0.2")
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
         let (n, epsilon) = (tensor.sources(), self.epsilon as f32);
-        let Some((r, alpha)) = self.plus else { return Ok(Box::new(Changed { epsilon, scales: vec![1.0; n] })) };
+        let Some((r, alpha)) = self.plus else {
+            return Ok(Box::new(Changed { epsilon, scales: vec![1.0; n] }));
+        };
         let look = |counts: &mut Vec<[u64; 2]>, block: &mut Block<'_>| {
             let changing = changing(epsilon, block);
             for (i, [shared, own]) in counts.iter_mut().enumerate() {
-                for (_, changing) in block.source(i).iter().zip(changing).filter(|(x, _)| x.abs() > epsilon) {
+                for (_, changing) in
+                    block.source(i).iter().zip(changing).filter(|(x, _)| x.abs() > epsilon)
+                {
                     if changing > 1 { *shared += 1 } else { *own += 1 }
                 }
             }
@@ -103,8 +114,13 @@ impl Method for Ram {
             a.iter_mut().flatten().zip(b.into_iter().flatten()).for_each(|(a, b)| *a += b);
         };
         let counts = tensor.tally(|| vec![[0; 2]; n], look, add);
-        let scale = |[shared, own]: [u64; 2]| 1.0 + r * (shared as f64 / (own as f64).max(self.epsilon)).clamp(0.0, alpha);
-        Ok(Box::new(Changed { epsilon, scales: counts.into_iter().map(|counts| scale(counts) as f32).collect() }))
+        let scale = |[shared, own]: [u64; 2]| {
+            1.0 + r * (shared as f64 / (own as f64).max(self.epsilon)).clamp(0.0, alpha)
+        };
+        Ok(Box::new(Changed {
+            epsilon,
+            scales: counts.into_iter().map(|counts| scale(counts) as f32).collect(),
+        }))
     }
 }
 
@@ -114,7 +130,10 @@ fn changing(epsilon: f32, block: &mut Block<'_>) -> [u32; TILE] {
     block.subtract_base();
     let mut counts = [0; TILE];
     for i in 0..block.sources() {
-        counts.iter_mut().zip(block.source(i)).for_each(|(count, x)| *count += u32::from(x.abs() > epsilon));
+        counts
+            .iter_mut()
+            .zip(block.source(i))
+            .for_each(|(count, x)| *count += u32::from(x.abs() > epsilon));
     }
     counts
 }
@@ -149,11 +168,15 @@ mod tests {
     #[test]
     fn unshared_changes_are_kept_and_shared_ones_averaged() {
         // Task vectors (2, 0, 1, 0) and (4, 3, 0, 0): one change is shared, each has one unshared.
-        let tensor = operands(&[4], &[&[3.0, 1.0, 2.0, 1.0], &[5.0, 4.0, 1.0, 1.0]], Some(&[1.0; 4]));
+        let tensor =
+            operands(&[4], &[&[3.0, 1.0, 2.0, 1.0], &[5.0, 4.0, 1.0, 1.0]], Some(&[1.0; 4]));
         assert_eq!(merged(&Ram::default(), &tensor), [4.0, 4.0, 2.0, 1.0]);
         // A ratio of 1, limited to 0.2: factor 1.02.
         let found = merged(&Ram::plus(), &tensor);
-        assert!(found.iter().zip([4.0, 4.06, 2.02, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        assert!(
+            found.iter().zip([4.0, 4.06, 2.02, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
         assert!(Ram { epsilon: -1.0, ..Ram::default() }.check(2).is_err());
     }
 }

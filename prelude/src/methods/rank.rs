@@ -1,6 +1,7 @@
-//! Exact ranks of a tensor's elements by magnitude, without sorting or copying the tensor. Two passes count the
-//! leading and then the trailing bits to find the value at a rank. If only some of the elements with that value are
-//! selected, a third pass finds the first of them by position. Non-negative floats are ordered like their bits.
+//! Exact ranks of a tensor's elements by magnitude, without sorting or copying the tensor. Two
+//! passes count the leading and then the trailing bits to find the value at a rank. If only some of
+//! the elements with that value are selected, a third pass finds the first of them by position.
+//! Non-negative floats are ordered like their bits.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +25,8 @@ impl Cut {
         f32::from_bits(self.bits)
     }
 
-    /// For each element of `keys` (non-negative) from position `start` on, writes to `kept` whether it is ahead of
-    /// the cut.
+    /// For each element of `keys` (non-negative) from position `start` on, writes to `kept` whether
+    /// it is ahead of the cut.
     #[inline(always)]
     pub fn ahead(&self, start: usize, keys: &[f32], kept: &mut [bool]) {
         // Positions matter only for ties, and only in the block with the last of them.
@@ -54,17 +55,23 @@ pub(super) struct Rank {
 const HIGH: usize = 1 << 15;
 const LOW: usize = 1 << 16;
 
-/// Returns the cuts at `ranks`. `keys` overwrites the sources of a block with non-negative keys; row `r` has the keys
-/// of source `r`.
-pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'_>) + Sync) -> Vec<Cut> {
+/// Returns the cuts at `ranks`. `keys` overwrites the sources of a block with non-negative keys;
+/// row `r` has the keys of source `r`.
+pub(super) fn cuts(
+    tensor: &Operands,
+    ranks: &[Rank],
+    keys: impl Fn(&mut Block<'_>) + Sync,
+) -> Vec<Cut> {
     let n = tensor.elements();
     let inside: Vec<Rank> = ranks.iter().copied().filter(|r| r.rank > 0 && r.rank < n).collect();
     // Only requested rows have keys.
-    let rows: Vec<usize> = inside.iter().map(|r| r.row).collect::<BTreeSet<_>>().into_iter().collect();
+    let rows: Vec<usize> =
+        inside.iter().map(|r| r.row).collect::<BTreeSet<_>>().into_iter().collect();
     let place = |row: usize| rows.binary_search(&row).unwrap_or(0);
     let join = |a: &mut Vec<u64>, b: Vec<u64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 
-    // The leading bits of the element at each rank, and how many elements are ahead within these bits.
+    // The leading bits of the element at each rank, and how many elements are ahead within these
+    // bits.
     let high = tensor.tally(
         || vec![0u64; rows.len() * HIGH],
         |counts, block| {
@@ -75,16 +82,20 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
         },
         join,
     );
-    let leading: Vec<(usize, usize)> = inside.iter().map(|r| find(&high[place(r.row) * HIGH..][..HIGH], r.rank)).collect();
+    let leading: Vec<(usize, usize)> =
+        inside.iter().map(|r| find(&high[place(r.row) * HIGH..][..HIGH], r.rank)).collect();
 
     // The trailing bits.
     let low = tensor.tally(
         || vec![0u64; inside.len() * LOW],
         |counts, block| {
             keys(block);
-            for ((rank, (lead, _)), counts) in inside.iter().zip(&leading).zip(counts.chunks_mut(LOW)) {
+            for ((rank, (lead, _)), counts) in
+                inside.iter().zip(&leading).zip(counts.chunks_mut(LOW))
+            {
                 let bits = block.source(rank.row).iter().map(|x| x.to_bits());
-                bits.filter(|bits| bits >> 16 == *lead as u32).for_each(|bits| counts[(bits & 0xffff) as usize] += 1);
+                bits.filter(|bits| bits >> 16 == *lead as u32)
+                    .for_each(|bits| counts[(bits & 0xffff) as usize] += 1);
             }
         },
         join,
@@ -139,8 +150,8 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
     ranks.iter().map(place).collect()
 }
 
-/// Finds the slot of `counts`, from the last downwards, that contains element number `rank` (from 1), and the number
-/// of the element within the slot.
+/// Finds the slot of `counts`, from the last downwards, that contains element number `rank` (from
+/// 1), and the number of the element within the slot.
 fn find(counts: &[u64], rank: usize) -> (usize, usize) {
     let mut left = rank;
     for (slot, count) in counts.iter().enumerate().rev() {
@@ -161,7 +172,8 @@ mod tests {
     use crate::methods::stream::tests::operands;
 
     fn absolute(block: &mut Block<'_>) {
-        (0..block.sources()).for_each(|i| block.source_mut(i).iter_mut().for_each(|x| *x = x.abs()));
+        (0..block.sources())
+            .for_each(|i| block.source_mut(i).iter_mut().for_each(|x| *x = x.abs()));
     }
 
     /// Returns which elements are ahead of the cut at `rank`, by sorting.
@@ -181,12 +193,14 @@ mod tests {
         let coarse: Vec<f32> = (0..n).map(|_| (rng.random::<f32>() * 9.0).floor() - 4.0).collect();
         let tensor = operands(&[n], &[&fine, &coarse], None);
         let places = [0, 1, 17, 511, 512, n / 3, n / 2, n - 1, n];
-        let ranks: Vec<Rank> = (0..2).flat_map(|row| places.map(|rank| Rank { row, rank })).collect();
+        let ranks: Vec<Rank> =
+            (0..2).flat_map(|row| places.map(|rank| Rank { row, rank })).collect();
         for (rank, cut) in ranks.iter().zip(cuts(&tensor, &ranks, absolute)) {
             let values = if rank.row == 0 { &fine } else { &coarse };
             let mut kept = vec![false; n];
             for (i, kept) in kept.chunks_mut(512).enumerate() {
-                let keys: Vec<f32> = values[i * 512..][..kept.len()].iter().map(|x| x.abs()).collect();
+                let keys: Vec<f32> =
+                    values[i * 512..][..kept.len()].iter().map(|x| x.abs()).collect();
                 cut.ahead(i * 512, &keys, kept);
             }
             assert!(kept == sorted(values, rank.rank), "{rank:?}");
@@ -198,9 +212,13 @@ mod tests {
     fn ignores_rows_that_are_not_requested() {
         let values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
         let tensor = operands(&[1000], &[&values, &values], None);
-        let second = |block: &mut Block<'_>| block.source_mut(1).iter_mut().for_each(|x| *x = x.abs());
+        let second =
+            |block: &mut Block<'_>| block.source_mut(1).iter_mut().for_each(|x| *x = x.abs());
         let rank = Rank { row: 1, rank: 300 };
-        let (both, alone) = (cuts(&tensor, &[Rank { row: 0, ..rank }, rank], absolute), cuts(&tensor, &[rank], second));
+        let (both, alone) = (
+            cuts(&tensor, &[Rank { row: 0, ..rank }, rank], absolute),
+            cuts(&tensor, &[rank], second),
+        );
         assert_eq!((both[1].bits, both[1].position), (alone[0].bits, alone[0].position));
     }
 }

@@ -1,5 +1,6 @@
-//! SCE (select, calculate, erase): keeps task vectors where they vary most between sources; weights each source by
-//! the mean square of its kept elements; erases elements that conflict with the elected sign; averages the rest.
+//! SCE (select, calculate, erase): keeps task vectors where they vary most between sources; weights
+//! each source by the mean square of its kept elements; erases elements that conflict with the
+//! elected sign; averages the rest.
 //!
 //! Wan et al. (FuseChat), arXiv 2408.07990; mergekit's `sce`.
 
@@ -12,7 +13,9 @@ use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
 use super::task_vectors::{Consensus, Divisor, WeightOrder};
-use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, Signs, TILE};
+use super::{
+    Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, Signs, TILE,
+};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -60,7 +63,13 @@ impl Method for Sce {
     }
 
     fn check(&self, _sources: usize) -> Result<()> {
-        parameters::check("select_topk", &[self.select_topk], 1, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+        parameters::check(
+            "select_topk",
+            &[self.select_topk],
+            1,
+            |x| (0.0..=1.0).contains(&x),
+            "a number from 0 to 1",
+        )
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -70,7 +79,10 @@ impl Method for Sce {
                     || 0,
                     |count, block| {
                         block.subtract_base();
-                        *count += variances(block)[..block.length()].iter().filter(|x| **x != 0.0).count();
+                        *count += variances(block)[..block.length()]
+                            .iter()
+                            .filter(|x| **x != 0.0)
+                            .count();
                     },
                     |a, b| *a += b,
                 );
@@ -89,20 +101,29 @@ impl Method for Sce {
             || vec![0.0; tensor.sources()],
             |sums: &mut Vec<f64>, block| {
                 select(selected, block);
-                sums.iter_mut().enumerate().for_each(|(i, sum)| *sum += dot(block.source(i), block.source(i)));
+                sums.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, sum)| *sum += dot(block.source(i), block.source(i)));
             },
         );
         let mut weights = vec![0.0; tensor.sources()];
         for sums in squares {
-            weights.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum / tensor.elements() as f64);
+            weights
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(total, sum)| *total += sum / tensor.elements() as f64);
         }
         let total: f64 = weights.iter().sum();
         let equal = 1.0 / tensor.sources() as f64;
         // Below this, the weights are meaningless.
-        let weights = weights.iter().map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32).collect();
+        let weights = weights
+            .iter()
+            .map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32)
+            .collect();
         let divisor = Divisor::WeightsAtLeast(1e-6);
         let weight_order = WeightOrder::AfterElection;
-        let consensus = Consensus { weights, signs: Signs::Elected, weight_order, divisor, lambda: 1.0 };
+        let consensus =
+            Consensus { weights, signs: Signs::Elected, weight_order, divisor, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
     }
 }
@@ -124,7 +145,8 @@ impl Blend for Selected {
     }
 }
 
-/// Replaces a block's sources by their task vectors where the variance is large enough, and by 0 elsewhere.
+/// Replaces a block's sources by their task vectors where the variance is large enough, and by 0
+/// elsewhere.
 #[inline(always)]
 fn select(selected: Cut, block: &mut Block<'_>) {
     block.subtract_base();
@@ -136,7 +158,11 @@ fn select(selected: Cut, block: &mut Block<'_>) {
     let mut kept = [false; TILE];
     selected.ahead(start, &keys[..length], &mut kept[..length]);
     for i in 0..block.sources() {
-        block.source_mut(i).iter_mut().zip(kept).for_each(|(x, kept)| *x = if kept { *x } else { 0.0 });
+        block
+            .source_mut(i)
+            .iter_mut()
+            .zip(kept)
+            .for_each(|(x, kept)| *x = if kept { *x } else { 0.0 });
     }
 }
 
@@ -162,11 +188,16 @@ mod tests {
 
     #[test]
     fn weights_come_from_the_selected_elements() {
-        // Task vectors (2, 4, 1, 3) and (4, 0, 1, -1): variances 1, 4, 0, 4. A fraction of 2/3 of three elements is
-        // two: the second and the fourth. Mean squares (16 + 9) / 4 and (0 + 1) / 4: weights 25/26 and 1/26.
-        let tensor = operands(&[4], &[&[2.0, 4.0, 1.0, 3.0], &[4.0, 0.0, 1.0, -1.0]], Some(&[0.0; 4]));
+        // Task vectors (2, 4, 1, 3) and (4, 0, 1, -1): variances 1, 4, 0, 4. A fraction of 2/3 of
+        // three elements is two: the second and the fourth. Mean squares (16 + 9) / 4 and (0 + 1) /
+        // 4: weights 25/26 and 1/26.
+        let tensor =
+            operands(&[4], &[&[2.0, 4.0, 1.0, 3.0], &[4.0, 0.0, 1.0, -1.0]], Some(&[0.0; 4]));
         let found = merged(&Sce { select_topk: 0.67 }, &tensor);
-        assert!(found.iter().zip([0.0, 4.0, 0.0, 3.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        assert!(
+            found.iter().zip([0.0, 4.0, 0.0, 3.0]).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
         // All elements: 30/48 and 18/48.
         let found = merged(&Sce::default(), &tensor);
         let expected = [2.0 * 30.0 / 48.0 + 4.0 * 18.0 / 48.0, 4.0, 1.0, 3.0];

@@ -1,6 +1,7 @@
-//! SLERP: interpolation along the great circle from the first source to the second. With `theta` the angle between
-//! the two tensors, `W = sin((1 - t) theta) / sin(theta) W_0 + sin(t theta) / sin(theta) W_1`. The weights apply to
-//! the tensors, not to their directions; nearly parallel tensors are interpolated linearly.
+//! SLERP: interpolation along the great circle from the first source to the second. With `theta`
+//! the angle between the two tensors, `W = sin((1 - t) theta) / sin(theta) W_0 + sin(t theta) /
+//! sin(theta) W_1`. The weights apply to the tensors, not to their directions; nearly parallel
+//! tensors are interpolated linearly.
 //!
 //! Shoemake, "Animating rotation with quaternion curves" (1985); mergekit's `slerp`.
 
@@ -66,7 +67,11 @@ impl Method for Slerp {
     fn check(&self, _sources: usize) -> Result<()> {
         match (self.t as f32).is_finite() {
             true => Ok(()),
-            false => Err(Error::bad_value("t", &self.t.to_string(), "a number: 0 for the first source, 1 for the second")),
+            false => Err(Error::bad_value(
+                "t",
+                &self.t.to_string(),
+                "a number: 0 for the first source, 1 for the second",
+            )),
         }
     }
 

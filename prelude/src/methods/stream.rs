@@ -21,8 +21,14 @@ pub struct Operands {
 const CHUNK: usize = 1 << 16;
 
 impl Operands {
-    /// Creates the operands: the tensor `spec` of the sources `names` and of `base`, all of the same shape.
-    pub(crate) fn new(spec: TensorSpec, names: Vec<String>, sources: Vec<View>, base: Option<View>) -> Self {
+    /// Creates the operands: the tensor `spec` of the sources `names` and of `base`, all of the
+    /// same shape.
+    pub(crate) fn new(
+        spec: TensorSpec,
+        names: Vec<String>,
+        sources: Vec<View>,
+        base: Option<View>,
+    ) -> Self {
         Self { spec, names, sources, base }
     }
 
@@ -61,10 +67,14 @@ impl Operands {
         self.spec.shape.last().copied().unwrap_or(1).max(1)
     }
 
-    /// Reads the tensor on all threads, in chunks, and returns the result of each chunk in order, so that the total
-    /// does not depend on the number of threads. After a stop request, the remaining chunks are skipped: callers
-    /// check for it afterwards and discard the result.
-    pub fn chunks<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
+    /// Reads the tensor on all threads, in chunks, and returns the result of each chunk in order,
+    /// so that the total does not depend on the number of threads. After a stop request, the
+    /// remaining chunks are skipped: callers check for it afterwards and discard the result.
+    pub fn chunks<T: Send>(
+        &self,
+        make: impl Fn() -> T + Sync,
+        look: impl Fn(&mut T, &mut Block<'_>) + Sync,
+    ) -> Vec<T> {
         self.chunks_of(CHUNK, make, look)
     }
 
@@ -81,7 +91,9 @@ impl Operands {
             if interrupt::requested() {
                 return found;
             }
-            self.for_blocks(i * length, length.min(self.elements() - i * length), |block| look(&mut found, block));
+            self.for_blocks(i * length, length.min(self.elements() - i * length), |block| {
+                look(&mut found, block)
+            });
             found
         };
         (0..count).into_par_iter().map(stretch).collect()
@@ -98,14 +110,19 @@ impl Operands {
             if interrupt::requested() {
                 return found;
             }
-            self.for_blocks(i * CHUNK, CHUNK.min(self.elements() - i * CHUNK), |block| look(&mut found, block));
+            self.for_blocks(i * CHUNK, CHUNK.min(self.elements() - i * CHUNK), |block| {
+                look(&mut found, block)
+            });
             found
         };
         let both = |mut a: T, b: T| {
             join(&mut a, b);
             a
         };
-        (0..self.elements().div_ceil(CHUNK)).into_par_iter().fold(&make, stretch).reduce(&make, both)
+        (0..self.elements().div_ceil(CHUNK))
+            .into_par_iter()
+            .fold(&make, stretch)
+            .reduce(&make, both)
     }
 
     /// Calls `f` with every block of `length` elements from `start` on, in order.
@@ -196,7 +213,10 @@ impl Block<'_> {
             #[inline(always)]
             || {
                 for source in sources.chunks_mut(TILE) {
-                    source[..self.length].iter_mut().zip(&base[..self.length]).for_each(|(x, base)| *x -= base);
+                    source[..self.length]
+                        .iter_mut()
+                        .zip(&base[..self.length])
+                        .for_each(|(x, base)| *x -= base);
                 }
             },
         );
@@ -211,15 +231,24 @@ pub(super) mod tests {
     use crate::checkpoint::Kind;
 
     /// Returns a tensor of `shape` with the values of each source and of the base.
-    pub(in crate::methods) fn operands(shape: &[usize], sources: &[&[f32]], base: Option<&[f32]>) -> Operands {
-        let view = |values: &[f32]| View::of(values.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32, shape);
+    pub(in crate::methods) fn operands(
+        shape: &[usize],
+        sources: &[&[f32]],
+        base: Option<&[f32]>,
+    ) -> Operands {
+        let view = |values: &[f32]| {
+            View::of(values.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32, shape)
+        };
         let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: shape.to_vec() };
         let names = (0..sources.len()).map(|i| format!("s{i}")).collect();
         Operands::new(spec, names, sources.iter().map(|v| view(v)).collect(), base.map(view))
     }
 
     /// Returns the merge of `tensor` by `method`.
-    pub(in crate::methods) fn merged(method: &dyn super::super::Method, tensor: &Operands) -> Vec<f32> {
+    pub(in crate::methods) fn merged(
+        method: &dyn super::super::Method,
+        tensor: &Operands,
+    ) -> Vec<f32> {
         let mut out = vec![0.0; tensor.elements()];
         tensor.merge(&*method.prepare(tensor).unwrap(), 0, &mut out);
         out

@@ -1,8 +1,9 @@
-//! Task vectors added to the base: the common part of TIES, DARE, DELLA, Breadcrumbs and task arithmetic.
+//! Task vectors added to the base: the common part of TIES, DARE, DELLA, Breadcrumbs and task
+//! arithmetic.
 //!
 //! 1. `d_i = W_i - base`, sparsified and rescaled (`sparsify.rs`), times `w_i`;
-//! 2. with sign consensus, each element's elected sign is that of `sum_i w_i d_i` (0 counts as +), and elements of
-//!    the other sign are dropped;
+//! 2. with sign consensus, each element's elected sign is that of `sum_i w_i d_i` (0 counts as +),
+//!    and elements of the other sign are dropped;
 //! 3. the sum, with `normalize` divided by the sum of the weights of the remaining elements;
 //! 4. `W = base + lambda * sum`.
 //!
@@ -62,7 +63,8 @@ pub(super) const RESCALE: Key = Key::whole("rescale", "on");
 pub(super) const RESCALE_OFF: Key = Key::whole("rescale", "off");
 pub(super) const LAMBDA: Key = Key::whole("lambda", "1");
 pub(super) const SEED: Key = Key::whole("seed", "0");
-pub(super) const TASK_ARITHMETIC: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
+pub(super) const TASK_ARITHMETIC: &[Key] =
+    &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
 
 impl TaskVectors {
     /// The plain sum, `base + sum_i (W_i - base)`.
@@ -89,7 +91,9 @@ impl TaskVectors {
         let sparsify = match self.sparsify {
             Sparsify::Outliers { .. } => Sparsify::Outliers { gamma: given.numbers("gamma")? },
             Sparsify::Random { .. } => Sparsify::Random { seed: given.count("seed")? },
-            Sparsify::Ranked { .. } => Sparsify::Ranked { epsilon: given.numbers("epsilon")?, seed: given.count("seed")? },
+            Sparsify::Ranked { .. } => {
+                Sparsify::Ranked { epsilon: given.numbers("epsilon")?, seed: given.count("seed")? }
+            }
             other => other,
         };
         given.switch(INT8_MASK.name)?;
@@ -149,13 +153,19 @@ impl Method for TaskVectors {
         parameters::check("density", &self.density, sources, share, "numbers from 0 to 1")?;
         parameters::check("lambda", &[self.lambda], 1, |_| true, "a number representable in f32")?;
         match &self.sparsify {
-            Sparsify::Outliers { gamma } => parameters::check("gamma", gamma, sources, share, "numbers from 0 to 1"),
+            Sparsify::Outliers { gamma } => {
+                parameters::check("gamma", gamma, sources, share, "numbers from 0 to 1")
+            }
             Sparsify::Ranked { epsilon, .. } => {
                 parameters::check("epsilon", epsilon, sources, share, "numbers from 0 to 1")?;
-                let probabilities = |i| (of(&self.density, i) - of(epsilon, i), of(&self.density, i) + of(epsilon, i));
+                let probabilities = |i| {
+                    (of(&self.density, i) - of(epsilon, i), of(&self.density, i) + of(epsilon, i))
+                };
                 let fits = |i: usize| {
                     let (least, most) = probabilities(i);
-                    of(&self.density, i) == 0.0 || of(&self.density, i) >= 1.0 || (least > 0.0 && most < 1.0)
+                    of(&self.density, i) == 0.0
+                        || of(&self.density, i) >= 1.0
+                        || (least > 0.0 && most < 1.0)
                 };
                 match (0..sources).find(|i| !fits(*i)) {
                     Some(i) => {
@@ -179,7 +189,9 @@ impl Method for TaskVectors {
                 weight_order: WeightOrder::BeforeElection,
                 divisor: match (self.normalize, self.signs) {
                     (false, _) => Divisor::Constant(1.0),
-                    (true, Signs::All) => Divisor::Constant(if total.abs() < 1e-8 { 1.0 } else { total }),
+                    (true, Signs::All) => {
+                        Divisor::Constant(if total.abs() < 1e-8 { 1.0 } else { total })
+                    }
                     (true, Signs::Elected) => Divisor::Weights,
                 },
                 lambda: self.lambda as f32,
@@ -241,7 +253,13 @@ impl Consensus {
         let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
         let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
         // The factors of a task vector before and after signs are elected.
-        let factors = |weight: f32| if self.weight_order == WeightOrder::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
+        let factors = |weight: f32| {
+            if self.weight_order == WeightOrder::BeforeElection {
+                (weight, 1.0)
+            } else {
+                (1.0, weight)
+            }
+        };
         for (i, weight) in self.weights.iter().enumerate() {
             let (weight, _) = factors(*weight);
             let elements = sums.iter_mut().zip(block.source_mut(i));
@@ -256,7 +274,10 @@ impl Consensus {
                 out.fill(0.0);
                 for (i, weight) in self.weights.iter().enumerate() {
                     let (_, factor) = factors(*weight);
-                    let elements = out.iter_mut().zip(divisor.iter_mut()).zip(sums.iter().zip(block.source(i)));
+                    let elements = out
+                        .iter_mut()
+                        .zip(divisor.iter_mut())
+                        .zip(sums.iter().zip(block.source(i)));
                     for ((out, divisor), (sum, x)) in elements {
                         let agrees = if *sum >= 0.0 { *x > 0.0 } else { *x < 0.0 };
                         *out += if agrees { factor * x } else { 0.0 };
@@ -269,9 +290,13 @@ impl Consensus {
             Divisor::Constant(1.0) => {}
             Divisor::Constant(total) => out.iter_mut().for_each(|x| *x /= total),
             Divisor::Weights => {
-                out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= if *total == 0.0 { 1.0 } else { *total });
+                out.iter_mut()
+                    .zip(divisor)
+                    .for_each(|(x, total)| *x /= if *total == 0.0 { 1.0 } else { *total });
             }
-            Divisor::WeightsAtLeast(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
+            Divisor::WeightsAtLeast(least) => {
+                out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least))
+            }
         }
         if self.lambda != 1.0 {
             out.iter_mut().for_each(|x| *x *= self.lambda);
@@ -298,7 +323,8 @@ mod tests {
         assert_eq!(merged(&weighed, &tensor), [1.0 + 2.0 * 6.5 / 2.5, 1.0 + 2.0, 1.0]);
         let sum = TaskVectors { normalize: false, ..ties() };
         assert_eq!(merged(&sum, &tensor), [5.0, -1.0, 1.0]);
-        let plain = TaskVectors { normalize: true, weight: vec![1.0, -1.0], ..TaskVectors::plain("plain") };
+        let plain =
+            TaskVectors { normalize: true, weight: vec![1.0, -1.0], ..TaskVectors::plain("plain") };
         assert_eq!(merged(&plain, &tensor), [-1.0, -2.0, 1.0]);
     }
 

@@ -17,5 +17,10 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
 
 /// TIES with density 1; set `density` to keep only the largest elements.
 pub fn ties() -> TaskVectors {
-    TaskVectors { sparsify: Sparsify::Magnitude, signs: Signs::Elected, normalize: true, ..TaskVectors::plain(ENTRY.name) }
+    TaskVectors {
+        sparsify: Sparsify::Magnitude,
+        signs: Signs::Elected,
+        normalize: true,
+        ..TaskVectors::plain(ENTRY.name)
+    }
 }

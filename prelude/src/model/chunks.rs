@@ -2,19 +2,21 @@
 
 use std::ops::Range;
 
-/// The size of the logits held in memory at once, in bytes. Larger chunks make the product with the output layer
-/// faster but need more memory.
+/// The size of the logits held in memory at once, in bytes. Larger chunks make the product with the
+/// output layer faster but need more memory.
 const LOGITS_BYTES: usize = 52 << 20;
 
 /// With fewer tokens per chunk, the product with the output layer is slow.
 const FEWEST: usize = 64;
 
-/// Splits `tokens` tokens into chunks of similar length whose logits over `vocabulary` are compared one after the
-/// other.
+/// Splits `tokens` tokens into chunks of similar length whose logits over `vocabulary` are compared
+/// one after the other.
 pub fn chunks(tokens: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     let most = (LOGITS_BYTES / (4 * vocabulary.max(1))).max(FEWEST);
     let count = tokens.div_ceil(most).max(1);
-    (0..count).map(move |i| i * tokens / count..(i + 1) * tokens / count).filter(|run| !run.is_empty())
+    (0..count)
+        .map(move |i| i * tokens / count..(i + 1) * tokens / count)
+        .filter(|run| !run.is_empty())
 }
 
 #[cfg(test)]
@@ -23,11 +25,16 @@ mod tests {
 
     #[test]
     fn chunks_cover_all_tokens_once_and_have_similar_lengths() {
-        for (tokens, vocabulary) in [(1, 10), (256, 49152), (257, 49152), (70, 262_144), (4096, 151_936)] {
+        for (tokens, vocabulary) in
+            [(1, 10), (256, 49152), (257, 49152), (70, 262_144), (4096, 151_936)]
+        {
             let all: Vec<_> = chunks(tokens, vocabulary).collect();
             assert_eq!(all.first().map(|r| r.start), Some(0));
             assert_eq!(all.last().map(|r| r.end), Some(tokens));
-            assert!(all.windows(2).all(|w| w[0].end == w[1].start && w[0].len().abs_diff(w[1].len()) <= 1));
+            assert!(
+                all.windows(2)
+                    .all(|w| w[0].end == w[1].start && w[0].len().abs_diff(w[1].len()) <= 1)
+            );
         }
     }
 }

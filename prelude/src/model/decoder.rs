@@ -1,9 +1,9 @@
 //! A pre-norm decoder of the Llama type; every operation is differentiable.
 //!
-//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. Variants between
-//! families (norms of queries, keys and results, caps, scales) come from the architecture. Sequences are packed: `x`
-//! is tokens x hidden, and only attention and positions depend on sequence boundaries. Before every layer, a stop
-//! request is checked.
+//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W
+//! norm(x)`. Variants between families (norms of queries, keys and results, caps, scales) come from
+//! the architecture. Sequences are packed: `x` is tokens x hidden, and only attention and positions
+//! depend on sequence boundaries. Before every layer, a stop request is checked.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,9 @@ use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::interrupt;
-use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
+use crate::ops::{
+    Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap,
+};
 
 /// A decoder of `architecture` with `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
@@ -34,12 +36,14 @@ pub struct Positions {
 impl Positions {
     /// Creates positions for sequences of `lengths` tokens, each starting at position `start`.
     pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
-        let tables = architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
+        let tables =
+            architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
         Self { lengths: lengths.to_vec(), start, tables }
     }
 }
 
-/// Cached keys and values of one sequence: one pair per layer, each positions x (key_value_heads * head_dim).
+/// Cached keys and values of one sequence: one pair per layer, each positions x (key_value_heads *
+/// head_dim).
 #[derive(Default)]
 pub struct Cache {
     layers: Vec<(Tensor, Tensor)>,
@@ -72,7 +76,8 @@ impl Cache {
 }
 
 impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
-    /// Creates a decoder with `weights`, whose names and shapes must match [`Architecture::tensors`].
+    /// Creates a decoder with `weights`, whose names and shapes must match
+    /// [`Architecture::tensors`].
     pub fn new(architecture: &'a Architecture, weights: &'a W) -> Self {
         Self { architecture, weights }
     }
@@ -80,7 +85,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// Computes the final hidden states of a batch, after the final norm: tokens x hidden.
     ///
     /// # Errors
-    /// A missing weight, ids outside the vocabulary, or [`Error::Interrupted`](crate::Error::Interrupted).
+    /// A missing weight, ids outside the vocabulary, or
+    /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
         self.run(&batch.ids, &Positions::new(self.architecture, &batch.lengths, 0), None)
     }
@@ -94,7 +100,12 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.run(ids, &positions, Some(cache))
     }
 
-    fn run(&self, ids: &Tensor, positions: &Positions, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn run(
+        &self,
+        ids: &Tensor,
+        positions: &Positions,
+        mut cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for layer in 0..self.architecture.layers {
             x = self.layer_cached(layer, &x, positions, cache.as_deref_mut())?;
@@ -102,15 +113,16 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.last_norm(&x)
     }
 
-    /// Like [`Decoder::hidden`], for each of `batches` separately, so that no result depends on the other batches.
-    /// Each layer's weights are requested once and held only while the layer runs.
+    /// Like [`Decoder::hidden`], for each of `batches` separately, so that no result depends on the
+    /// other batches. Each layer's weights are requested once and held only while the layer runs.
     ///
     /// # Errors
     /// As for `hidden`.
     pub fn hidden_each(&self, batches: &[Batch]) -> Result<Vec<Tensor>> {
         let a = self.architecture;
         let mut states = batches.iter().map(|b| self.embed(&b.ids)).collect::<Result<Vec<_>>>()?;
-        let positions: Vec<Positions> = batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
+        let positions: Vec<Positions> =
+            batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
         let specs = a.tensors();
         for layer in 0..a.layers {
             let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
@@ -159,7 +171,13 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         capped(self.architecture, self.linear(hidden, self.architecture.output(), None)?)
     }
 
-    fn layer_cached(&self, layer: usize, x: &Tensor, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn layer_cached(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        positions: &Positions,
+        cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
         interrupt::check()?;
         let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
         let norm = |x: Tensor, name: Option<&str>| match name {
@@ -167,18 +185,31 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             None => Ok(x),
         };
         let add = |x: &Tensor, y: Tensor| x + if scale == 1.0 { y } else { (y * scale)? };
-        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, positions, cache)?;
+        let y =
+            self.attention(&norm(x.clone(), norms.before_attention)?, layer, positions, cache)?;
         let x = add(x, norm(y, norms.after_attention)?)?;
         let y = self.mlp(&norm(x.clone(), norms.before_mlp)?, layer)?;
         Ok(add(&x, norm(y, norms.after_mlp)?)?)
     }
 
-    fn attention(&self, x: &Tensor, layer: usize, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        positions: &Positions,
+        cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
         let (a, attention) = (self.architecture, self.architecture.attention[layer]);
         let prefix = format!("model.layers.{layer}.self_attn");
         let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
         q = self.with_positions(&q, a.heads, &format!("{prefix}.q_norm"), attention, positions)?;
-        k = self.with_positions(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attention, positions)?;
+        k = self.with_positions(
+            &k,
+            a.key_value_heads,
+            &format!("{prefix}.k_norm"),
+            attention,
+            positions,
+        )?;
         if let Some(cache) = cache {
             (k, v) = cache.extend(layer, k, v)?;
         }
@@ -195,16 +226,19 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
 
     fn queries_keys_values(&self, x: &Tensor, prefix: &str) -> Result<(Tensor, Tensor, Tensor)> {
         let a = self.architecture;
-        let project = |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.qkv_bias);
+        let project =
+            |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.qkv_bias);
         if !a.fused_qkv {
             return Ok((project("q")?, project("k")?, project("v")?));
         }
-        let (all, queries, keys) = (project("qkv")?, a.heads * a.head_dim, a.key_value_heads * a.head_dim);
+        let (all, queries, keys) =
+            (project("qkv")?, a.heads * a.head_dim, a.key_value_heads * a.head_dim);
         let part = |start, width| all.narrow(1, start, width)?.contiguous();
         Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
     }
 
-    /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer requires.
+    /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer
+    /// requires.
     fn with_positions(
         &self,
         x: &Tensor,
@@ -236,15 +270,22 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             };
             let [gate, up, down] = [weight(&names[0])?, weight(&names[1])?, weight(&names[2])?];
             if ![&gate, &up, &down].iter().any(|(w, _)| w.track_op()) {
-                return Ok(mlp(x, [(&gate.0, gate.1), (&up.0, up.1), (&down.0, down.1)], a.activation)?);
+                return Ok(mlp(
+                    x,
+                    [(&gate.0, gate.1), (&up.0, up.1), (&down.0, down.1)],
+                    a.activation,
+                )?);
             }
         }
-        let project = |x: &Tensor, part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias);
+        let project = |x: &Tensor, part: &str| {
+            self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias)
+        };
         let (gate, up) = match a.fused_gate_up {
             false => (project(x, "gate")?, project(x, "up")?),
             true => {
                 let both = project(x, "gate_up")?;
-                let part = |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
+                let part =
+                    |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
                 (part(0)?, part(1)?)
             }
         };
@@ -252,7 +293,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let (mut weight, offset) = (self.weights.weight(&format!("{name}.weight"))?, self.architecture.norm_offset);
+        let (mut weight, offset) =
+            (self.weights.weight(&format!("{name}.weight"))?, self.architecture.norm_offset);
         if offset != 0.0 {
             weight = (weight + offset)?;
         }
@@ -275,8 +317,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 }
 
-/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps logits,
-/// `c tanh(z / c)`.
+/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps
+/// logits, `c tanh(z / c)`.
 ///
 /// # Errors
 /// Out of memory on the device.

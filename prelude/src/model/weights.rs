@@ -25,8 +25,8 @@ pub trait Weights {
         Ok(self.weight(name)?.index_select(ids, 0)?)
     }
 
-    /// Returns the accumulator for the gradient of the linear weight `name`; `None` if the weight is an ordinary
-    /// operand.
+    /// Returns the accumulator for the gradient of the linear weight `name`; `None` if the weight
+    /// is an ordinary operand.
     fn gradient(&self, _name: &str) -> Option<&Gradient> {
         None
     }
@@ -62,7 +62,10 @@ impl SourceWeights<'_> {
 ///
 /// # Errors
 /// A missing weight, out of memory on the device, or [`Error::Interrupted`].
-pub(crate) fn collect<W: Weights + ?Sized>(architecture: &Architecture, weights: &W) -> Result<BTreeMap<String, Tensor>> {
+pub(crate) fn collect<W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+) -> Result<BTreeMap<String, Tensor>> {
     let one = |spec: TensorSpec| {
         interrupt::check()?;
         let weight = weights.weight(&spec.name)?;
@@ -78,6 +81,8 @@ impl Weights for SourceWeights<'_> {
 
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
         let view = self.source.view(name)?;
-        Ok(decode_rows(view, &ids.to_device(&Device::Cpu)?)?.to_device(self.device)?.to_dtype(self.dtype)?)
+        Ok(decode_rows(view, &ids.to_device(&Device::Cpu)?)?
+            .to_device(self.device)?
+            .to_dtype(self.dtype)?)
     }
 }

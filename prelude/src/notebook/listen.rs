@@ -21,7 +21,8 @@ use crate::interrupt;
 
 /// Receives messages on `socket` until the kernel closes it.
 pub fn listen(socket: &OsStr) {
-    // Without a socket, cells still run, but verbs and stops do not arrive; the kernel reports that.
+    // Without a socket, cells still run, but verbs and stops do not arrive; the kernel reports
+    // that.
     let Ok(mut stream) = UnixStream::connect(socket) else { return };
     let Ok(reading) = stream.try_clone() else { return };
     if writeln!(stream, "{}", json!({"hello": "prelude"})).is_err() {
@@ -58,11 +59,15 @@ pub fn listen(socket: &OsStr) {
 fn verb(line: &str, mut stream: UnixStream) {
     let mut send = |message: Value| drop(writeln!(stream, "{message}"));
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        run(line, |reply| send(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}})))
+        run(line, |reply| {
+            send(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}}))
+        })
     }));
     send(match done {
         Ok(Ok(())) => json!({"done": true}),
         Ok(Err(error)) => json!({"error": error.to_string(), "hint": Error::hint(&error)}),
-        Err(_) => json!({"error": "internal error in a verb", "hint": "please report the steps that led to it"}),
+        Err(_) => {
+            json!({"error": "internal error in a verb", "hint": "please report the steps that led to it"})
+        }
     });
 }

@@ -1,5 +1,5 @@
-//! Shows the progress of a running cell: a bar with numbers, the loss curve and the coefficients, or the generated
-//! text.
+//! Shows the progress of a running cell: a bar with numbers, the loss curve and the coefficients,
+//! or the generated text.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +35,12 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
         if progress.done == 0 && !progress.finished {
             *count += 1;
             let id = format!("dam-{}-{count}", std::process::id());
-            tasks.push(TaskDisplay { id, begin: Instant::now(), last: None, history: History::default() });
+            tasks.push(TaskDisplay {
+                id,
+                begin: Instant::now(),
+                last: None,
+                history: History::default(),
+            });
             return;
         }
         let outermost = tasks.len() == 1;
@@ -60,22 +65,32 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
 
 impl TaskDisplay {
     fn show(&self, progress: &Progress<'_>) {
-        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": self.data(progress)}));
+        println!(
+            "EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT",
+            json!({"id": self.id, "data": self.data(progress)})
+        );
     }
 
     /// Returns the contents by MIME type.
     fn data(&self, progress: &Progress<'_>) -> Value {
         let line = match self.line(progress) {
             // Below the bar; at the end, the returned value contains it.
-            line if progress.task == GENERATE && !progress.finished => format!("{line}\n{}", progress.message),
+            line if progress.task == GENERATE && !progress.finished => {
+                format!("{line}\n{}", progress.message)
+            }
             line => line,
         };
         // At the end, the returned value contains the losses.
-        let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
+        let losses = (!progress.finished && self.history.total.len() > 1)
+            .then(|| Figure::losses(&self.history));
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
-        // The final figure must survive in a notebook opened elsewhere; intermediate ones must not flicker.
-        let html: String = pictures.iter().map(if progress.finished { Figure::html } else { Figure::inline }).collect();
+        // The final figure must survive in a notebook opened elsewhere; intermediate ones must not
+        // flicker.
+        let html: String = pictures
+            .iter()
+            .map(if progress.finished { Figure::html } else { Figure::inline })
+            .collect();
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
         // Generated text wraps at the width of the page.
         let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));
@@ -87,13 +102,16 @@ impl TaskDisplay {
         let Progress { task, done, counts, total, message, finished, .. } = *progress;
         let seconds = self.begin.elapsed().as_secs_f64();
         let mut line = format!("{task} ");
-        let put = |line: &mut String, text: std::fmt::Arguments<'_>| line.write_fmt(text).unwrap_or(());
+        let put =
+            |line: &mut String, text: std::fmt::Arguments<'_>| line.write_fmt(text).unwrap_or(());
         if let Some(total) = total {
             let full = (BAR as f64 * done.min(total) as f64 / total.max(1) as f64) as usize;
             put(&mut line, format_args!("{}{} ", "━".repeat(full), "─".repeat(BAR - full)));
             match counts {
                 Counts::Steps => put(&mut line, format_args!("{done}/{total}")),
-                Counts::Bytes => put(&mut line, format_args!("{}/{}", bytes(done as u64), bytes(total as u64))),
+                Counts::Bytes => {
+                    put(&mut line, format_args!("{}/{}", bytes(done as u64), bytes(total as u64)))
+                }
             }
         }
         if !message.is_empty() && task != GENERATE {
@@ -121,11 +139,16 @@ impl TaskDisplay {
 mod tests {
     use super::*;
 
-    /// Generated text is shown below the bar while it grows, line by line and escaped; at the end, the returned value
-    /// contains it.
+    /// Generated text is shown below the bar while it grows, line by line and escaped; at the end,
+    /// the returned value contains it.
     #[test]
     fn generated_text_is_shown_as_it_grows() {
-        let shown = TaskDisplay { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
+        let shown = TaskDisplay {
+            id: "x".into(),
+            begin: Instant::now(),
+            last: None,
+            history: History::default(),
+        };
         let message = "DAM: a < b\nmath: <script>";
         let mut progress = Progress {
             task: GENERATE,
@@ -140,9 +163,18 @@ mod tests {
         };
         let data = shown.data(&progress);
         let text = data["text/plain"].as_str().unwrap();
-        assert!(text.starts_with("generate ━") && text.ends_with(&format!("\n{message}")) && !text.contains("left"), "{text}");
+        assert!(
+            text.starts_with("generate ━")
+                && text.ends_with(&format!("\n{message}"))
+                && !text.contains("left"),
+            "{text}"
+        );
         let html = data["text/html"].as_str().unwrap();
-        assert!(html.contains("DAM: a &lt; b\nmath: &lt;script&gt;</pre>") && !html.contains("<script>"), "{html}");
+        assert!(
+            html.contains("DAM: a &lt; b\nmath: &lt;script&gt;</pre>")
+                && !html.contains("<script>"),
+            "{html}"
+        );
         (progress.message, progress.finished) = ("", true);
         assert_eq!(shown.data(&progress)["text/plain"].as_str().unwrap().lines().count(), 1);
         // Other tasks show their message next to the bar.

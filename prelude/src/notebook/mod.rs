@@ -1,4 +1,5 @@
-//! Notebook support: verbs in cells, live figures while a cell runs, and a stop that keeps all results.
+//! Notebook support: verbs in cells, live figures while a cell runs, and a stop that keeps all
+//! results.
 //!
 //! ```text
 //! kernel --- lines of JSON on a socket ---> listen   begin, stop, verb
@@ -26,14 +27,15 @@ pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error
 /// The environment variable that holds the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
 
-/// The MIME type of a live output block: JSON with `id` and `data`, an object of contents by MIME type. A block with
-/// the id of an earlier one replaces it.
+/// The MIME type of a live output block: JSON with `id` and `data`, an object of contents by MIME
+/// type. A block with the id of an earlier one replaces it.
 pub const LIVE: &str = "application/vnd.dam.live+json";
 
 /// The context of the verbs. Its merge is the one most recently wrapped, also by a cell.
 static CONTEXT: Mutex<Option<Context>> = Mutex::new(None);
 
-/// Connects to the kernel of `dam` and displays progress. Does nothing elsewhere, or on a second call.
+/// Connects to the kernel of `dam` and displays progress. Does nothing elsewhere, or on a second
+/// call.
 pub fn attach() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -70,14 +72,18 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
                 back if statement.verb == "undo" => context.redo(back)?,
                 _ => context.go(before)?,
             }
-            return refuse("cannot undo: a Rust cell created this merge", "run that cell again to create a new merge");
+            return refuse(
+                "cannot undo: a Rust cell created this merge",
+                "run that cell again to create a new merge",
+            );
         }
         shown(reply);
     }
     Ok(())
 }
 
-/// Prepares for the next cell: records the state after the previous one, so that undo can return to it.
+/// Prepares for the next cell: records the state after the previous one, so that undo can return to
+/// it.
 fn begin() {
     // A verb of an interrupted cell may still be running; its changes are recorded later.
     let Ok(mut context) = CONTEXT.try_lock() else { return };
@@ -101,7 +107,9 @@ fn of_cell(context: &Context) -> bool {
     let timeline = context.timeline();
     let path = timeline.path(timeline.here());
     context.dam.is_some()
-        && path.iter().all(|state| timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb)))
+        && path.iter().all(|state| {
+            timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb))
+        })
 }
 
 /// Whether a verb creates a trainable merge.

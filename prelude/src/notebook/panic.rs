@@ -1,6 +1,7 @@
 //! Reports a panic in a cell with its message first, as an output block.
 //!
-//! Writing a backtrace takes long, so it is included only if `RUST_BACKTRACE` is set, for the kernel or in a cell.
+//! Writing a backtrace takes long, so it is included only if `RUST_BACKTRACE` is set, for the
+//! kernel or in a cell.
 
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
@@ -8,8 +9,8 @@ use std::thread::ThreadId;
 
 use serde_json::json;
 
-/// The MIME type of a panic block: JSON with `message`, `file`, `line`, `column`, the name of the `thread` unless it
-/// is the cell's, and `backtrace` if enabled.
+/// The MIME type of a panic block: JSON with `message`, `file`, `line`, `column`, the name of the
+/// `thread` unless it is the cell's, and `backtrace` if enabled.
 pub const PANIC: &str = "application/vnd.dam.panic+json";
 
 /// Installs the panic hook. Call it on the thread of the cells.
@@ -20,7 +21,10 @@ pub fn install_hook() {
 
 fn report(panic: &PanicHookInfo<'_>, cells: ThreadId) {
     let payload = panic.payload();
-    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or(payload.downcast_ref::<String>().map(String::as_str));
     let message = text.unwrap_or("(not text)");
     let (place, thread) = (panic.location(), std::thread::current());
     let thread = (thread.id() != cells).then(|| thread.name().unwrap_or("unnamed").to_owned());

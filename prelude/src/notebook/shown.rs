@@ -1,16 +1,17 @@
 //! Displays the value of the last line of a cell, for any type.
 //!
-//! evcxr calls `evcxr_display` if the type has it, and otherwise prints `Debug` if that compiles. That fails for a
-//! moved variable, and omits the values of tensors. The kernel of `dam` therefore uses [`shown!`](crate::shown),
-//! which selects by type with method resolution: methods on the value come before methods on a reference, and a
-//! type's own methods before both.
+//! evcxr calls `evcxr_display` if the type has it, and otherwise prints `Debug` if that compiles.
+//! That fails for a moved variable, and omits the values of tensors. The kernel of `dam` therefore
+//! uses [`shown!`](crate::shown), which selects by type with method resolution: methods on the
+//! value come before methods on a reference, and a type's own methods before both.
 
 use std::fmt::{Debug, Write};
 
 use candle_core::{Tensor, Var};
 
-/// Displays the value of an expression as the result of a cell: the content of a `Result`, or its error; with
-/// `evcxr_display` if the type has it; a tensor with its values; anything else with `Debug`.
+/// Displays the value of an expression as the result of a cell: the content of a `Result`, or its
+/// error; with `evcxr_display` if the type has it; a tensor with its values; anything else with
+/// `Debug`.
 #[macro_export]
 macro_rules! shown {
     ($value:expr) => {
@@ -168,7 +169,10 @@ impl Write for OneLine {
 pub fn variables(all: &[(&str, &str, String)]) {
     let mut table = crate::show::Table::new("", ["variable", "type", "value"]);
     table.text_columns.extend([1, 2]);
-    table.rows = all.iter().map(|(name, kind, value)| vec![(*name).to_owned(), (*kind).to_owned(), value.clone()]).collect();
+    table.rows = all
+        .iter()
+        .map(|(name, kind, value)| vec![(*name).to_owned(), (*kind).to_owned(), value.clone()])
+        .collect();
     if all.is_empty() {
         table.notes.push("no variables yet".into());
     }

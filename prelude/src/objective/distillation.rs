@@ -1,4 +1,5 @@
-//! The data terms of one source: compares the merge's logits with the source's on the source's data.
+//! The data terms of one source: compares the merge's logits with the source's on the source's
+//! data.
 //!
 //! ```text
 //! KL      = T^2 / (B n) * sum of KL(softmax(z_i / T) || softmax(z / T))     reduction=reference
@@ -7,8 +8,8 @@
 //! entropy = T^2 / n     * sum over tokens of H(softmax(z / T))
 //! ```
 //!
-//! where B is the batch size and n the number of unmasked tokens. Masked positions, whose logits the published code
-//! multiplies by zero on both sides, contribute nothing and are not computed.
+//! where B is the batch size and n the number of unmasked tokens. Masked positions, whose logits
+//! the published code multiplies by zero on both sides, contribute nothing and are not computed.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,8 @@ pub enum TeacherLogits {
     },
 }
 
-/// Compares `student` (rows x vocabulary) with a teacher on some tokens of a batch. The terms of all parts sum to
-/// those of the batch.
+/// Compares `student` (rows x vocabulary) with a teacher on some tokens of a batch. The terms of
+/// all parts sum to those of the batch.
 pub struct Distillation<'a> {
     /// The merge's logits.
     pub student: &'a Tensor,
@@ -55,14 +56,16 @@ pub struct Distillation<'a> {
 }
 
 impl Distillation<'_> {
-    /// Computes `KL`, a scalar. With top-k logits, both sides are normalised over these entries only.
+    /// Computes `KL`, a scalar. With top-k logits, both sides are normalised over these entries
+    /// only.
     ///
     /// # Errors
     /// The shapes of the logits do not match.
     pub fn kl(&self, reduction: Reduction) -> Result<Tensor> {
         let (student, teacher) = self.compared()?;
         let batch = if reduction == Reduction::Reference { self.size as f64 } else { 1.0 };
-        ops::kl_divergence(&student, teacher, self.temperature)? * (self.temperature.powi(2) / (batch * self.tokens as f64))
+        ops::kl_divergence(&student, teacher, self.temperature)?
+            * (self.temperature.powi(2) / (batch * self.tokens as f64))
     }
 
     /// Computes `MSE`, a scalar.
@@ -79,14 +82,17 @@ impl Distillation<'_> {
     /// # Errors
     /// The logits are not tokens x vocabulary.
     pub fn entropy(&self) -> Result<Tensor> {
-        ops::entropy(self.student, self.temperature)? * (self.temperature.powi(2) / self.tokens as f64)
+        ops::entropy(self.student, self.temperature)?
+            * (self.temperature.powi(2) / self.tokens as f64)
     }
 
     /// Returns both sides restricted to the compared entries.
     fn compared(&self) -> Result<(Tensor, &Tensor)> {
         match self.teacher {
             TeacherLogits::Whole(logits) => Ok((self.student.clone(), logits)),
-            TeacherLogits::TopK { values, indices } => Ok((self.student.gather(indices, 1)?, values)),
+            TeacherLogits::TopK { values, indices } => {
+                Ok((self.student.gather(indices, 1)?, values))
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The terms of the objective. Source of all formulas: arXiv 2410.08371 and its code.
 //!
-//! Data terms compare the merge's logits with those of a source on that source's data. Penalties apply to the
-//! coefficients of every trainable weight, in broadcast form: sources x columns, or sources x R x C.
+//! Data terms compare the merge's logits with those of a source on that source's data. Penalties
+//! apply to the coefficients of every trainable weight, in broadcast form: sources x columns, or
+//! sources x R x C.
 
 mod cosine;
 mod distillation;
@@ -18,7 +19,8 @@ use candle_core::{Device, Result, Tensor};
 /// Returns the sources `a` and `b` of all pairs `a < b` in `c` (sources x ...).
 fn pairs(c: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     let sources = c.dim(0)? as u32;
-    let (a, b): (Vec<u32>, Vec<u32>) = (0..sources).flat_map(|a| (a + 1..sources).map(move |b| (a, b))).unzip();
+    let (a, b): (Vec<u32>, Vec<u32>) =
+        (0..sources).flat_map(|a| (a + 1..sources).map(move |b| (a, b))).unzip();
     if a.is_empty() {
         return Ok(None);
     }
@@ -72,7 +74,10 @@ mod tests {
 
     #[test]
     fn parallel_vectors_have_no_cosine_gradient() {
-        let c = candle_core::Var::from_tensor(&(random(&[3, 6], 1).ones_like().unwrap() / 3.0).unwrap()).unwrap();
+        let c = candle_core::Var::from_tensor(
+            &(random(&[3, 6], 1).ones_like().unwrap() / 3.0).unwrap(),
+        )
+        .unwrap();
         let grads = cosine(c.as_tensor()).unwrap().backward().unwrap();
         assert!(values(grads.get(c.as_tensor()).unwrap()).iter().all(|g| g.abs() < 1e-12));
     }

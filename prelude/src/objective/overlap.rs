@@ -1,15 +1,17 @@
-//! `mean over pairs of sum_j w_j min(|c[a, j]|, |c[b, j]|)`: penalises columns shared by two sources.
+//! `mean over pairs of sum_j w_j min(|c[a, j]|, |c[b, j]|)`: penalises columns shared by two
+//! sources.
 //!
-//! Plain overlap has `w = 1`; weighted overlap has `w_j = sin^2(2 theta_j)`, where `theta_j` is the angle between the
-//! pair's task vectors (source - base) in column `j`. The weight is largest at 45 degrees.
+//! Plain overlap has `w = 1`; weighted overlap has `w_j = sin^2(2 theta_j)`, where `theta_j` is the
+//! angle between the pair's task vectors (source - base) in column `j`. The weight is largest at 45
+//! degrees.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{pairs, sum_of_each};
 use crate::checkpoint::{TensorSpec, View};
 
-/// Returns the overlap of the sources in `c` (sources x columns, or sources x R x C), weighted by `weights` (pairs x
-/// columns). A coefficient that scales several columns counts once per weight.
+/// Returns the overlap of the sources in `c` (sources x columns, or sources x R x C), weighted by
+/// `weights` (pairs x columns). A coefficient that scales several columns counts once per weight.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -33,26 +35,36 @@ pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     sum_of_each(&shared)?.mean_all()
 }
 
-/// Returns `sin^2(2 theta)` for every pair of sources and every column of one weight: pairs x columns, f32. If a task
-/// vector is zero in a column, the weight is 0.
+/// Returns `sin^2(2 theta)` for every pair of sources and every column of one weight: pairs x
+/// columns, f32. If a task vector is zero in a column, the weight is 0.
 ///
 /// # Errors
 /// Views whose shape differs from `spec`.
-pub fn column_angles(spec: &TensorSpec, base: &View, sources: &[View]) -> crate::error::Result<Tensor> {
+pub fn column_angles(
+    spec: &TensorSpec,
+    base: &View,
+    sources: &[View],
+) -> crate::error::Result<Tensor> {
     let columns = spec.shape.last().copied().unwrap_or(1);
     let read = |view: &View| -> crate::error::Result<Tensor> {
         Ok(view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(((), columns))?)
     };
     let base = read(base)?;
-    let tasks = sources.iter().map(|s| Ok((read(s)? - &base)?)).collect::<crate::error::Result<Vec<_>>>()?;
+    let tasks = sources
+        .iter()
+        .map(|s| Ok((read(s)? - &base)?))
+        .collect::<crate::error::Result<Vec<_>>>()?;
     let dot = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>> { (a * b)?.sum(0)?.to_vec1() };
     let norms = tasks.iter().map(|t| dot(t, t)).collect::<Result<Vec<_>>>()?;
     let mut weights = Vec::new();
     for a in 0..tasks.len() {
         for b in a + 1..tasks.len() {
-            for ((dot, x), y) in dot(&tasks[a], &tasks[b])?.into_iter().zip(&norms[a]).zip(&norms[b]) {
+            for ((dot, x), y) in
+                dot(&tasks[a], &tasks[b])?.into_iter().zip(&norms[a]).zip(&norms[b])
+            {
                 let squares = f64::from(*x) * f64::from(*y);
-                let cosine2 = if squares > 0.0 { (f64::from(dot).powi(2) / squares).min(1.0) } else { 0.0 };
+                let cosine2 =
+                    if squares > 0.0 { (f64::from(dot).powi(2) / squares).min(1.0) } else { 0.0 };
                 weights.push((4.0 * cosine2 * (1.0 - cosine2)) as f32);
             }
         }
@@ -66,7 +78,8 @@ mod tests {
     use crate::checkpoint::Kind;
     use crate::checkpoint::encoded;
 
-    /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite, zero.
+    /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite,
+    /// zero.
     #[test]
     fn weights_are_largest_at_45_degrees() {
         let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: vec![2, 6] };

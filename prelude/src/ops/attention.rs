@@ -1,5 +1,5 @@
-//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, in candle's
-//! operations. Used by attention without a fused kernel.
+//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, in
+//! candle's operations. Used by attention without a fused kernel.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -29,7 +29,9 @@ impl Causal {
             let seen = self.seen(row, keys);
             (0..keys).map(move |j| if seen.contains(&j) { 0f32 } else { f32::NEG_INFINITY })
         });
-        Tensor::from_vec(rows.collect(), (self.queries, keys), &Device::Cpu)?.to_device(device)?.to_dtype(dtype)
+        Tensor::from_vec(rows.collect(), (self.queries, keys), &Device::Cpu)?
+            .to_device(device)?
+            .to_dtype(dtype)
     }
 }
 
@@ -40,7 +42,10 @@ impl Causal {
 pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
     let rows = scores.dim(D::Minus2)?;
     if causal.queries == 0 || !rows.is_multiple_of(causal.queries) {
-        candle_core::bail!("causal_softmax: {rows} rows are not a multiple of {} queries", causal.queries);
+        candle_core::bail!(
+            "causal_softmax: {rows} rows are not a multiple of {} queries",
+            causal.queries
+        );
     }
     let (shape, keys) = (scores.shape(), scores.dim(D::Minus1)?);
     let mask = causal.mask(keys, scores.device(), scores.dtype())?;
@@ -60,7 +65,8 @@ mod tests {
         let scores = values(s);
         let rows = scores.chunks(keys).enumerate().flat_map(|(row, s)| {
             let seen = causal.seen(row, keys);
-            let weight = |j: usize| if seen.contains(&j) { (causal.scale * s[j]).exp() } else { 0.0 };
+            let weight =
+                |j: usize| if seen.contains(&j) { (causal.scale * s[j]).exp() } else { 0.0 };
             let sum: f64 = (0..keys).map(weight).sum();
             (0..keys).map(|j| weight(j) / sum).collect::<Vec<_>>()
         });

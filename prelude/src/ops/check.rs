@@ -1,5 +1,5 @@
-//! Checks an operation in f64: its fused kernel against its composition, and its backward pass against central finite
-//! differences.
+//! Checks an operation in f64: its fused kernel against its composition, and its backward pass
+//! against central finite differences.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 /// Returns values in -1.5..1.5, f64.
 pub(crate) fn random(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.random_range(-1.5..1.5)).collect();
+    let values: Vec<f64> =
+        (0..shape.iter().product()).map(|_| rng.random_range(-1.5..1.5)).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
@@ -32,7 +33,9 @@ pub(crate) fn differentiates(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<
     let y = f(&tracked).unwrap();
     let weights = random(y.dims(), 99);
     let grads = (y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
-    let loss = |inputs: &[Tensor]| -> f64 { values(&(f(inputs).unwrap() * &weights).unwrap()).into_iter().sum() };
+    let loss = |inputs: &[Tensor]| -> f64 {
+        values(&(f(inputs).unwrap() * &weights).unwrap()).into_iter().sum()
+    };
     for (which, input) in inputs.iter().enumerate() {
         let gradient = values(grads.get(&tracked[which]).expect("a gradient for every input"));
         for (i, analytic) in gradient.into_iter().enumerate() {

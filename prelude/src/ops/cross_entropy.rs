@@ -1,4 +1,5 @@
-//! Next-token loss: `-log softmax(z)[target]`, summed over rows; gradient `softmax(z) - onehot(target)`.
+//! Next-token loss: `-log softmax(z)[target]`, summed over rows; gradient `softmax(z) -
+//! onehot(target)`.
 
 use candle_core::{Result, Tensor};
 
@@ -31,8 +32,8 @@ impl RowLoss for CrossEntropy {
     }
 }
 
-/// Returns the sum over rows of the cross entropy in nats between `z` (rows x vocabulary) and `targets` (one per
-/// row).
+/// Returns the sum over rows of the cross entropy in nats between `z` (rows x vocabulary) and
+/// `targets` (one per row).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -49,7 +50,11 @@ impl RowLoss for CrossEntropy {
 pub fn cross_entropy(z: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (rows, vocabulary) = z.dims2()?;
     if rows != targets.len() || targets.iter().any(|t| *t as usize >= vocabulary) {
-        candle_core::bail!("cross_entropy: {} targets do not fit logits of {:?}", targets.len(), z.dims());
+        candle_core::bail!(
+            "cross_entropy: {} targets do not fit logits of {:?}",
+            targets.len(),
+            z.dims()
+        );
     }
     row_loss(z, CrossEntropy { targets: targets.to_vec() })
 }
@@ -62,7 +67,10 @@ mod tests {
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
         let (z, targets) = (random(&[3, 5], 1), [4, 0, 2]);
-        agrees(&cross_entropy(&z, &targets).unwrap(), &CrossEntropy { targets: targets.to_vec() }.composed(&z).unwrap());
+        agrees(
+            &cross_entropy(&z, &targets).unwrap(),
+            &CrossEntropy { targets: targets.to_vec() }.composed(&z).unwrap(),
+        );
         differentiates(&[z], |v| cross_entropy(&v[0], &targets));
     }
 }

@@ -1,4 +1,5 @@
-//! Losses between a student's logits `z` and a teacher's `t`, summed over rows; softmax at temperature T.
+//! Losses between a student's logits `z` and a teacher's `t`, summed over rows; softmax at
+//! temperature T.
 //!
 //! * KL: `sum p_t (log p_t - log p_z)`, gradient `(p_z - p_t) / T`
 //! * entropy: `-sum p_z log p_z`, gradient `-p_z (log p_z + H) / T`
@@ -40,7 +41,8 @@ impl RowLoss for Kl {
     }
 
     fn composed(&self, z: &Tensor) -> Result<Tensor> {
-        let (log_p, log_q) = (log_softmax(&self.teacher, self.temperature)?, log_softmax(z, self.temperature)?);
+        let (log_p, log_q) =
+            (log_softmax(&self.teacher, self.temperature)?, log_softmax(z, self.temperature)?);
         (log_p.exp()? * (log_p - log_q)?)?.sum_all()
     }
 }
@@ -73,8 +75,8 @@ impl RowLoss for Entropy {
     }
 }
 
-/// Returns `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2. `z` and `teacher` are
-/// rows x width, of the same dtype; the teacher gets no gradient.
+/// Returns `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2. `z`
+/// and `teacher` are rows x width, of the same dtype; the teacher gets no gradient.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

@@ -1,8 +1,8 @@
 //! The gate of an MLP: `y = f(g) * u` (arXiv 2002.05202), `dg = dy * u * f'(g)`, `du = dy * f(g)`.
 //!
 //! * silu: `f = g s` with `s = sigmoid(g)`, `f' = s (1 + g (1 - s))`
-//! * gelu: `f = g s` with `s = sigmoid(2 a)`, `a = sqrt(2 / pi) (g + 0.044715 g^3)` (arXiv 1606.08415, with
-//!   `1 + tanh(a) = 2 sigmoid(2 a)`), `f' = s + 2 g s (1 - s) a'`
+//! * gelu: `f = g s` with `s = sigmoid(2 a)`, `a = sqrt(2 / pi) (g + 0.044715 g^3)` (arXiv
+//!   1606.08415, with `1 + tanh(a) = 2 sigmoid(2 a)`), `f' = s + 2 g s (1 - s) a'`
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType};
 
@@ -54,14 +54,26 @@ impl CustomOp2 for Gated {
         "gated"
     }
 
-    fn cpu_fwd(&self, g: &CpuStorage, gl: &Layout, u: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        g: &CpuStorage,
+        gl: &Layout,
+        u: &CpuStorage,
+        ul: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         with_real!(g, T => {
             let (g, u) = (elements::<T>(g, gl)?, elements::<T>(u, ul)?);
             Ok((T::to_cpu_storage_owned(gate(self.0, g, u)), gl.shape().clone()))
         })
     }
 
-    fn bwd(&self, g: &Tensor, u: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        g: &Tensor,
+        u: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         match g.dtype() {
             DType::F64 => backward::<f64>(self.0, g, u, dy),
             _ => backward::<f32>(self.0, g, u, dy),
@@ -69,17 +81,27 @@ impl CustomOp2 for Gated {
     }
 }
 
-fn backward<T: Real>(f: Activation, g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn backward<T: Real>(
+    f: Activation,
+    g: &Tensor,
+    u: &Tensor,
+    dy: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_elements([g, u, dy], |[gs, us, dys]: [&[T]; 3]| {
         let (mut dg, mut du) = (vec![T::default(); gs.len()], vec![T::default(); gs.len()]);
         for_pieces(&mut dg, &mut du, |at, dg, du| {
-            for ((((dg, du), g), u), dy) in dg.iter_mut().zip(du).zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..]) {
+            for ((((dg, du), g), u), dy) in
+                dg.iter_mut().zip(du).zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..])
+            {
                 let (value, slope) = f.value_and_slope(*g);
                 *dg = *dy * *u * slope;
                 *du = *dy * value;
             }
         });
-        Ok((Some(Tensor::from_vec(dg, g.shape(), g.device())?), Some(Tensor::from_vec(du, u.shape(), u.device())?)))
+        Ok((
+            Some(Tensor::from_vec(dg, g.shape(), g.device())?),
+            Some(Tensor::from_vec(du, u.shape(), u.device())?),
+        ))
     })
 }
 

@@ -1,5 +1,6 @@
-//! The gradient of a weight, `dW = sum over products of dy^T x`, accumulated in memory that is reused in every step:
-//! mapping the pages of fresh memory of that size would cost more than the sum.
+//! The gradient of a weight, `dW = sum over products of dy^T x`, accumulated in memory that is
+//! reused in every step: mapping the pages of fresh memory of that size would cost more than the
+//! sum.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +33,9 @@ impl Gradient {
     pub fn add_product(&self, dy: &Tensor, x: &Tensor) -> Result<()> {
         let ((rows, out), (more, inner)) = (dy.dims2()?, x.dims2()?);
         let mut sum = self.lock();
-        let fits = |t: &Tensor| t.dims() == [out, inner] && t.dtype() == x.dtype() && t.device().same_device(x.device());
+        let fits = |t: &Tensor| {
+            t.dims() == [out, inner] && t.dtype() == x.dtype() && t.device().same_device(x.device())
+        };
         if rows != more || (sum.reached && !sum.total.as_ref().is_some_and(fits)) {
             candle_core::bail!("gradient: {:?} and {:?} do not fit", dy.dims(), x.dims());
         }
@@ -47,13 +50,18 @@ impl Gradient {
             Some(total) => total,
             None => Tensor::zeros((out, inner), x.dtype(), x.device())?,
         };
-        total.inplace_op3(&dy.contiguous()?, &x.contiguous()?, &AddProduct { read: sum.reached })?;
+        total.inplace_op3(
+            &dy.contiguous()?,
+            &x.contiguous()?,
+            &AddProduct { read: sum.reached },
+        )?;
         sum.total = Some(total);
         sum.reached = true;
         Ok(())
     }
 
-    /// Returns the sum: out x in; `None` if nothing was added. It is overwritten after the next `clear`.
+    /// Returns the sum: out x in; `None` if nothing was added. It is overwritten after the next
+    /// `clear`.
     pub fn total(&self) -> Option<Tensor> {
         let sum = self.lock();
         sum.total.clone().filter(|_| sum.reached)

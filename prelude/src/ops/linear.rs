@@ -1,8 +1,12 @@
-//! `y = x W^T`, with a backward pass that makes both gradients contiguous: `dx = dy W`, `dW = dy^T x`.
+//! `y = x W^T`, with a backward pass that makes both gradients contiguous: `dx = dy W`, `dW = dy^T
+//! x`.
 
 use candle_core::WithDType;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, MetalStorage, Result, Shape,
+    Tensor,
+};
 
 use super::product::{Matrix, new_product};
 use super::{Gradient, Real, elements, is_fused, with_elements, with_real};
@@ -17,7 +21,12 @@ struct LinearInto {
 }
 
 /// [`forward`] on the CPU, without zero-filling the result first as candle does.
-fn cpu_forward(x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+fn cpu_forward(
+    x: &CpuStorage,
+    xl: &Layout,
+    w: &CpuStorage,
+    wl: &Layout,
+) -> Result<(CpuStorage, Shape)> {
     if !matches!(x.dtype(), DType::F32 | DType::F64) {
         return forward(x, xl, w, wl);
     }
@@ -56,19 +65,43 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         cpu_forward(x, xl, w, wl)
     }
 
-    fn cuda_fwd(&self, x: &CudaStorage, xl: &Layout, w: &CudaStorage, wl: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        w: &CudaStorage,
+        wl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
         forward(x, xl, w, wl)
     }
 
-    fn metal_fwd(&self, x: &MetalStorage, xl: &Layout, w: &MetalStorage, wl: &Layout) -> Result<(MetalStorage, Shape)> {
+    fn metal_fwd(
+        &self,
+        x: &MetalStorage,
+        xl: &Layout,
+        w: &MetalStorage,
+        wl: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
         forward(x, xl, w, wl)
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = if x.track_op() { Some(backward(dy, w)?) } else { None };
         let dw = if w.track_op() { Some(dy.t()?.matmul(x)?) } else { None };
         Ok((dx, dw))
@@ -128,14 +161,16 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.apply_op2(&w.contiguous()?, Linear)?.reshape(dims)
 }
 
-/// Like [`linear`], but the backward pass adds the weight's gradient to `gradient` instead of creating a tensor. `x`
-/// must be tracked. The contents of `w` may change before the backward pass if they are restored for it.
+/// Like [`linear`], but the backward pass adds the weight's gradient to `gradient` instead of
+/// creating a tensor. `x` must be tracked. The contents of `w` may change before the backward pass
+/// if they are restored for it.
 ///
 /// # Errors
 /// As for `linear`.
 pub fn linear_into(x: &Tensor, w: &Tensor, gradient: &Gradient) -> Result<Tensor> {
     let (x, dims) = rows(x, w)?;
-    x.apply_op1(LinearInto { weight: w.contiguous()?.detach(), gradient: gradient.clone() })?.reshape(dims)
+    x.apply_op1(LinearInto { weight: w.contiguous()?.detach(), gradient: gradient.clone() })?
+        .reshape(dims)
 }
 
 /// Returns `x` as rows, and the shape of its product with `w`.
@@ -157,7 +192,8 @@ mod tests {
     #[test]
     fn it_is_the_product_with_the_transpose() {
         let (x, w) = (random(&[2, 3, 4], 1), random(&[5, 4], 2));
-        let expected = x.reshape((6, 4)).unwrap().matmul(&w.t().unwrap()).unwrap().reshape((2, 3, 5)).unwrap();
+        let expected =
+            x.reshape((6, 4)).unwrap().matmul(&w.t().unwrap()).unwrap().reshape((2, 3, 5)).unwrap();
         agrees(&linear(&x, &w).unwrap(), &expected);
         assert!(linear(&x, &random(&[5, 3], 2)).is_err());
     }
@@ -172,8 +208,14 @@ mod tests {
         let (x, w, gradient) = (random(&[6, 4], 1), random(&[5, 4], 2), Gradient::default());
         for times in [1.0, 2.0] {
             let x = candle_core::Var::from_tensor(&x).unwrap();
-            let grads = linear_into(x.as_tensor(), &w, &gradient).unwrap().sum_all().unwrap().backward().unwrap();
-            let ones = Tensor::ones((6, 5), candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
+            let grads = linear_into(x.as_tensor(), &w, &gradient)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .backward()
+                .unwrap();
+            let ones =
+                Tensor::ones((6, 5), candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
             agrees(grads.get(x.as_tensor()).unwrap(), &ones.matmul(&w).unwrap());
             let expected = (ones.t().unwrap().matmul(x.as_tensor()).unwrap() * times).unwrap();
             agrees(&gradient.total().unwrap(), &expected);

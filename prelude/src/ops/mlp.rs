@@ -1,7 +1,8 @@
-//! A whole MLP as one operation, `y = (f(x Wg^T) * (x Wu^T)) Wd^T` (arXiv 2002.05202), with weights whose gradients
-//! are accumulated elsewhere.
+//! A whole MLP as one operation, `y = (f(x Wg^T) * (x Wu^T)) Wd^T` (arXiv 2002.05202), with weights
+//! whose gradients are accumulated elsewhere.
 //!
-//! candle would make separate passes between the products and add gradients to zeros. Here `da = dy Wd`, `dg = da * u
+//! candle would make separate passes between the products and add gradients to zeros. Here `da = dy
+//! Wd`, `dg = da * u
 //! * f'(g)`, `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu` is computed in place.
 
 use std::sync::{Mutex, PoisonError};
@@ -34,9 +35,13 @@ impl Mlp {
             let g = new_product(x, Matrix::new(wg, inner, hidden, hidden).t());
             let u = new_product(x, Matrix::new(wu, inner, hidden, hidden).t());
             let a = gate(self.f, &g, &u);
-            let y = new_product(Matrix::new(&a, rows, inner, inner), Matrix::new(wd, hidden, inner, inner).t());
+            let y = new_product(
+                Matrix::new(&a, rows, inner, inner),
+                Matrix::new(wd, hidden, inner, inner).t(),
+            );
             let tensor = |values| Tensor::from_vec(values, (rows, inner), weights[0].device());
-            *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Some([tensor(g)?, tensor(u)?]);
+            *self.inner.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some([tensor(g)?, tensor(u)?]);
             Ok(y)
         })
     }
@@ -48,10 +53,16 @@ impl Mlp {
         let ((rows, hidden), (_, inner)) = (dy.dims2()?, g.dims2()?);
         let [gate, up, down] = &self.weights;
         let (a, dg, du) = with_elements([&g, &u, dy, &down.0], |[g, u, dy, wd]: [&[T]; 4]| {
-            let mut dg = new_product(Matrix::new(dy, rows, hidden, hidden), Matrix::new(wd, hidden, inner, inner));
+            let mut dg = new_product(
+                Matrix::new(dy, rows, hidden, hidden),
+                Matrix::new(wd, hidden, inner, inner),
+            );
             let [mut a, mut du] = [vec![T::default(); dg.len()], vec![T::default(); dg.len()]];
             let arch = pulp::Arch::new();
-            let parts = a.par_chunks_mut(PARALLEL).zip(du.par_chunks_mut(PARALLEL)).zip(dg.par_chunks_mut(PARALLEL));
+            let parts = a
+                .par_chunks_mut(PARALLEL)
+                .zip(du.par_chunks_mut(PARALLEL))
+                .zip(dg.par_chunks_mut(PARALLEL));
             parts.enumerate().for_each(|(i, ((a, du), dg))| {
                 arch.dispatch(|| {
                     let (g, u) = (&g[i * PARALLEL..][..dg.len()], &u[i * PARALLEL..][..dg.len()]);
@@ -72,7 +83,8 @@ impl Mlp {
             }
         }
         let dx = with_elements([&dg, &du, &gate.0, &up.0], |[dg, du, wg, wu]: [&[T]; 4]| {
-            let part = |d, w| (Matrix::new(d, rows, inner, inner), Matrix::new(w, inner, hidden, hidden));
+            let part =
+                |d, w| (Matrix::new(d, rows, inner, inner), Matrix::new(w, inner, hidden, hidden));
             let ((dg, wg), (du, wu)) = (part(dg, wg), part(du, wu));
             let mut dx = new_product(dg, wg);
             product(du, wu, T::one(), (&mut dx, hidden), Into::Add, true);
@@ -101,16 +113,24 @@ impl CustomOp1 for Mlp {
     }
 }
 
-/// Returns the MLP of `x` (rows x hidden) on the CPU: gate and up are inner x hidden, down is hidden x inner.
+/// Returns the MLP of `x` (rows x hidden) on the CPU: gate and up are inner x hidden, down is
+/// hidden x inner.
 ///
 /// # Errors
 /// Shapes or dtypes that do not match, another device, or tracked weights.
 pub fn mlp(x: &Tensor, [gate, up, down]: [Weight<'_>; 3], f: Activation) -> Result<Tensor> {
     let ((_, hidden), (inner, _)) = (x.dims2()?, gate.0.dims2()?);
     let all = [gate, up, down];
-    let fits = gate.0.dims() == [inner, hidden] && up.0.dims() == [inner, hidden] && down.0.dims() == [hidden, inner];
+    let fits = gate.0.dims() == [inner, hidden]
+        && up.0.dims() == [inner, hidden]
+        && down.0.dims() == [hidden, inner];
     if !fits || !is_fused(x) || all.iter().any(|(w, _)| w.dtype() != x.dtype() || w.track_op()) {
-        candle_core::bail!("mlp: {:?} does not fit {:?} and {:?}", x.dims(), gate.0.dims(), down.0.dims());
+        candle_core::bail!(
+            "mlp: {:?} does not fit {:?} and {:?}",
+            x.dims(),
+            gate.0.dims(),
+            down.0.dims()
+        );
     }
     let weights = all.map(|(w, gradient)| (w.clone(), gradient.cloned()));
     x.contiguous()?.apply_op1(Mlp { weights, f, inner: Mutex::default() })
@@ -124,20 +144,30 @@ mod tests {
 
     #[test]
     fn it_is_its_parts_in_both_directions() {
-        let [x, gate, up, down] = [random(&[5, 4], 1), random(&[7, 4], 2), random(&[7, 4], 3), random(&[4, 7], 4)];
+        let [x, gate, up, down] =
+            [random(&[5, 4], 1), random(&[7, 4], 2), random(&[7, 4], 3), random(&[4, 7], 4)];
         for f in [Activation::Silu, Activation::GeluTanh] {
             let sums = [(); 6].map(|()| Gradient::default());
             let run = |fused: bool, x: &Tensor| match fused {
-                true => mlp(x, [(&gate, Some(&sums[0])), (&up, Some(&sums[1])), (&down, Some(&sums[2]))], f).unwrap(),
+                true => mlp(
+                    x,
+                    [(&gate, Some(&sums[0])), (&up, Some(&sums[1])), (&down, Some(&sums[2]))],
+                    f,
+                )
+                .unwrap(),
                 false => {
-                    let (g, u) = (linear_into(x, &gate, &sums[3]).unwrap(), linear_into(x, &up, &sums[4]).unwrap());
+                    let (g, u) = (
+                        linear_into(x, &gate, &sums[3]).unwrap(),
+                        linear_into(x, &up, &sums[4]).unwrap(),
+                    );
                     linear_into(&gated(&g, &u, f).unwrap(), &down, &sums[5]).unwrap()
                 }
             };
             let [fused, parts] = [true, false].map(|fused| {
                 let x = candle_core::Var::from_tensor(&x).unwrap();
                 let y = run(fused, x.as_tensor());
-                let grads = (&y * random(&[5, 4], 9)).unwrap().sum_all().unwrap().backward().unwrap();
+                let grads =
+                    (&y * random(&[5, 4], 9)).unwrap().sum_all().unwrap().backward().unwrap();
                 (y, grads.get(x.as_tensor()).unwrap().clone())
             });
             agrees(&fused.0, &parts.0);
@@ -149,7 +179,11 @@ mod tests {
             differentiates(std::slice::from_ref(&x), |v| plain(&v[0]));
             agrees(
                 &plain(&x).unwrap(),
-                &linear(&gated(&linear(&x, &gate).unwrap(), &linear(&x, &up).unwrap(), f).unwrap(), &down).unwrap(),
+                &linear(
+                    &gated(&linear(&x, &gate).unwrap(), &linear(&x, &up).unwrap(), f).unwrap(),
+                    &down,
+                )
+                .unwrap(),
             );
             assert!(mlp(&down, [(&gate, None), (&up, None), (&down, None)], f).is_err());
         }

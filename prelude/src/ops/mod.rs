@@ -1,7 +1,7 @@
 //! The differentiable operations of the merge and the decoder.
 //!
-//! Each has a fused CPU kernel for f32 and f64 with its own backward pass, where candle has none or an inefficient
-//! one, and a composition of candle's operations for other devices and dtypes.
+//! Each has a fused CPU kernel for f32 and f64 with its own backward pass, where candle has none or
+//! an inefficient one, and a composition of candle's operations for other devices and dtypes.
 
 mod attention;
 mod cross_entropy;
@@ -55,9 +55,9 @@ pub(crate) trait Real: WithDType + num_traits::Float + std::iter::Sum + Default 
 }
 
 impl Real for f32 {
-    /// Accurate to two units in the last place; results that would underflow or overflow are clamped to finite values
-    /// (`1e-38`, `1e38`). `exp(x) = 2^n exp(r)`, where `n` is the integer nearest to `x / ln 2`, with a polynomial
-    /// for `exp(r)` (coefficients of the Cephes library).
+    /// Accurate to two units in the last place; results that would underflow or overflow are
+    /// clamped to finite values (`1e-38`, `1e38`). `exp(x) = 2^n exp(r)`, where `n` is the integer
+    /// nearest to `x / ln 2`, with a polynomial for `exp(r)` (coefficients of the Cephes library).
     #[inline(always)]
     fn exp_fast(self) -> Self {
         // Adding this leaves the integer part in the lowest bits.
@@ -72,14 +72,18 @@ impl Real for f32 {
         let p = p * r + 4.166_579_6e-2;
         let p = p * r + 1.666_666_5e-1;
         let p = p * r + 0.5;
-        let power = f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23);
+        let power =
+            f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23);
         (p * r * r + r + 1.0) * power
     }
 
     fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
         match storage {
             CpuStorage::F32(values) => Ok(values),
-            other => candle_core::bail!("f32 expected, not {:?}", candle_core::backend::BackendStorage::dtype(other)),
+            other => candle_core::bail!(
+                "f32 expected, not {:?}",
+                candle_core::backend::BackendStorage::dtype(other)
+            ),
         }
     }
 }
@@ -93,17 +97,26 @@ impl Real for f64 {
     fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
         match storage {
             CpuStorage::F64(values) => Ok(values),
-            other => candle_core::bail!("f64 expected, not {:?}", candle_core::backend::BackendStorage::dtype(other)),
+            other => candle_core::bail!(
+                "f64 expected, not {:?}",
+                candle_core::backend::BackendStorage::dtype(other)
+            ),
         }
     }
 }
 
-/// The number of lanes of sums and maxima, which lets compilers vectorise them; a plain sum is sequential.
+/// The number of lanes of sums and maxima, which lets compilers vectorise them; a plain sum is
+/// sequential.
 const LANES: usize = 32;
 
 /// Folds `f` of every N-tuple of elements of slices of equal length, lane by lane.
 #[inline(always)]
-fn fold<T: Real, const N: usize>(slices: [&[T]; N], start: T, f: impl Fn([T; N]) -> T, join: impl Fn(T, T) -> T) -> T {
+fn fold<T: Real, const N: usize>(
+    slices: [&[T]; N],
+    start: T,
+    f: impl Fn([T; N]) -> T,
+    join: impl Fn(T, T) -> T,
+) -> T {
     let mut lanes = [start; LANES];
     let chunks = slices.map(|s| s.as_chunks::<LANES>());
     for i in 0..chunks[0].0.len() {
@@ -143,7 +156,10 @@ pub(crate) fn is_fused(x: &Tensor) -> bool {
 }
 
 /// Returns the elements of a contiguous operand.
-pub(crate) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+pub(crate) fn elements<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("fused operations take contiguous operands"),
@@ -188,14 +204,19 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// Runs `f(row, out)` over all rows of `out`, `width` elements each: in parallel if that pays off, with the widest
-/// vector instructions of the machine.
+/// Runs `f(row, out)` over all rows of `out`, `width` elements each: in parallel if that pays off,
+/// with the widest vector instructions of the machine.
 pub(crate) fn for_rows<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     for_rows_of(out, width, width, f);
 }
 
 /// Like [`for_rows`], for rows that cost as much as `cost` elements.
-pub(crate) fn for_rows_of<T: Real>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+pub(crate) fn for_rows_of<T: Real>(
+    out: &mut [T],
+    width: usize,
+    cost: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
     use rayon::prelude::*;
     let width = width.max(1);
     let arch = pulp::Arch::new();
@@ -210,7 +231,11 @@ pub(crate) fn for_rows_of<T: Real>(out: &mut [T], width: usize, cost: usize, f: 
 }
 
 /// Runs `f(start, a, b)` over equal pieces of two outputs of equal length, like [`for_rows`].
-pub(crate) fn for_pieces<T: Real>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
+pub(crate) fn for_pieces<T: Real>(
+    a: &mut [T],
+    b: &mut [T],
+    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
     use rayon::prelude::*;
     let arch = pulp::Arch::new();
     let pieces = a.par_chunks_mut(PARALLEL).zip(b.par_chunks_mut(PARALLEL)).enumerate();
@@ -227,8 +252,12 @@ mod tests {
     #[test]
     fn sums_and_maxima_take_every_element_once() {
         for n in [0, 1, 31, 32, 33, 100] {
-            let (x, y): (Vec<f64>, Vec<f64>) = (0..n).map(|i| (f64::from(i), f64::from(2 * i + 1))).unzip();
-            assert_eq!(super::sum_of([&x, &y], |[x, y]| x * y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>());
+            let (x, y): (Vec<f64>, Vec<f64>) =
+                (0..n).map(|i| (f64::from(i), f64::from(2 * i + 1))).unzip();
+            assert_eq!(
+                super::sum_of([&x, &y], |[x, y]| x * y),
+                x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>()
+            );
             let turned: Vec<f64> = y.iter().map(|y| -y).collect();
             assert_eq!(super::max_of(&turned), if n == 0 { f64::NEG_INFINITY } else { -1.0 });
         }
@@ -239,7 +268,10 @@ mod tests {
         for i in -86_000..88_000 {
             let x = i as f32 / 1000.0;
             let exact = f64::from(x).exp();
-            assert!((f64::from(x.exp_fast()) - exact).abs() <= 2.0 * f64::from(f32::EPSILON) * exact, "{x}");
+            assert!(
+                (f64::from(x.exp_fast()) - exact).abs() <= 2.0 * f64::from(f32::EPSILON) * exact,
+                "{x}"
+            );
         }
         assert!(f32::NAN.exp_fast().is_nan());
         assert!(f32::NEG_INFINITY.exp_fast() < 1e-37);

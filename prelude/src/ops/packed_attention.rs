@@ -1,16 +1,19 @@
-//! Attention of packed sequences, without padding: `out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]` over the
-//! positions `j` of its own sequence visible to `i` (arXiv 1706.03762; grouped heads share keys, arXiv 2305.13245).
+//! Attention of packed sequences, without padding: `out[i] = sum_j softmax_j(scale * q[i] . k[j])
+//! v[j]` over the positions `j` of its own sequence visible to `i` (arXiv 1706.03762; grouped heads
+//! share keys, arXiv 2305.13245).
 //!
-//! The backward pass recomputes the weights, a block of queries at a time, so memory grows linearly with the number
-//! of tokens (as in arXiv 2205.14135). With `p` the weights and `dp = dout v^T`: `ds = p * (dp - sum_j p dp)`,
-//! `dq = scale ds k`, `dk = scale ds^T q`, `dv = p^T dout`; a soft cap `c tanh(s / c)` multiplies `ds` by
-//! `1 - tanh^2`.
+//! The backward pass recomputes the weights, a block of queries at a time, so memory grows linearly
+//! with the number of tokens (as in arXiv 2205.14135). With `p` the weights and `dp = dout v^T`:
+//! `ds = p * (dp - sum_j p dp)`, `dq = scale ds k`, `dk = scale ds^T q`, `dv = p^T dout`; a soft
+//! cap `c tanh(s / c)` multiplies `ds` by `1 - tanh^2`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 use super::product::{Into, Matrix, product};
-use super::{Causal, Real, causal_softmax, elements, is_fused, max_of, sum_of, with_elements, with_real};
+use super::{
+    Causal, Real, causal_softmax, elements, is_fused, max_of, sum_of, with_elements, with_real,
+};
 
 /// The parameters of attention.
 #[derive(Clone, Debug)]
@@ -107,10 +110,22 @@ impl Op {
 
     /// Computes the weights of one block and head in `scratch.p`: rows x visible keys.
     #[inline(always)]
-    fn weights<T: Real>(&self, block: Block, head: usize, q: &[T], k: &[T], scratch: &mut Scratch<T>) {
+    fn weights<T: Real>(
+        &self,
+        block: Block,
+        head: usize,
+        q: &[T],
+        k: &[T],
+        scratch: &mut Scratch<T>,
+    ) {
         let seen = self.seen(block);
         let n = seen.len();
-        let q = Matrix::new(&q[block.query * self.width() + head * self.dim..], block.rows, self.dim, self.width());
+        let q = Matrix::new(
+            &q[block.query * self.width() + head * self.dim..],
+            block.rows,
+            self.dim,
+            self.width(),
+        );
         let at = (block.key + seen.start) * self.keys_width() + head / self.group() * self.dim;
         let k = Matrix::new(&k[at..], n, self.dim, self.keys_width());
         scratch.p.resize(block.rows * n, T::zero());
@@ -156,9 +171,17 @@ impl Op {
                     self.weights(block, head, q, k, scratch);
                     let seen = self.seen(block);
                     let p = Matrix::new(&scratch.p, block.rows, seen.len(), seen.len());
-                    let at = (block.key + seen.start) * self.keys_width() + head / self.group() * self.dim;
+                    let at = (block.key + seen.start) * self.keys_width()
+                        + head / self.group() * self.dim;
                     let v = Matrix::new(&v[at..], seen.len(), self.dim, self.keys_width());
-                    product(p, v, T::one(), (&mut out[head * self.dim..], self.width()), Into::Replace, false);
+                    product(
+                        p,
+                        v,
+                        T::one(),
+                        (&mut out[head * self.dim..], self.width()),
+                        Into::Replace,
+                        false,
+                    );
                 }
             });
         });
@@ -202,34 +225,60 @@ impl Op {
                 let scale = real(self.attention.scale);
                 let own = ((block.query - query) * group + head - kv * group) * dim;
                 product(ds, keys, scale, (&mut dq[own..], group * dim), Into::Replace, false);
-                product(ds.t(), queries, scale, (&mut dk[seen.start * dim..], dim), Into::Add, false);
+                product(
+                    ds.t(),
+                    queries,
+                    scale,
+                    (&mut dk[seen.start * dim..], dim),
+                    Into::Add,
+                    false,
+                );
             }
         }
         [dq, dk, dv]
     }
 
-    fn backward<T: Real>(&self, q: &Tensor, k: &Tensor, v: &Tensor, dout: &Tensor) -> Result<[Tensor; 3]> {
+    fn backward<T: Real>(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dout: &Tensor,
+    ) -> Result<[Tensor; 3]> {
         with_elements([q, k, v, dout], |slices: [&[T]; 4]| {
             let (heads, arch) = (self.attention.key_value_heads, pulp::Arch::new());
-            let tasks = self.sequences().into_iter().flat_map(|s| (0..heads).map(move |kv| (s, kv))).collect::<Vec<_>>();
+            let tasks = self
+                .sequences()
+                .into_iter()
+                .flat_map(|s| (0..heads).map(move |kv| (s, kv)))
+                .collect::<Vec<_>>();
             let one = |scratch: &mut Scratch<T>, (sequence, kv)| {
                 (sequence, kv, arch.dispatch(|| self.head_backward(sequence, kv, slices, scratch)))
             };
             let parts: Vec<_> = tasks.into_par_iter().map_init(Scratch::new, one).collect();
-            let [mut dq, mut dk, mut dv] = [slices[0], slices[1], slices[2]].map(|x| vec![T::zero(); x.len()]);
+            let [mut dq, mut dk, mut dv] =
+                [slices[0], slices[1], slices[2]].map(|x| vec![T::zero(); x.len()]);
             for ((query, key, _), kv, [pq, pk, pv]) in parts {
                 scatter(&mut dq, (query, self.width()), kv, &pq, self.group() * self.dim);
                 scatter(&mut dk, (key, self.keys_width()), kv, &pk, self.dim);
                 scatter(&mut dv, (key, self.keys_width()), kv, &pv, self.dim);
             }
-            let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+            let tensor =
+                |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
             Ok([tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?])
         })
     }
 }
 
-/// Writes the rows of `part`, `width` elements each, as column block `block` of `whole`, from row `first` on.
-fn scatter<T: Real>(whole: &mut [T], (first, stride): (usize, usize), block: usize, part: &[T], width: usize) {
+/// Writes the rows of `part`, `width` elements each, as column block `block` of `whole`, from row
+/// `first` on.
+fn scatter<T: Real>(
+    whole: &mut [T],
+    (first, stride): (usize, usize),
+    block: usize,
+    part: &[T],
+    width: usize,
+) {
     for (row, part) in whole[first * stride..].chunks_mut(stride).zip(part.chunks(width)) {
         row[block * width..][..width].copy_from_slice(part);
     }
@@ -277,21 +326,38 @@ impl CustomOp3 for Op {
 }
 
 impl Attention {
-    /// Returns the attention of sequences of `lengths` queries, one after another: tokens x (heads * dim). `q` is
-    /// tokens x (heads * dim), `k` and `v` are keys x (key_value_heads * dim), where every sequence has `start` keys
-    /// (of a cache) before its first query.
+    /// Returns the attention of sequences of `lengths` queries, one after another: tokens x (heads
+    /// * dim). `q` is tokens x (heads * dim), `k` and `v` are keys x (key_value_heads * dim), where
+    /// every sequence has `start` keys (of a cache) before its first query.
     ///
     /// # Errors
     /// Shapes that do not match.
-    pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize], start: usize) -> Result<Tensor> {
+    pub fn run(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        lengths: &[usize],
+        start: usize,
+    ) -> Result<Tensor> {
         let ((tokens, width), (keys, keys_width)) = (q.dims2()?, k.dims2()?);
         let (heads, kv) = (self.heads, self.key_value_heads);
-        let fits = heads > 0 && kv > 0 && heads % kv == 0 && width % heads == 0 && keys_width == width / heads * kv;
-        let long = tokens == lengths.iter().sum::<usize>() && keys == tokens + start * lengths.len();
+        let fits = heads > 0
+            && kv > 0
+            && heads % kv == 0
+            && width % heads == 0
+            && keys_width == width / heads * kv;
+        let long =
+            tokens == lengths.iter().sum::<usize>() && keys == tokens + start * lengths.len();
         if !fits || !long || v.dims() != k.dims() || self.window == Some(0) {
-            candle_core::bail!("attention: {:?} and {:?} do not fit {self:?} of {lengths:?}", q.dims(), k.dims());
+            candle_core::bail!(
+                "attention: {:?} and {:?} do not fit {self:?} of {lengths:?}",
+                q.dims(),
+                k.dims()
+            );
         }
-        let op = Op { attention: self.clone(), lengths: lengths.to_vec(), start, dim: width / heads };
+        let op =
+            Op { attention: self.clone(), lengths: lengths.to_vec(), start, dim: width / heads };
         if is_fused(q) {
             return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
         }
@@ -307,7 +373,8 @@ fn composed(op: &Op, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let q = heads_first(q.narrow(0, query, length)?.reshape((length, a.heads, dim))?)?;
         let k = heads_first(k.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
         let v = heads_first(v.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
-        // The queries of a group share keys: one product per key-value head, without repeating keys.
+        // The queries of a group share keys: one product per key-value head, without repeating
+        // keys.
         let q = q.reshape((kv, op.group() * length, dim))?;
         let (mut scores, mut scale) = (q.matmul(&k.t()?)?, a.scale);
         if let Some(cap) = a.soft_cap {
@@ -333,12 +400,18 @@ mod tests {
 
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
-        for (window, soft_cap) in [(None, None), (Some(3), None), (None, Some(2.0)), (Some(2), Some(1.5))] {
+        for (window, soft_cap) in
+            [(None, None), (Some(3), None), (None, Some(2.0)), (Some(2), Some(1.5))]
+        {
             let (attention, lengths) = (attention(window, soft_cap), [5, 1, 3]);
             let inputs = [random(&[9, 12], 1), random(&[9, 6], 2), random(&[9, 6], 3)];
             let run = |v: &[Tensor]| attention.run(&v[0], &v[1], &v[2], &lengths, 0);
-            let op = Op { attention: attention.clone(), lengths: lengths.to_vec(), start: 0, dim: 3 };
-            agrees(&run(&inputs).unwrap(), &composed(&op, &inputs[0], &inputs[1], &inputs[2]).unwrap());
+            let op =
+                Op { attention: attention.clone(), lengths: lengths.to_vec(), start: 0, dim: 3 };
+            agrees(
+                &run(&inputs).unwrap(),
+                &composed(&op, &inputs[0], &inputs[1], &inputs[2]).unwrap(),
+            );
             differentiates(&inputs, run);
         }
     }
@@ -348,14 +421,23 @@ mod tests {
     fn blocks_and_earlier_keys_agree_with_the_composition() {
         for (window, start) in [(None, 0), (Some(70), 0), (None, 9), (Some(20), 9)] {
             let (attention, length) = (attention(window, None), 2 * BLOCK + 3);
-            let inputs = [random(&[length, 8], 1), random(&[start + length, 4], 2), random(&[start + length, 4], 3)];
+            let inputs = [
+                random(&[length, 8], 1),
+                random(&[start + length, 4], 2),
+                random(&[start + length, 4], 3),
+            ];
             let op = Op { attention: attention.clone(), lengths: vec![length], start, dim: 2 };
-            let found = attention.run(&inputs[0], &inputs[1], &inputs[2], &[length], start).unwrap();
+            let found =
+                attention.run(&inputs[0], &inputs[1], &inputs[2], &[length], start).unwrap();
             agrees(&found, &composed(&op, &inputs[0], &inputs[1], &inputs[2]).unwrap());
             let gradients = |fused: bool| {
                 let vars = inputs.each_ref().map(|x| candle_core::Var::from_tensor(x).unwrap());
                 let [q, k, v] = vars.each_ref().map(|v| v.as_tensor());
-                let out = if fused { attention.run(q, k, v, &[length], start) } else { composed(&op, q, k, v) };
+                let out = if fused {
+                    attention.run(q, k, v, &[length], start)
+                } else {
+                    composed(&op, q, k, v)
+                };
                 let loss = (out.unwrap() * random(&[length, 8], 4)).unwrap().sum_all().unwrap();
                 let grads = loss.backward().unwrap();
                 [q, k, v].map(|x| grads.get(x).unwrap().clone())

@@ -39,7 +39,11 @@ impl<'a, T> Matrix<'a, T> {
 
     /// Returns the number of elements from the first to the last.
     fn extent(&self) -> usize {
-        if self.rows == 0 || self.columns == 0 { 0 } else { (self.rows - 1) * self.row + (self.columns - 1) * self.column + 1 }
+        if self.rows == 0 || self.columns == 0 {
+            0
+        } else {
+            (self.rows - 1) * self.row + (self.columns - 1) * self.column + 1
+        }
     }
 }
 
@@ -50,8 +54,8 @@ pub(crate) enum Into {
     Add,
 }
 
-/// Computes `out = scale * a b`, or adds to `out`; `out` is a row-major matrix whose rows start `stride` apart.
-/// `parallel` uses all threads of the current pool.
+/// Computes `out = scale * a b`, or adds to `out`; `out` is a row-major matrix whose rows start
+/// `stride` apart. `parallel` uses all threads of the current pool.
 #[inline(always)]
 pub(crate) fn product<T: Real>(
     a: Matrix<'_, T>,
@@ -62,7 +66,10 @@ pub(crate) fn product<T: Real>(
     parallel: bool,
 ) {
     let (m, n) = (a.rows, b.columns);
-    assert!(stride >= n && (m == 0 || (m - 1) * stride + n <= out.len()), "a matrix beyond its slice");
+    assert!(
+        stride >= n && (m == 0 || (m - 1) * stride + n <= out.len()),
+        "a matrix beyond its slice"
+    );
     // SAFETY: all elements of the result lie within `out`, which is borrowed mutably.
     unsafe { run(a, b, scale, (out.as_mut_ptr(), stride), into, parallel) }
 }
@@ -74,8 +81,8 @@ pub(crate) fn new_product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T>
         return vec![T::zero(); m * n];
     }
     let mut out = Vec::with_capacity(m * n);
-    // SAFETY: the vector has room for all m x n elements, and the product writes every one of them without
-    // reading what was there.
+    // SAFETY: the vector has room for all m x n elements, and the product writes every one of them
+    // without reading what was there.
     unsafe {
         run(a, b, T::one(), (out.as_mut_ptr(), n), Into::Replace, true);
         out.set_len(m * n);
@@ -86,7 +93,14 @@ pub(crate) fn new_product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T>
 /// # Safety
 /// `out` must be writable for all elements of the result, and with `Into::Add` hold them.
 #[inline(always)]
-unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, stride): (*mut T, usize), into: Into, parallel: bool) {
+unsafe fn run<T: Real>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+    (out, stride): (*mut T, usize),
+    into: Into,
+    parallel: bool,
+) {
     let (m, n) = (a.rows, b.columns);
     if m == 0 || n == 0 {
         return;
@@ -99,8 +113,17 @@ unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, strid
     unsafe {
         match threads {
             1 => block(a, b, scale, (out, stride), into, Parallelism::None),
-            _ if longer < threads * FEWEST => block(a, b, scale, (out, stride), into, Parallelism::Rayon(0)),
-            _ => blocks(a, b, scale, (Out(out), stride), into, threads * longer.div_ceil(threads * MOST)),
+            _ if longer < threads * FEWEST => {
+                block(a, b, scale, (out, stride), into, Parallelism::Rayon(0))
+            }
+            _ => blocks(
+                a,
+                b,
+                scale,
+                (Out(out), stride),
+                into,
+                threads * longer.div_ceil(threads * MOST),
+            ),
         }
     }
 }
@@ -132,8 +155,8 @@ impl<T> Out<T> {
     }
 }
 
-/// Computes the product in `count` blocks of rows or columns, whichever are more numerous. Independent threads are
-/// faster than the kernels' own parallelism.
+/// Computes the product in `count` blocks of rows or columns, whichever are more numerous.
+/// Independent threads are faster than the kernels' own parallelism.
 ///
 /// # Safety
 /// As for [`run`]; all elements read must lie within their slices.
@@ -154,8 +177,22 @@ unsafe fn blocks<T: Real>(
         unsafe {
             let at = |step: usize| out.add(range.start * step);
             match m > n {
-                true => block(a.of_rows(range.clone()), b, scale, (at(stride), stride), into, Parallelism::None),
-                false => block(a, b.t().of_rows(range.clone()).t(), scale, (at(1), stride), into, Parallelism::None),
+                true => block(
+                    a.of_rows(range.clone()),
+                    b,
+                    scale,
+                    (at(stride), stride),
+                    into,
+                    Parallelism::None,
+                ),
+                false => block(
+                    a,
+                    b.t().of_rows(range.clone()).t(),
+                    scale,
+                    (at(1), stride),
+                    into,
+                    Parallelism::None,
+                ),
             }
         }
     });

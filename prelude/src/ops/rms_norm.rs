@@ -27,7 +27,13 @@ impl CustomOp2 for RmsNorm {
         "rms_norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         with_real!(x, T => {
             let (x, w) = (elements::<T>(x, xl)?, elements::<T>(w, wl)?);
             let n = w.len();
@@ -43,7 +49,13 @@ impl CustomOp2 for RmsNorm {
         })
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         match x.dtype() {
             DType::F64 => backward::<f64>(self.eps, x, w, dy),
             _ => backward::<f32>(self.eps, x, w, dy),
@@ -51,7 +63,12 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn backward<T: Real>(
+    eps: f64,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_elements([x, w, dy], |[xs, ws, dys]: [&[T]; 3]| {
         let n = ws.len();
         let mut dx = vec![T::default(); xs.len()];

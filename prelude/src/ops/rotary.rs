@@ -1,10 +1,12 @@
-//! Rotary position embedding (arXiv 2104.09864): in the half-split layout of most Hugging Face checkpoints,
-//! `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`, or in the published layout, which
-//! pairs the neighbours `2k` and `2k + 1`.
+//! Rotary position embedding (arXiv 2104.09864): in the half-split layout of most Hugging Face
+//! checkpoints, `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`, or in
+//! the published layout, which pairs the neighbours `2k` and `2k + 1`.
 //!
 //! The backward pass is the rotation by the opposite angle.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType,
+};
 
 use super::{Real, elements, for_rows, is_fused, with_real};
 use crate::checkpoint::{Pairs, Rope};
@@ -19,7 +21,8 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Computes the angles of sequences of `lengths` tokens, one after another, each starting at position `start`.
+    /// Computes the angles of sequences of `lengths` tokens, one after another, each starting at
+    /// position `start`.
     pub fn new(rope: &Rope, lengths: &[usize], start: usize) -> Self {
         let (half, factor) = (rope.dims / 2, rope.attention_factor());
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -39,7 +42,9 @@ impl RotaryTable {
 
     fn tensors(&self, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let shape = (self.cos.len() / self.half, 1, self.half);
-        let tensor = |x: &[f64]| Tensor::from_slice(x, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        let tensor = |x: &[f64]| {
+            Tensor::from_slice(x, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        };
         Ok((tensor(&self.cos)?, tensor(&self.sin)?))
     }
 }
@@ -64,7 +69,8 @@ impl CustomOp1 for Rotary {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let back = Rotary { table: self.table.clone(), heads: self.heads, direction: -self.direction };
+        let back =
+            Rotary { table: self.table.clone(), heads: self.heads, direction: -self.direction };
         Ok(Some(dy.contiguous()?.apply_op1_no_bwd(&back)?))
     }
 }
@@ -94,8 +100,8 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     y
 }
 
-/// Rotates `x` (tokens x heads x head_dim) by the angles of `table`: the first features of every head, as many as the
-/// table covers.
+/// Rotates `x` (tokens x heads x head_dim) by the angles of `table`: the first features of every
+/// head, as many as the table covers.
 ///
 /// # Errors
 /// Dimensions that do not match the table.
@@ -106,7 +112,10 @@ pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
     }
     if dim > 2 * table.half {
         let turned = rotary(&x.narrow(D::Minus1, 0, 2 * table.half)?.contiguous()?, table)?;
-        return Tensor::cat(&[turned, x.narrow(D::Minus1, 2 * table.half, dim - 2 * table.half)?], D::Minus1);
+        return Tensor::cat(
+            &[turned, x.narrow(D::Minus1, 2 * table.half, dim - 2 * table.half)?],
+            D::Minus1,
+        );
     }
     if is_fused(x) {
         return x.contiguous()?.apply_op1(Rotary { table: table.clone(), heads, direction: 1.0 });
@@ -117,7 +126,9 @@ pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
 fn composed(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
     let (cos, sin) = table.tensors(x.dtype(), x.device())?;
     let (first, second) = match table.pairs {
-        Pairs::Halves => (x.narrow(D::Minus1, 0, table.half)?, x.narrow(D::Minus1, table.half, table.half)?),
+        Pairs::Halves => {
+            (x.narrow(D::Minus1, 0, table.half)?, x.narrow(D::Minus1, table.half, table.half)?)
+        }
         Pairs::Neighbours => {
             let pairs = x.reshape((x.dim(0)?, x.dim(1)?, table.half, 2))?;
             let one = |i: usize| pairs.narrow(D::Minus1, i, 1)?.squeeze(D::Minus1);
@@ -141,7 +152,11 @@ mod tests {
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
         for pairs in [Pairs::Halves, Pairs::Neighbours] {
-            let table = RotaryTable::new(&Rope { theta: 1e4, dims: 6, scaling: Scaling::None, pairs }, &[2, 3], 4);
+            let table = RotaryTable::new(
+                &Rope { theta: 1e4, dims: 6, scaling: Scaling::None, pairs },
+                &[2, 3],
+                4,
+            );
             let x = random(&[5, 3, 6], 1);
             agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
             differentiates(&[x], |v| rotary(&v[0], &table));

@@ -1,10 +1,13 @@
-//! Losses that sum a function over rows of logits: the common part of KL, entropy and cross entropy. If a gradient
-//! will be needed, it is computed together with the loss in one pass over the row.
+//! Losses that sum a function over rows of logits: the common part of KL, entropy and cross
+//! entropy. If a gradient will be needed, it is computed together with the loss in one pass over
+//! the row.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType,
+};
 
 use super::{Real, elements, for_rows_of, is_fused, max_of, sum_of, with_elements, with_real};
 
@@ -108,7 +111,14 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
     if let Some(teacher) = loss.teacher()
         && (teacher.dims() != z.dims() || teacher.dtype() != z.dtype() || rows == 0)
     {
-        candle_core::bail!("{}: {:?} {:?} does not fit {:?} {:?}", L::NAME, teacher.dims(), teacher.dtype(), z.dims(), z.dtype());
+        candle_core::bail!(
+            "{}: {:?} {:?} does not fit {:?} {:?}",
+            L::NAME,
+            teacher.dims(),
+            teacher.dtype(),
+            z.dims(),
+            z.dtype()
+        );
     }
     if is_fused(z) {
         z.contiguous()?.apply_op1(Op { loss, gradient: Mutex::default(), wanted: z.track_op() })
@@ -124,9 +134,11 @@ pub(crate) fn log_sum_exp<T: Real>(z: &[T], temperature: T) -> T {
     top * scale + sum_of([z], |[z]| ((z - top) * scale).exp_fast()).ln()
 }
 
-/// Returns `z / temperature - log_sum_exp(z / temperature)` over the last dimension, differentiable.
+/// Returns `z / temperature - log_sum_exp(z / temperature)` over the last dimension,
+/// differentiable.
 pub(crate) fn log_softmax(z: &Tensor, temperature: f64) -> Result<Tensor> {
-    let z = (z.to_dtype(if z.dtype() == DType::F64 { DType::F64 } else { DType::F32 })? / temperature)?;
+    let z =
+        (z.to_dtype(if z.dtype() == DType::F64 { DType::F64 } else { DType::F32 })? / temperature)?;
     let z = z.broadcast_sub(&z.max_keepdim(D::Minus1)?.detach())?;
     z.broadcast_sub(&z.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }

@@ -1,6 +1,8 @@
 //! Starts a backward pass inside the graph, from a known gradient.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor,
+};
 
 /// A zero with a given gradient with respect to its operand.
 struct SendDown {
@@ -14,7 +16,10 @@ macro_rules! zero {
     ($op:expr, $kind:ident) => {{
         let (storage, layout) = $op.zero.storage_and_layout();
         match &*storage {
-            Storage::$kind(zero) => Ok((candle_core::backend::BackendStorage::try_clone(zero, layout)?, Shape::from(()))),
+            Storage::$kind(zero) => Ok((
+                candle_core::backend::BackendStorage::try_clone(zero, layout)?,
+                Shape::from(()),
+            )),
             _ => candle_core::bail!("send_down: the zero is on another device"),
         }
     }};
@@ -61,7 +66,8 @@ mod tests {
 
     #[test]
     fn the_gradient_goes_down_as_it_was_given() {
-        let (x, gradient) = (candle_core::Var::from_tensor(&random(&[2, 3], 1)).unwrap(), random(&[2, 3], 2));
+        let (x, gradient) =
+            (candle_core::Var::from_tensor(&random(&[2, 3], 1)).unwrap(), random(&[2, 3], 2));
         let y = (x.as_tensor() * 2.0).unwrap();
         let grads = send_down(&y, &gradient).unwrap().backward().unwrap();
         agrees(grads.get(x.as_tensor()).unwrap(), &(&gradient * 2.0).unwrap());

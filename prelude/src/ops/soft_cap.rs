@@ -1,4 +1,5 @@
-//! Soft cap: `y = c tanh(x / c)`, which limits values to between `-c` and `c`; `dx = dy (1 - (y / c)^2)`.
+//! Soft cap: `y = c tanh(x / c)`, which limits values to between `-c` and `c`; `dx = dy (1 - (y /
+//! c)^2)`.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
 
@@ -83,6 +84,8 @@ mod tests {
     fn agrees_with_its_composition_and_finite_differences() {
         let x = random(&[3, 300], 1);
         agrees(&soft_cap(&x, 0.7).unwrap(), &composed(&x, 0.7).unwrap());
-        differentiates(&[x.narrow(1, 0, 7).unwrap().contiguous().unwrap()], |v| soft_cap(&v[0], 0.7));
+        differentiates(&[x.narrow(1, 0, 7).unwrap().contiguous().unwrap()], |v| {
+            soft_cap(&v[0], 0.7)
+        });
     }
 }

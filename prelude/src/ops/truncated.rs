@@ -1,10 +1,11 @@
-//! The truncated singular value decomposition of a matrix that is computed piece by piece: the `r` largest singular
-//! values `s` of `D` (rows x columns) with their vectors, `D ~ U diag(s) V^T`.
+//! The truncated singular value decomposition of a matrix that is computed piece by piece: the `r`
+//! largest singular values `s` of `D` (rows x columns) with their vectors, `D ~ U diag(s) V^T`.
 //!
-//! Subspace iteration from a random start (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1) with
-//! more vectors than requested; a matrix whose shorter side has no more vectors than that is decomposed exactly. `D`
-//! is read a block of rows at a time, and held only if it is small. The start is seeded, and the result does not
-//! depend on the number of threads. Singular values below about `1e-6` of the largest are lost in its f32 precision.
+//! Subspace iteration from a random start (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms
+//! 4.4 and 5.1) with more vectors than requested; a matrix whose shorter side has no more vectors
+//! than that is decomposed exactly. `D` is read a block of rows at a time, and held only if it is
+//! small. The start is seeded, and the result does not depend on the number of threads. Singular
+//! values below about `1e-6` of the largest are lost in its f32 precision.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{RngCore, SeedableRng};
@@ -58,8 +59,8 @@ const ITERATIONS: usize = 4;
 /// Squared norms below this fraction of the largest do not count as directions.
 const NEGLIGIBLE: f64 = 1e-14;
 
-/// Computes the truncated decomposition of `matrix`, of rank `rank` or the matrix's own rank if lower. Singular
-/// values up to `noise` count as zero.
+/// Computes the truncated decomposition of `matrix`, of rank `rank` or the matrix's own rank if
+/// lower. Singular values up to `noise` count as zero.
 ///
 /// # Errors
 /// [`Error::Interrupted`], or values that are not finite.
@@ -67,7 +68,14 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
     let Made { rows, columns, .. } = *matrix;
     let shorter = rows.min(columns);
     if shorter == 0 {
-        return Ok(Truncated { rank: 0, left: Vec::new(), right: Vec::new(), values: Vec::new(), whole: 0.0, lost: 0.0 });
+        return Ok(Truncated {
+            rank: 0,
+            left: Vec::new(),
+            right: Vec::new(),
+            values: Vec::new(),
+            whole: 0.0,
+            lost: 0.0,
+        });
     }
     let rank = rank.min(shorter);
     let width = if shorter <= SMALL { shorter } else { shorter.min(rank + (rank / 2).max(16)) };
@@ -77,14 +85,18 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
     // The sum of squares, and D times random signs: rows x width.
     let mut whole = 0f64;
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let start: Vec<f32> = (0..columns * width).map(|_| if random.next_u32() & 1 == 0 { 1.0 } else { -1.0 }).collect();
+    let start: Vec<f32> =
+        (0..columns * width).map(|_| if random.next_u32() & 1 == 0 { 1.0 } else { -1.0 }).collect();
     let mut left = vec![0f32; rows * width];
     blocks(&mut |row, block| {
         whole += square(block);
         times(block, &start, (columns, width), &mut left[row * width..]);
     })?;
     if !whole.is_finite() {
-        return Err(Error::BadTensor { tensor: matrix.name.into(), reason: "it has values that are not finite".into() });
+        return Err(Error::BadTensor {
+            tensor: matrix.name.into(),
+            reason: "it has values that are not finite".into(),
+        });
     }
     let (mut left_over, mut wide) = (if width == shorter { 1 } else { ITERATIONS }, width);
     let (basis, across) = loop {
@@ -95,7 +107,14 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
         blocks(&mut |row, block| {
             let count = block.len() / columns;
             let part = Matrix::new(&basis[row * wide..(row + count) * wide], count, wide, wide);
-            product(Matrix::new(block, count, columns, columns).t(), part, 1.0, (&mut across[..], wide), Into::Add, true);
+            product(
+                Matrix::new(block, count, columns, columns).t(),
+                part,
+                1.0,
+                (&mut across[..], wide),
+                Into::Add,
+                true,
+            );
         })?;
         if left_over == 0 || wide == 0 {
             break (basis, across);
@@ -113,7 +132,8 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
         let (count, rest, rank) = (block.len() / columns, &mut rest[..block.len()], found.rank);
         rest.copy_from_slice(block);
         if rank > 0 {
-            let part = Matrix::new(&found.left[row * rank..(row + count) * rank], count, rank, rank);
+            let part =
+                Matrix::new(&found.left[row * rank..(row + count) * rank], count, rank, rank);
             let right = Matrix::new(&found.right, rank, columns, columns);
             product(part, right, -1.0, (&mut *rest, columns), Into::Add, true);
         }
@@ -134,13 +154,16 @@ impl Made<'_> {
     }
 
     fn make(&self, start: usize, out: &mut [f32]) {
-        out.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| (self.fill)(start + i * PIECE, piece));
+        out.par_chunks_mut(PIECE)
+            .enumerate()
+            .for_each(|(i, piece)| (self.fill)(start + i * PIECE, piece));
     }
 
     /// Calls `f` with the first row and the elements of each block of rows, in order.
     fn blocks(&self, held: Option<&[f32]>, f: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         let count = (BLOCK / self.columns.max(1)).max(1);
-        let mut buffer = vec![0f32; if held.is_some() { 0 } else { count.min(self.rows) * self.columns }];
+        let mut buffer =
+            vec![0f32; if held.is_some() { 0 } else { count.min(self.rows) * self.columns }];
         for row in (0..self.rows).step_by(count) {
             interrupt::check()?;
             let range = row * self.columns..(row + count).min(self.rows) * self.columns;
@@ -159,14 +182,19 @@ impl Made<'_> {
 
 /// Returns the sum of squares.
 fn square(values: &[f32]) -> f64 {
-    let stretches: Vec<f64> = values.par_chunks(1 << 16).map(|x| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()).collect();
+    let stretches: Vec<f64> = values
+        .par_chunks(1 << 16)
+        .map(|x| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum())
+        .collect();
     stretches.into_iter().sum()
 }
 
-/// Computes `block` (rows of `columns`) times `right` (columns x width) into the first rows of `out`.
+/// Computes `block` (rows of `columns`) times `right` (columns x width) into the first rows of
+/// `out`.
 fn times(block: &[f32], right: &[f32], (columns, width): (usize, usize), out: &mut [f32]) {
     let count = block.len() / columns.max(1);
-    let (block, right) = (Matrix::new(block, count, columns, columns), Matrix::new(right, columns, width, width));
+    let (block, right) =
+        (Matrix::new(block, count, columns, columns), Matrix::new(right, columns, width, width));
     product(block, right, 1.0, (&mut out[..count * width], width), Into::Replace, true);
 }
 
@@ -193,11 +221,13 @@ fn eigen(symmetric: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
     let found = SymmetricEigen::new(symmetric);
     let mut order: Vec<usize> = (0..found.eigenvalues.len()).collect();
     order.sort_by(|a, b| found.eigenvalues[*b].total_cmp(&found.eigenvalues[*a]));
-    let vectors = DMatrix::from_fn(order.len(), order.len(), |i, j| found.eigenvectors[(i, order[j])]);
+    let vectors =
+        DMatrix::from_fn(order.len(), order.len(), |i, j| found.eigenvectors[(i, order[j])]);
     (order.into_iter().map(|i| found.eigenvalues[i].max(0.0)).collect(), vectors)
 }
 
-/// Returns an orthonormal basis of the columns of `matrix` (rows x width): rows x number of directions.
+/// Returns an orthonormal basis of the columns of `matrix` (rows x width): rows x number of
+/// directions.
 fn orthonormal(matrix: &[f32], rows: usize, width: usize) -> Vec<f32> {
     let mut basis = matrix.to_vec();
     let mut width = width;
@@ -224,15 +254,25 @@ fn turned(matrix: &[f32], rows: usize, turn: &DMatrix<f64>) -> Vec<f32> {
     out.par_chunks_mut(count << 8).zip(matrix.par_chunks(width << 8)).for_each(|(out, rows)| {
         let wide: Vec<f64> = rows.iter().map(|x| f64::from(*x)).collect();
         let mut made = vec![0f64; out.len()];
-        let (rows, flat) = (Matrix::new(&wide, wide.len() / width, width, width), Matrix::new(&flat, width, count, count));
+        let (rows, flat) = (
+            Matrix::new(&wide, wide.len() / width, width, width),
+            Matrix::new(&flat, width, count, count),
+        );
         product(rows, flat, 1.0, (&mut made[..], count), Into::Replace, false);
         out.iter_mut().zip(made).for_each(|(out, x)| *out = x as f32);
     });
     out
 }
 
-/// Computes the decomposition from a basis `Q` of the column space (rows x width) and `D^T Q` (columns x width).
-fn rotated(basis: &[f32], across: &[f32], (rows, columns): (usize, usize), rank: usize, noise: f64) -> Truncated {
+/// Computes the decomposition from a basis `Q` of the column space (rows x width) and `D^T Q`
+/// (columns x width).
+fn rotated(
+    basis: &[f32],
+    across: &[f32],
+    (rows, columns): (usize, usize),
+    rank: usize,
+    noise: f64,
+) -> Truncated {
     let width = across.len() / columns.max(1);
     // D = Q Z^T; Z^T Z = E diag(s^2) E^T; then D = (Q E diag(s)) (Z E diag(1/s))^T.
     let (values, vectors) = eigen(gram(across, columns, width));
@@ -241,8 +281,10 @@ fn rotated(basis: &[f32], across: &[f32], (rows, columns): (usize, usize), rank:
     let above = values.iter().take(rank).take_while(|value| **value > least).count();
     let rank = above.max(usize::from(most > 0.0).min(rank));
     let values: Vec<f64> = values[..rank].iter().map(|value| value.sqrt()).collect();
-    let left = turned(basis, rows, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] * values[j]));
-    let columnwise = turned(across, columns, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] / values[j]));
+    let left =
+        turned(basis, rows, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] * values[j]));
+    let columnwise =
+        turned(across, columns, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] / values[j]));
     let mut right = vec![0f32; rank * columns];
     right.par_chunks_mut(columns.max(1)).enumerate().for_each(|(r, row)| {
         row.iter_mut().enumerate().for_each(|(j, x)| *x = columnwise[j * rank + r]);
@@ -267,8 +309,10 @@ mod tests {
     }
 
     fn decomposed(matrix: &[f32], rows: usize, rank: usize) -> Truncated {
-        let fill = |start: usize, out: &mut [f32]| out.copy_from_slice(&matrix[start..start + out.len()]);
-        truncated(&Made { name: "w", rows, columns: matrix.len() / rows, fill: &fill }, rank, 0.0).unwrap()
+        let fill =
+            |start: usize, out: &mut [f32]| out.copy_from_slice(&matrix[start..start + out.len()]);
+        truncated(&Made { name: "w", rows, columns: matrix.len() / rows, fill: &fill }, rank, 0.0)
+            .unwrap()
     }
 
     #[test]
@@ -281,12 +325,24 @@ mod tests {
             let matrix = matrix(rows, columns, values);
             for rank in [1, 8, 32] {
                 let found = decomposed(&matrix, rows, rank);
-                assert_eq!((found.rank, found.left.len(), found.right.len()), (rank, rows * rank, rank * columns));
+                assert_eq!(
+                    (found.rank, found.left.len(), found.right.len()),
+                    (rank, rows * rank, rank * columns)
+                );
                 assert!((found.whole / squares(values) - 1.0).abs() < 1e-5);
                 // No factors of this rank lose less; these lose at most 0.1% more.
                 let least = squares(&values[rank..]);
-                assert!(found.lost > least * (1.0 - 1e-5) && found.lost < least * 1.001, "{rank}: {} {least}", found.lost);
-                let worst = found.values.iter().zip(values).map(|(found, x)| (found / x - 1.0).abs()).fold(0.0, f64::max);
+                assert!(
+                    found.lost > least * (1.0 - 1e-5) && found.lost < least * 1.001,
+                    "{rank}: {} {least}",
+                    found.lost
+                );
+                let worst = found
+                    .values
+                    .iter()
+                    .zip(values)
+                    .map(|(found, x)| (found / x - 1.0).abs())
+                    .fold(0.0, f64::max);
                 assert!(worst < 1e-2, "{rows} x {columns}, rank {rank}: {worst:e}");
             }
         }
@@ -308,8 +364,14 @@ mod tests {
     #[test]
     fn noise_counts_as_zero() {
         let matrix = matrix(50, 60, &[1.0, 0.5, 1e-4, 1e-4]);
-        let fill = |start: usize, out: &mut [f32]| out.copy_from_slice(&matrix[start..start + out.len()]);
-        assert_eq!(truncated(&Made { name: "w", rows: 50, columns: 60, fill: &fill }, 8, 1e-3).unwrap().rank, 2);
+        let fill =
+            |start: usize, out: &mut [f32]| out.copy_from_slice(&matrix[start..start + out.len()]);
+        assert_eq!(
+            truncated(&Made { name: "w", rows: 50, columns: 60, fill: &fill }, 8, 1e-3)
+                .unwrap()
+                .rank,
+            2
+        );
     }
 
     #[test]

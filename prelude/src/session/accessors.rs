@@ -43,7 +43,9 @@ impl Dam {
         }
         if options.f != Nonlinearity::None {
             let (what, f) = (if is_columns { "columns" } else { "weights" }, options.f.name());
-            notes.push(format!("{what} are scaled by {f}(c), so the merge does not start at the average"));
+            notes.push(format!(
+                "{what} are scaled by {f}(c), so the merge does not start at the average"
+            ));
         }
         let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
         let averaged = ["softmax", "task"].contains(&scheme.as_str());
@@ -112,7 +114,8 @@ impl Dam {
     pub fn data_of(&self, pairs: &[(&str, &str)]) -> Result<Vec<usize>> {
         let mut session = self.session();
         let mut models = session.models.clone();
-        let examples = pairs.iter().map(|(name, spec)| models.data(name, spec)).collect::<Result<_>>()?;
+        let examples =
+            pairs.iter().map(|(name, spec)| models.data(name, spec)).collect::<Result<_>>()?;
         session.models = models;
         pairs.iter().for_each(|(name, _)| session.teachers.forget(name));
         session.state = new_state();
@@ -158,8 +161,8 @@ impl Dam {
         self.session().scores.clone()
     }
 
-    /// Returns the tokens run by steps since the merge was wrapped or opened. Tokens with a backward pass count three
-    /// times.
+    /// Returns the tokens run by steps since the merge was wrapped or opened. Tokens with a
+    /// backward pass count three times.
     pub fn tokens(&self) -> u64 {
         self.session().tokens_run
     }
@@ -169,22 +172,28 @@ impl Dam {
         self.session().teachers.bytes()
     }
 
-    /// Returns the coefficients `c` of one tensor, f32. Shape: sources x columns (1 column for a whole tensor), or,
-    /// if rows have their own coefficients, sources x rows x columns (1 column for whole rows).
+    /// Returns the coefficients `c` of one tensor, f32. Shape: sources x columns (1 column for a
+    /// whole tensor), or, if rows have their own coefficients, sources x rows x columns (1 column
+    /// for whole rows).
     ///
     /// # Errors
     /// An unknown tensor.
     pub fn coefficients(&self, tensor: &str) -> Result<Tensor> {
         let session = self.session();
-        let c = session.merge.coefficients(session.merge.tensor(tensor)?)?.detach().to_device(&Device::Cpu)?;
+        let c = session
+            .merge
+            .coefficients(session.merge.tensor(tensor)?)?
+            .detach()
+            .to_device(&Device::Cpu)?;
         Ok(if c.dim(1)? == 1 { c.squeeze(1)? } else { c }.copy()?)
     }
 
-    /// Replaces the coefficients of one tensor by `values`, in a shape that [`Dam::coefficients`] returns. Tensors
-    /// that share the coefficients change too.
+    /// Replaces the coefficients of one tensor by `values`, in a shape that [`Dam::coefficients`]
+    /// returns. Tensors that share the coefficients change too.
     ///
     /// # Errors
-    /// An unknown tensor, another shape, or a scheme that computes its coefficients from other parameters.
+    /// An unknown tensor, another shape, or a scheme that computes its coefficients from other
+    /// parameters.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
         let mut session = self.session();
         let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
@@ -211,21 +220,24 @@ impl Dam {
         let mut session = self.session();
         let variables = &session.merge.variables;
         let found = variables.iter().find(|v| v.key == key);
-        let variable = found.ok_or_else(|| Error::unknown("parameter", key, variables.iter().map(|v| v.key.as_str())))?;
+        let variable = found.ok_or_else(|| {
+            Error::unknown("parameter", key, variables.iter().map(|v| v.key.as_str()))
+        })?;
         variable.value.set(values)?;
         session.changed();
         Ok(())
     }
 
-    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources, or else the
-    /// session's own data.
+    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources,
+    /// or else the session's own data.
     ///
     /// # Errors
     /// The data is invalid.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
         self.with_weights(|session| {
             let scorer = session.scorer();
-            let scores = scorer.score(&session.merge.as_weights(session.dtype), &scorer.eval_data(files)?)?;
+            let scores = scorer
+                .score(&session.merge.as_weights(session.dtype), &scorer.eval_data(files)?)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })
@@ -237,14 +249,18 @@ impl Dam {
     /// The data is invalid.
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
         self.with_weights(|session| {
-            let board = session.scorer().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
+            let board = session.scorer().scoreboard(
+                MERGED,
+                &session.merge.as_weights(session.dtype),
+                files,
+            )?;
             session.scores = board.row(MERGED).cloned();
             Ok(board)
         })
     }
 
-    /// Writes the session to one file: coefficients, settings, optimiser state, and the locations of sources and
-    /// data.
+    /// Writes the session to one file: coefficients, settings, optimiser state, and the locations
+    /// of sources and data.
     ///
     /// # Errors
     /// The disk is full or the path is not writable; an existing file is kept.

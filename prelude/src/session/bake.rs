@@ -26,15 +26,16 @@ use crate::methods::Planned;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bake {
-    /// `f32`, `f16` or `bf16`, or `q8_0` for a GGUF file. `None` keeps the sources' dtype of each tensor (f32 if they
-    /// differ).
+    /// `f32`, `f16` or `bf16`, or `q8_0` for a GGUF file. `None` keeps the sources' dtype of each
+    /// tensor (f32 if they differ).
     pub dtype: Option<String>,
     /// The maximum size of a shard in bytes. A GGUF file is always one file.
     pub shard_bytes: u64,
     /// Replaces an existing checkpoint.
     pub force: bool,
-    /// The rank of a LoRA adapter to write instead of a checkpoint. The adapter holds the difference from the base:
-    /// the source marked `base`, or the one base model of the sources' own adapters.
+    /// The rank of a LoRA adapter to write instead of a checkpoint. The adapter holds the
+    /// difference from the base: the source marked `base`, or the one base model of the sources'
+    /// own adapters.
     pub adapter: Option<usize>,
 }
 
@@ -59,16 +60,20 @@ impl Session {
         if let Some(rank) = options.adapter {
             let specs: Vec<&TensorSpec> = self.merge.tensors.iter().map(|t| &t.spec).collect();
             let adapter = AsAdapter { output: &output, base: self.models.base(), rank };
-            return adapter.write(directory, &specs, |name| self.merge.values(self.merge.tensor(name)?));
+            return adapter
+                .write(directory, &specs, |name| self.merge.values(self.merge.tensor(name)?));
         }
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
         let rest = self.rest()?;
-        let specs = self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?;
-        let mut entries =
-            output.entries(specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))))?;
+        let specs =
+            self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?;
+        let mut entries = output.entries(
+            specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))),
+        )?;
         let buffers = self.sources[0].buffers();
         entries.extend(output.copied(buffers));
-        let rest: BTreeMap<&str, &Planned> = rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
+        let rest: BTreeMap<&str, &Planned> =
+            rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         output.write(directory, entries, |entry| {
             if let Some(buffer) = buffers.get(&entry.name) {
                 return Ok(Content::Bytes(buffer.bytes()));
@@ -82,21 +87,31 @@ impl Session {
 
     /// Returns the model card: what was merged, how, and the scores.
     fn card(&self) -> String {
-        let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n");
+        let mut card = String::from(
+            "---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n",
+        );
         let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
         let coefficients = match self.merge.wrap.scheme.name().as_str() {
             COLUMNS => "a coefficient per source and weight column".into(),
             _ => format!("coefficients of the scheme `{}`", self.merge.wrap.title()),
         };
-        line(format!("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): {coefficients},"));
-        line("learnt by making the merge agree with each source on that source's own data.\n".into());
+        line(format!(
+            "Merged by Differentiable Adaptive Merging (arXiv 2410.08371): {coefficients},"
+        ));
+        line(
+            "learnt by making the merge agree with each source on that source's own data.\n".into(),
+        );
         line("## Sources\n".into());
         for source in &self.models.sources {
             let data = match self.models.data.get(source.name()) {
                 Some(data) => format!("{} examples of `{}`", data.examples.len(), last(&data.spec)),
                 None => "no data".into(),
             };
-            let merged = if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base; not merged)" };
+            let merged = if self.sources.iter().any(|s| s.name() == source.name()) {
+                ""
+            } else {
+                " (the base; not merged)"
+            };
             line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
         }
         if let Some(note) = self.rest_note() {
@@ -106,17 +121,24 @@ impl Session {
         let Wrap { scheme, options } = &self.merge.wrap;
         let mut wrap = serde_json::json!({"scheme": scheme.name(), "options": options});
         scheme.settings().into_iter().for_each(|(key, value)| wrap[key] = value.into());
-        let recipe = serde_json::json!({"wrap": wrap, "settings": self.models.settings, "steps": self.step});
+        let recipe =
+            serde_json::json!({"wrap": wrap, "settings": self.models.settings, "steps": self.step});
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
         if self.step == 0 {
             line("\nNot trained: these are the initial coefficients.".into());
         }
-        if let (Some((_, first)), Some((_, last))) = (self.history.total.first(), self.history.total.last()) {
-            line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.history.total.len()));
+        if let (Some((_, first)), Some((_, last))) =
+            (self.history.total.first(), self.history.total.last())
+        {
+            line(format!(
+                "\nLoss at step 1: {first:.5}, at step {}: {last:.5}.",
+                self.history.total.len()
+            ));
         }
         if let Some(scores) = &self.scores {
-            let held_out = if scores.held_out { "On held-out data." } else { "On the training data." };
+            let held_out =
+                if scores.held_out { "On held-out data." } else { "On the training data." };
             line(format!("\n## Scores\n\n{held_out}"));
             line("\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
             for (name, s) in &scores.data {

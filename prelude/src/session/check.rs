@@ -4,8 +4,9 @@ use super::{BASE, Models};
 use crate::coefficients::{Scheme, SchemeReport, check};
 use crate::error::Result;
 
-/// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the initial values of its
-/// parameters, and its gradients against finite differences. The weights of the sources are not read.
+/// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the
+/// initial values of its parameters, and its gradients against finite differences. The weights of
+/// the sources are not read.
 ///
 /// ```
 /// use dam_prelude::{Parameter, Scheme, Site, Tensor, candle_core, check_scheme, load};
@@ -27,8 +28,8 @@ use crate::error::Result;
 /// ```
 ///
 /// # Errors
-/// The first problem found, with the tensor and the parameter, as for [`check`]; fewer than two sources, or no base
-/// model if the scheme needs one.
+/// The first problem found, with the tensor and the parameter, as for [`check`]; fewer than two
+/// sources, or no base model if the scheme needs one.
 pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<SchemeReport> {
     let sources = models.merged_by(scheme, scheme.options().with_base)?;
     let base = sources.iter().position(|s| s.name() == BASE);
@@ -56,7 +57,8 @@ mod tests {
         total
     }
 
-    /// The gradient that the optimiser receives, from data and penalties, is the gradient of the loss.
+    /// The gradient that the optimiser receives, from data and penalties, is the gradient of the
+    /// loss.
     #[test]
     fn the_gradient_of_a_step_passes_finite_differences() {
         let mut models = load(["builtin:japanese", "builtin:math"]).unwrap();
@@ -68,17 +70,27 @@ mod tests {
             ("layer", Nonlinearity::None),
         ] {
             let scheme = (find(name).unwrap().build)(&[]).unwrap();
-            let dam = models.wrap(Wrap { scheme, options: Options { f, ..Options::default() } }).unwrap();
+            let dam =
+                models.wrap(Wrap { scheme, options: Options { f, ..Options::default() } }).unwrap();
             dam.train(2).unwrap();
             let (_, gradients) = dam.session().objective(true).unwrap();
             for (which, gradient) in gradients.iter().enumerate().step_by(5) {
                 let gradient = gradient.as_ref().unwrap();
                 let largest = |(i, g): (usize, &f32)| (g.abs(), i, f64::from(*g));
-                let most = gradient.iter().enumerate().map(largest).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                let most = gradient
+                    .iter()
+                    .enumerate()
+                    .map(largest)
+                    .max_by(|a, b| a.0.total_cmp(&b.0))
+                    .unwrap();
                 let (_, position, analytic) = most;
                 let h = 4e-3;
-                let numeric = (total(&dam, which, position, h) - total(&dam, which, position, -h)) / f64::from(2.0 * h);
-                assert!((analytic - numeric).abs() < 2e-2 * numeric.abs() + 5e-4, "{name} {which}: {analytic} and {numeric}");
+                let numeric = (total(&dam, which, position, h) - total(&dam, which, position, -h))
+                    / f64::from(2.0 * h);
+                assert!(
+                    (analytic - numeric).abs() < 2e-2 * numeric.abs() + 5e-4,
+                    "{name} {which}: {analytic} and {numeric}"
+                );
             }
         }
     }

@@ -1,9 +1,9 @@
-//! compare: runs DAM, evolutionary search and the static methods on the same sources and the same held-out data, and
-//! reports the scores and costs.
+//! compare: runs DAM, evolutionary search and the static methods on the same sources and the same
+//! held-out data, and reports the scores and costs.
 //!
-//! The parameters of every method are tuned. Static methods are tuned over a small grid by their loss on part of the
-//! sources' training data; tuning is part of their cost. DAM and evolution use the same data. The held-out data is
-//! used only for the final scores.
+//! The parameters of every method are tuned. Static methods are tuned over a small grid by their
+//! loss on part of the sources' training data; tuning is part of their cost. DAM and evolution use
+//! the same data. The held-out data is used only for the final scores.
 
 use std::ops::ControlFlow;
 
@@ -40,7 +40,8 @@ pub const EVOLVE: &str = "evolve";
 pub struct Compare {
     /// `dam`, `evolve`, `greedy_soup` and names of static methods; one row each.
     pub methods: Vec<String>,
-    /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's own data.
+    /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's
+    /// own data.
     pub files: Vec<String>,
     /// Training steps of DAM, with the session's settings.
     pub steps: usize,
@@ -52,23 +53,38 @@ pub struct Compare {
 
 impl Default for Compare {
     fn default() -> Self {
-        let methods = [DAM, "linear", GREEDY_SOUP, "task_arithmetic", "ties", "dare_ties", EVOLVE].map(str::to_owned);
-        Self { methods: methods.into(), files: Vec::new(), steps: 150, budget: 200, examples: EXAMPLES }
+        let methods = [DAM, "linear", GREEDY_SOUP, "task_arithmetic", "ties", "dare_ties", EVOLVE]
+            .map(str::to_owned);
+        Self {
+            methods: methods.into(),
+            files: Vec::new(),
+            steps: 150,
+            budget: 200,
+            examples: EXAMPLES,
+        }
     }
 }
 
 impl Models {
-    /// Makes a merge by every method and scores each of them. `watch` is called with a description of the next task;
-    /// `Break` ends the comparison and keeps the finished rows.
+    /// Makes a merge by every method and scores each of them. `watch` is called with a description
+    /// of the next task; `Break` ends the comparison and keeps the finished rows.
     ///
     /// # Errors
-    /// An unknown method, sources without data, or a model family that cannot be run. If a method cannot merge these
-    /// sources, its row gives the reason.
-    pub fn compare(&self, options: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
+    /// An unknown method, sources without data, or a model family that cannot be run. If a method
+    /// cannot merge these sources, its row gives the reason.
+    pub fn compare(
+        &self,
+        options: &Compare,
+        mut watch: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Comparison> {
         for name in &options.methods {
             let own = [DAM, EVOLVE, GREEDY_SOUP];
             if !own.contains(&name.as_str()) && find(name).is_err() {
-                return Err(Error::unknown("method", name, own.into_iter().chain(METHODS.iter().map(|m| m.name))));
+                return Err(Error::unknown(
+                    "method",
+                    name,
+                    own.into_iter().chain(METHODS.iter().map(|m| m.name)),
+                ));
             }
         }
         let settings = &self.settings;
@@ -90,9 +106,13 @@ impl Models {
                 break;
             }
             table.rows.push(match self.run_method(name, options, &mut watch) {
-                Ok((chosen, scores, cost)) => {
-                    MethodResult { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
-                }
+                Ok((chosen, scores, cost)) => MethodResult {
+                    method: name.clone(),
+                    chosen,
+                    scores: Some(scores),
+                    cost: Some(cost),
+                    refused: None,
+                },
                 // The sources are unsuitable, or unsuitable for this method.
                 Err(error @ (Error::Sources { .. } | Error::BadValue { .. })) => {
                     let refused = Some(error.to_string());
@@ -121,12 +141,21 @@ impl Models {
                 Ok((chosen, dam.eval(&options.files)?, cost))
             }
             EVOLVE => {
-                let search =
-                    Evolve { budget: options.budget, examples: options.examples, seed: self.settings.seed, ..Evolve::default() };
+                let search = Evolve {
+                    budget: options.budget,
+                    examples: options.examples,
+                    seed: self.settings.seed,
+                    ..Evolve::default()
+                };
                 let ((merged, chosen), cost) = measured(|| {
-                    let evolved = self.evolve(&search, |tried| watch(&format!("{EVOLVE}: candidate {}", tried.number)))?;
+                    let evolved = self.evolve(&search, |tried| {
+                        watch(&format!("{EVOLVE}: candidate {}", tried.number))
+                    })?;
                     let report = &evolved.report;
-                    let chosen = format!("{} with {} dimensions, {} candidates", report.method, report.dimensions, report.tried);
+                    let chosen = format!(
+                        "{} with {} dimensions, {} candidates",
+                        report.method, report.dimensions, report.tried
+                    );
                     Ok::<_, Error>(((evolved.merged.clone(), chosen), report.tokens))
                 })?;
                 Ok((chosen, merged.eval(&options.files)?, cost))
@@ -146,7 +175,11 @@ impl Models {
         }
     }
 
-    fn train_dam(&self, options: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
+    fn train_dam(
+        &self,
+        options: &Compare,
+        watch: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<((Dam, String), u64)> {
         // Not the latest merge: it is dropped after scoring.
         let dam = Dam::new(self.clone(), Columns::default().into())?;
         dam.train_with(options.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;

@@ -12,8 +12,9 @@ use crate::show::{Difference, TensorDifference};
 type Coefficients = (Vec<String>, Vec<f64>);
 
 impl Dam {
-    /// Compares the coefficients of `other` with those of this merge, for every tensor whose coefficients have the
-    /// same shape in both, and their scores on the data that [`Dam::eval`] uses; missing scores are computed.
+    /// Compares the coefficients of `other` with those of this merge, for every tensor whose
+    /// coefficients have the same shape in both, and their scores on the data that [`Dam::eval`]
+    /// uses; missing scores are computed.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -32,16 +33,29 @@ impl Dam {
         let (mine, theirs) = (self.all_coefficients()?, other.all_coefficients()?);
         let mut tensors = Vec::new();
         for (name, (sources, values)) in &mine {
-            let Some((_, others)) = theirs.get(name).filter(|(s, v)| s == sources && v.len() == values.len()) else { continue };
+            let Some((_, others)) =
+                theirs.get(name).filter(|(s, v)| s == sources && v.len() == values.len())
+            else {
+                continue;
+            };
             let apart = values.iter().zip(others).map(|(a, b)| (a - b).abs());
             let mean = apart.clone().sum::<f64>() / values.len().max(1) as f64;
             let most = apart.clone().fold(0.0, f64::max);
             let changed = apart.filter(|d| *d > 0.0).count();
-            tensors.push(TensorDifference { name: name.clone(), coefficients: values.len(), changed, mean, most });
+            tensors.push(TensorDifference {
+                name: name.clone(),
+                coefficients: values.len(),
+                changed,
+                mean,
+                most,
+            });
         }
         if tensors.is_empty() && self.models().data.is_empty() {
             let what = "the merges have no coefficients of the same sources and shape, and no data to score on".into();
-            return Err(Error::Sources { what, hint: "compare merges wrapped with the same scheme, or give them data" });
+            return Err(Error::Sources {
+                what,
+                hint: "compare merges wrapped with the same scheme, or give them data",
+            });
         }
         tensors.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| a.name.cmp(&b.name)));
         let all: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
@@ -50,7 +64,11 @@ impl Dam {
             let known = dam.session().scores.clone();
             known.map_or_else(|| dam.eval(&[]), Ok)
         };
-        let scores = if self.models().data.is_empty() { None } else { Some((scores(self)?, scores(other)?)) };
+        let scores = if self.models().data.is_empty() {
+            None
+        } else {
+            Some((scores(self)?, scores(other)?))
+        };
         Ok(Difference { tensors, incomparable: only, scores, steps: (self.steps(), other.steps()) })
     }
 
@@ -59,7 +77,12 @@ impl Dam {
         let session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         let one = |t: &crate::coefficients::MergedTensor| {
-            let c = session.merge.coefficients(t)?.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            let c = session
+                .merge
+                .coefficients(t)?
+                .detach()
+                .to_device(&Device::Cpu)?
+                .to_dtype(DType::F64)?;
             Ok((t.spec.name.clone(), (names.clone(), c.flatten_all()?.to_vec1()?)))
         };
         session.merge.tensors.iter().map(one).collect()

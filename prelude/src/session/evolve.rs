@@ -1,9 +1,9 @@
 //! evolve: searches weights and densities per source and group of layers with CMA-ES.
 //!
-//! A candidate is a mergekit recipe with one slice per group of layers; each slice has a weight per source and, if
-//! the method uses it, a density per source. The search starts at weights `1/N` and densities 1 with step size 1/6.
-//! Candidates are ranked by their loss on part of the sources' training data. Source: Hansen, arXiv 1604.00772; for
-//! merging, Akiba et al., arXiv 2403.13187.
+//! A candidate is a mergekit recipe with one slice per group of layers; each slice has a weight per
+//! source and, if the method uses it, a density per source. The search starts at weights `1/N` and
+//! densities 1 with step size 1/6. Candidates are ranked by their loss on part of the sources'
+//! training data. Source: Hansen, arXiv 1604.00772; for merging, Akiba et al., arXiv 2403.13187.
 
 use std::fmt::{self, Write};
 use std::ops::{ControlFlow, Range};
@@ -122,13 +122,20 @@ struct SearchSpace<'a> {
 }
 
 impl Models {
-    /// Searches for the best merge by a method. `watch` is called after every candidate; `Break` ends the search with
-    /// the best candidate so far.
+    /// Searches for the best merge by a method. `watch` is called after every candidate; `Break`
+    /// ends the search with the best candidate so far.
     ///
     /// # Errors
-    /// A method without weights, sources without data, a family that cannot be run, or a budget of 0.
-    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&EvolveProgress) -> ControlFlow<()>) -> Result<Evolved> {
-        for (key, value) in [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)] {
+    /// A method without weights, sources without data, a family that cannot be run, or a budget of
+    /// 0.
+    pub fn evolve(
+        &self,
+        search: &Evolve,
+        mut watch: impl FnMut(&EvolveProgress) -> ControlFlow<()>,
+    ) -> Result<Evolved> {
+        for (key, value) in
+            [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)]
+        {
             if value == 0 {
                 return Err(Error::bad_value(key, "0", "an integer of at least 1"));
             }
@@ -137,7 +144,11 @@ impl Models {
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
         let mut watch = |tried: &EvolveProgress| {
-            task.step(|| format!("candidate {}: best loss {:.4}", tried.number, tried.best), Some(tried.best), None);
+            task.step(
+                || format!("candidate {}: best loss {:.4}", tried.number, tried.best),
+                Some(tried.best),
+                None,
+            );
             if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
         };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
@@ -148,9 +159,11 @@ impl Models {
         };
         // The starting point is a candidate too; if it fails, all candidates fail.
         let whole = |error| match error {
-            Error::Recipe { reason, .. } => {
-                Error::bad_value("method", space.method.name, format!("a method for these sources: {reason}"))
-            }
+            Error::Recipe { reason, .. } => Error::bad_value(
+                "method",
+                space.method.name,
+                format!("a method for these sources: {reason}"),
+            ),
             error => error,
         };
         let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
@@ -179,16 +192,31 @@ impl Models {
                 Err(_) => {}
             }
             tried += 1;
-            stopped = watch(&EvolveProgress { number: tried, loss, best: best.0 }).is_break() || tried >= search.budget;
+            stopped = watch(&EvolveProgress { number: tried, loss, best: best.0 }).is_break()
+                || tried >= search.budget;
             loss
         };
         let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);
-        let invalid = |_| Error::bad_value("groups", &search.groups.to_string(), "a number that leaves something to search");
+        let invalid = |_| {
+            Error::bad_value(
+                "groups",
+                &search.groups.to_string(),
+                "a number that leaves something to search",
+            )
+        };
         let mut state = options.build(evaluate).map_err(invalid)?;
         while state.function_evals() + 1 < search.budget && state.next().is_none() {}
         drop(state);
         let (method, dimensions) = (space.method.name.into(), start.len());
-        let report = EvolveReport { method, tried, tokens, first, best: best.0, dimensions, stopped: tried < search.budget };
+        let report = EvolveReport {
+            method,
+            tried,
+            tokens,
+            first,
+            best: best.0,
+            dimensions,
+            stopped: tried < search.budget,
+        };
         Ok(Evolved { merged: best.2, recipe: best.1, report })
     }
 }
@@ -200,7 +228,11 @@ impl<'a> SearchSpace<'a> {
         let method = find(if search.method.is_empty() { default } else { &search.method })?;
         let has = |name: &str| method.keys.iter().any(|key| key.name == name);
         if !has("weight") {
-            return Err(Error::bad_value("method", method.name, "a method with weights, such as linear, ties or dare_ties"));
+            return Err(Error::bad_value(
+                "method",
+                method.name,
+                "a method with weights, such as linear, ties or dare_ties",
+            ));
         }
         let sources: Vec<&str> = models.names().filter(|name| *name != BASE).collect();
         let Some(first) = sources.first() else { return Err(models.too_few(0, false)) };
@@ -238,7 +270,10 @@ impl<'a> SearchSpace<'a> {
 
     /// Returns the recipe of a candidate.
     fn recipe(&self, x: &[f64]) -> String {
-        let (mut text, count) = (format!("merge_method: {}\n", self.method.name), self.groups.len() * self.sources.len());
+        let (mut text, count) = (
+            format!("merge_method: {}\n", self.method.name),
+            self.groups.len() * self.sources.len(),
+        );
         // A name may contain characters special in YAML; JSON strings are valid YAML.
         let quoted = |name: &str| serde_json::Value::from(name).to_string();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or(());
@@ -252,7 +287,12 @@ impl<'a> SearchSpace<'a> {
         for (group, layers) in self.groups.iter().enumerate() {
             line("- sources:".into());
             if let Some(base) = self.base {
-                line(format!("  - model: {}\n    layer_range: [{}, {}]", quoted(base), layers.start, layers.end));
+                line(format!(
+                    "  - model: {}\n    layer_range: [{}, {}]",
+                    quoted(base),
+                    layers.start,
+                    layers.end
+                ));
             }
             for (i, source) in self.sources.iter().enumerate() {
                 let at = group * self.sources.len() + i;

@@ -1,8 +1,8 @@
-//! Generation: answers of the merge and of its sources, and the likelihood of the merge's answer under each source,
-//! token by token.
+//! Generation: answers of the merge and of its sources, and the likelihood of the merge's answer
+//! under each source, token by token.
 //!
-//! All models receive the same tokens: the prompt through the merge's tokenizer and template. A source never
-//! generates tokens missing from its vocabulary, and is not compared at them.
+//! All models receive the same tokens: the prompt through the merge's tokenizer and template. A
+//! source never generates tokens missing from its vocabulary, and is not compared at them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -58,14 +58,25 @@ impl<'a> Scorer<'a> {
         let ids = prompt_ids(reader, text)?;
         let most = self.architecture.max_positions;
         if ids.is_empty() {
-            return Err(Error::Sources { what: "the prompt is empty".into(), hint: "enter some text" });
+            return Err(Error::Sources {
+                what: "the prompt is empty".into(),
+                hint: "enter some text",
+            });
         }
         if ids.len() >= most {
-            let what = format!("the prompt has {} tokens; the model has {most} positions for prompt and answer", ids.len());
+            let what = format!(
+                "the prompt has {} tokens; the model has {most} positions for prompt and answer",
+                ids.len()
+            );
             return Err(Error::Sources { what, hint: "shorten the prompt" });
         }
         let room = most - ids.len();
-        Ok(PromptTokens { reader, ids, limit: limit.min(room), positions: (room < limit).then_some(most) })
+        Ok(PromptTokens {
+            reader,
+            ids,
+            limit: limit.min(room),
+            positions: (room < limit).then_some(most),
+        })
     }
 
     fn merge(&self, name: &'a str) -> Speaker<'a> {
@@ -74,19 +85,34 @@ impl<'a> Scorer<'a> {
 
     /// Returns the merge, under the name `name`, then all sources, the base last.
     fn speakers(&self, name: &'a str) -> Result<Vec<Speaker<'a>>> {
-        let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
+        let (base, others): (Vec<&Source>, Vec<&Source>) =
+            self.models.sources.iter().partition(|s| s.name() == BASE);
         let speaker = |source: &'a Source| {
-            let missing_rows = source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
-            Ok(Speaker { name: source.name(), architecture: source.architecture()?, source: Some(source), missing_rows })
+            let missing_rows =
+                source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
+            Ok(Speaker {
+                name: source.name(),
+                architecture: source.architecture()?,
+                source: Some(source),
+                missing_rows,
+            })
         };
-        [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(speaker)).collect()
+        [Ok(self.merge(name))]
+            .into_iter()
+            .chain(others.into_iter().chain(base).map(speaker))
+            .collect()
     }
 
-    /// Returns how many of `speakers` generate at once: all, if their weights fit into half of the free memory on the
-    /// CPU, else one, because every token needs all weights of its model.
+    /// Returns how many of `speakers` generate at once: all, if their weights fit into half of the
+    /// free memory on the CPU, else one, because every token needs all weights of its model.
     fn at_once(&self, speakers: &[Speaker<'_>]) -> usize {
         let elements = |speaker: &Speaker<'_>| -> u64 {
-            speaker.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
+            speaker
+                .architecture
+                .tensors()
+                .iter()
+                .map(|spec| spec.shape.iter().product::<usize>() as u64)
+                .sum()
         };
         let bytes = speakers.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
         if self.device.is_cpu() && bytes <= available_bytes() / 2 { speakers.len() } else { 1 }
@@ -100,7 +126,10 @@ impl<'a> Scorer<'a> {
         prompt: &PromptTokens<'a>,
         at_once: usize,
     ) -> Result<Vec<StreamDecoder<'a>>> {
-        let mut decoded = speakers.iter().map(|_| StreamDecoder::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
+        let mut decoded = speakers
+            .iter()
+            .map(|_| StreamDecoder::new(prompt.reader))
+            .collect::<Result<Vec<_>>>()?;
         let steps = prompt.limit.saturating_mul(speakers.len().div_ceil(at_once));
         let mut task = Task::begin(GENERATE, Some(steps), None);
         for start in (0..speakers.len()).step_by(at_once) {
@@ -108,14 +137,20 @@ impl<'a> Scorer<'a> {
                 break;
             }
             let group = &speakers[start..(start + at_once).min(speakers.len())];
-            let weights = match group.iter().map(|speaker| self.load_weights(merged, speaker)).collect::<Result<Vec<_>>>() {
+            let weights = match group
+                .iter()
+                .map(|speaker| self.load_weights(merged, speaker))
+                .collect::<Result<Vec<_>>>()
+            {
                 Err(Error::Interrupted) => break,
                 weights => weights?,
             };
             let generation = |(speaker, weights): (&Speaker<'a>, _)| {
-                Generation::new(speaker.architecture, weights, &prompt.ids, self.device).without(speaker.missing_rows)
+                Generation::new(speaker.architecture, weights, &prompt.ids, self.device)
+                    .without(speaker.missing_rows)
             };
-            let mut generations = group.iter().zip(&weights).map(generation).collect::<Result<Vec<_>>>()?;
+            let mut generations =
+                group.iter().zip(&weights).map(generation).collect::<Result<Vec<_>>>()?;
             for _ in 0..prompt.limit {
                 let mut goes_on = false;
                 for (generation, decoded) in generations.iter_mut().zip(&mut decoded[start..]) {
@@ -134,14 +169,21 @@ impl<'a> Scorer<'a> {
     }
 
     /// Loads all weights of `speaker`.
-    fn load_weights<W: Weights + ?Sized>(&self, merged: &W, speaker: &Speaker<'a>) -> Result<BTreeMap<String, Tensor>> {
+    fn load_weights<W: Weights + ?Sized>(
+        &self,
+        merged: &W,
+        speaker: &Speaker<'a>,
+    ) -> Result<BTreeMap<String, Tensor>> {
         match speaker.source {
-            Some(source) => SourceWeights { source, device: self.device, dtype: self.dtype }.collect(),
+            Some(source) => {
+                SourceWeights { source, device: self.device, dtype: self.dtype }.collect()
+            }
             None => collect(speaker.architecture, merged),
         }
     }
 
-    /// Computes the log-probability of every token of `answer` under `speaker`, with one layer in memory at a time.
+    /// Computes the log-probability of every token of `answer` under `speaker`, with one layer in
+    /// memory at a time.
     fn score_answer<W: Weights + ?Sized>(
         &self,
         merged: &W,
@@ -153,61 +195,120 @@ impl<'a> Scorer<'a> {
         match speaker.source {
             Some(source) => {
                 let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
-                log_probs(speaker.architecture, &weights, &ids, first, speaker.missing_rows, self.device)
+                log_probs(
+                    speaker.architecture,
+                    &weights,
+                    &ids,
+                    first,
+                    speaker.missing_rows,
+                    self.device,
+                )
             }
-            None => log_probs(speaker.architecture, merged, &ids, first, speaker.missing_rows, self.device),
+            None => log_probs(
+                speaker.architecture,
+                merged,
+                &ids,
+                first,
+                speaker.missing_rows,
+                self.device,
+            ),
         }
     }
 
-    fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
+    fn generate<W: Weights + ?Sized>(
+        &self,
+        merged: &W,
+        text: &str,
+        limit: usize,
+    ) -> Result<Answer> {
         let prompt = self.prompt(text, limit)?;
         let decoded = self.answer(merged, &[self.merge(MERGED)], &prompt, 1)?;
         let full = prompt.full(&decoded);
         let answer = decoded.into_iter().map(StreamDecoder::finish).next().transpose()?;
-        Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default(), full })
+        Ok(Answer {
+            prompt: text.into(),
+            text: answer.map(|(text, _)| text).unwrap_or_default(),
+            full,
+        })
     }
 
-    fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
+    fn generate_all<W: Weights + ?Sized>(
+        &self,
+        name: &'a str,
+        merged: &W,
+        text: &str,
+        limit: usize,
+    ) -> Result<Answers> {
         let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
         let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&decoded);
-        let row = |(speaker, decoded): (&Speaker<'_>, StreamDecoder<'_>)| Ok((speaker.name.to_owned(), decoded.finish()?.0));
+        let row = |(speaker, decoded): (&Speaker<'_>, StreamDecoder<'_>)| {
+            Ok((speaker.name.to_owned(), decoded.finish()?.0))
+        };
         let rows = speakers.iter().zip(decoded).map(row).collect::<Result<_>>()?;
         Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested(), full })
     }
 
-    fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<AskReport> {
+    fn ask<W: Weights + ?Sized>(
+        &self,
+        name: &'a str,
+        merged: &W,
+        text: &str,
+        limit: usize,
+    ) -> Result<AskReport> {
         let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
         let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&decoded);
         let answer = decoded.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         // After a stop, the answers are kept; likelihoods are complete or absent.
-        let scored =
-            match speakers.iter().map(|speaker| self.score_answer(merged, speaker, &prompt, &answer)).collect::<Result<Vec<_>>>()
-            {
-                Err(Error::Interrupted) => vec![Vec::new(); speakers.len()],
-                scored => scored?,
-            };
+        let scored = match speakers
+            .iter()
+            .map(|speaker| self.score_answer(merged, speaker, &prompt, &answer))
+            .collect::<Result<Vec<_>>>()
+        {
+            Err(Error::Interrupted) => vec![Vec::new(); speakers.len()],
+            scored => scored?,
+        };
         let stopped = interrupt::requested();
-        let mut answers = decoded.into_iter().map(StreamDecoder::finish).collect::<Result<Vec<_>>>()?.into_iter();
+        let mut answers =
+            decoded.into_iter().map(StreamDecoder::finish).collect::<Result<Vec<_>>>()?.into_iter();
         let (answer, parts) = answers.next().unwrap_or_default();
-        let sources = speakers.iter().zip(&scored).skip(1).zip(answers).map(|((speaker, scored), (answer, _))| SourceAnswer {
-            name: speaker.name.into(),
-            answer,
-            likelihood: Likelihood::of(scored.iter().copied()),
-            is_merged: self.sources.iter().any(|source| source.name() == speaker.name),
-            lacks_of_prompt: prompt.ids.iter().filter(|id| speaker.missing_rows.contains(id)).count(),
-        });
+        let sources = speakers.iter().zip(&scored).skip(1).zip(answers).map(
+            |((speaker, scored), (answer, _))| SourceAnswer {
+                name: speaker.name.into(),
+                answer,
+                likelihood: Likelihood::of(scored.iter().copied()),
+                is_merged: self.sources.iter().any(|source| source.name() == speaker.name),
+                lacks_of_prompt: prompt
+                    .ids
+                    .iter()
+                    .filter(|id| speaker.missing_rows.contains(id))
+                    .count(),
+            },
+        );
         let sources: Vec<SourceAnswer> = sources.collect();
         let token = |(i, text): (usize, String)| {
-            let log_probs: Vec<Option<f64>> = scored.iter().skip(1).filter_map(|scored| scored.get(i).copied()).collect();
-            let merged: Vec<Option<f64>> =
-                log_probs.iter().zip(&sources).map(|(log_prob, source)| log_prob.filter(|_| source.is_merged)).collect();
+            let log_probs: Vec<Option<f64>> =
+                scored.iter().skip(1).filter_map(|scored| scored.get(i).copied()).collect();
+            let merged: Vec<Option<f64>> = log_probs
+                .iter()
+                .zip(&sources)
+                .map(|(log_prob, source)| log_prob.filter(|_| source.is_merged))
+                .collect();
             AnswerToken { text, favours: favoured(&merged), log_probs }
         };
         let tokens = parts.into_iter().enumerate().map(token).collect();
         let likelihood = Likelihood::of(scored.into_iter().next().unwrap_or_default());
-        Ok(AskReport { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped, full })
+        Ok(AskReport {
+            prompt: text.into(),
+            model: name.into(),
+            text: answer,
+            likelihood,
+            sources,
+            tokens,
+            stopped,
+            full,
+        })
     }
 }
 
@@ -220,19 +321,23 @@ fn partial_text(speakers: &[Speaker<'_>], decoded: &[StreamDecoder<'_>]) -> Stri
     for (speaker, decoded) in speakers.iter().zip(decoded) {
         let line = decoded.text_so_far().replace('\n', " ");
         let end = if text.is_empty() { "" } else { "\n" };
-        text.write_fmt(format_args!("{end}{}: {}", printable(speaker.name), printable(&line))).unwrap_or(());
+        text.write_fmt(format_args!("{end}{}: {}", printable(speaker.name), printable(&line)))
+            .unwrap_or(());
     }
     text
 }
 
 impl Dam {
-    /// Generates the merge's answer to `prompt` by greedy decoding, through the chat template if there is one, with
-    /// at most `limit` tokens. If interrupted, returns the text so far.
+    /// Generates the merge's answer to `prompt` by greedy decoding, through the chat template if
+    /// there is one, with at most `limit` tokens. If interrupted, returns the text so far.
     ///
     /// # Errors
-    /// No tokenizer, a template that does not render, an empty prompt, or one longer than the model's positions.
+    /// No tokenizer, a template that does not render, an empty prompt, or one longer than the
+    /// model's positions.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.with_weights(|session| session.scorer().generate(&session.merge.as_weights(session.dtype), prompt, limit))
+        self.with_weights(|session| {
+            session.scorer().generate(&session.merge.as_weights(session.dtype), prompt, limit)
+        })
     }
 
     /// Like [`Dam::generate`], for the merge and every source, all from the same tokens.
@@ -251,13 +356,19 @@ impl Dam {
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
         self.with_weights(|session| {
-            session.scorer().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit)
+            session.scorer().generate_all(
+                MERGED,
+                &session.merge.as_weights(session.dtype),
+                prompt,
+                limit,
+            )
         })
     }
 
-    /// Generates the answers of the merge and every source to `prompt`, with at most `limit` tokens each, and
-    /// computes the likelihood of the merge's answer under every source: the log-probability of each token given the
-    /// prompt and the tokens before it, from one forward pass per source. The end-of-answer token is not counted.
+    /// Generates the answers of the merge and every source to `prompt`, with at most `limit` tokens
+    /// each, and computes the likelihood of the merge's answer under every source: the
+    /// log-probability of each token given the prompt and the tokens before it, from one forward
+    /// pass per source. The end-of-answer token is not counted.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -275,19 +386,23 @@ impl Dam {
     /// # Errors
     /// As for `generate`.
     pub fn ask(&self, prompt: &str, limit: usize) -> Result<AskReport> {
-        self.with_weights(|session| session.scorer().ask(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+        self.with_weights(|session| {
+            session.scorer().ask(MERGED, &session.merge.as_weights(session.dtype), prompt, limit)
+        })
     }
 }
 
 impl Merged {
-    /// Generates the answer to `prompt` by greedy decoding, through the chat template if there is one, with at most
-    /// `limit` tokens. If interrupted, returns the text so far. All weights are merged once and kept in memory
-    /// meanwhile.
+    /// Generates the answer to `prompt` by greedy decoding, through the chat template if there is
+    /// one, with at most `limit` tokens. If interrupted, returns the text so far. All weights are
+    /// merged once and kept in memory meanwhile.
     ///
     /// # Errors
     /// As for [`Dam::generate`], or a family that cannot be run.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.with_scorer(|scorer, plan| scorer.generate(&plan.weights(scorer.device, scorer.dtype), prompt, limit))
+        self.with_scorer(|scorer, plan| {
+            scorer.generate(&plan.weights(scorer.device, scorer.dtype), prompt, limit)
+        })
     }
 
     /// Like [`Merged::generate`], for the merge and every source, as in [`Dam::generate_all`].
@@ -296,7 +411,12 @@ impl Merged {
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
         self.with_scorer(|scorer, plan| {
-            scorer.generate_all(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit)
+            scorer.generate_all(
+                plan.method,
+                &plan.weights(scorer.device, scorer.dtype),
+                prompt,
+                limit,
+            )
         })
     }
 
@@ -305,7 +425,9 @@ impl Merged {
     /// # Errors
     /// As for `generate`.
     pub fn ask(&self, prompt: &str, limit: usize) -> Result<AskReport> {
-        self.with_scorer(|scorer, plan| scorer.ask(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit))
+        self.with_scorer(|scorer, plan| {
+            scorer.ask(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit)
+        })
     }
 }
 
@@ -316,16 +438,23 @@ mod tests {
 
     #[test]
     fn answers_do_not_depend_on_how_many_models_generate_at_once() {
-        let dam = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
+        let dam = load(["builtin:japanese", "builtin:math", "builtin:sql"])
+            .unwrap()
+            .wrap(Columns::default())
+            .unwrap();
         let session = dam.session();
         let (scorer, weights) = (session.scorer(), session.merge.as_weights(session.dtype));
-        let (prompt, speakers) = (scorer.prompt("What is 12 plus 7?", 6).unwrap(), scorer.speakers(MERGED).unwrap());
+        let (prompt, speakers) =
+            (scorer.prompt("What is 12 plus 7?", 6).unwrap(), scorer.speakers(MERGED).unwrap());
         let answers = |at_once: usize| {
             let decoded = scorer.answer(&weights, &speakers, &prompt, at_once).unwrap();
             decoded.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
         };
         let all = answers(4);
-        assert!(all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2], "{all:?}");
+        assert!(
+            all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2],
+            "{all:?}"
+        );
         assert_eq!([answers(1), answers(3)], [all.clone(), all]);
     }
 }

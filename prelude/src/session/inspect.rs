@@ -37,11 +37,16 @@ impl Session {
                 std: (row.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / n).sqrt(),
             }
         };
-        let width = if matches!(along, Along::Column | Along::Row) { rows.first().map_or(0, Vec::len) } else { 0 };
+        let width = if matches!(along, Along::Column | Along::Row) {
+            rows.first().map_or(0, Vec::len)
+        } else {
+            0
+        };
         let column = |j: usize| rows.iter().map(|row| row[j]).collect::<Vec<f64>>();
         let spread = |j: usize| {
             let c = column(j);
-            c.iter().copied().fold(f64::NEG_INFINITY, f64::max) - c.iter().copied().fold(f64::INFINITY, f64::min)
+            c.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+                - c.iter().copied().fold(f64::INFINITY, f64::min)
         };
         let mut order: Vec<usize> = (0..width).filter(|j| spread(*j) > 1e-6).collect();
         order.sort_by(|a, b| spread(*b).total_cmp(&spread(*a)).then(a.cmp(b)));
@@ -50,13 +55,19 @@ impl Session {
             kind: tensor.spec.kind.name(),
             trains: tensor.trains,
             along,
-            sources: self.sources.iter().map(|s| s.name().to_owned()).zip(rows.iter().map(stats)).collect(),
+            sources: self
+                .sources
+                .iter()
+                .map(|s| s.name().to_owned())
+                .zip(rows.iter().map(stats))
+                .collect(),
             columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
         })
     }
 }
 
-/// Returns the `tensors` selected by `pattern`: a name, a glob or a part of a name, in its full or its short form.
+/// Returns the `tensors` selected by `pattern`: a name, a glob or a part of a name, in its full or
+/// its short form.
 ///
 /// # Errors
 /// The pattern matches no tensor.
@@ -67,10 +78,14 @@ pub(crate) fn matching<'a, T>(
 ) -> Result<Vec<&'a T>> {
     // A pattern that ends with a dot matches all longer names.
     let whole = if pattern.ends_with('.') { format!("{pattern}*") } else { pattern.to_owned() };
-    let glob = Glob::new(&whole).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
+    let glob = Glob::new(&whole)
+        .map_err(|_| Error::NoMatch { pattern: pattern.into() })?
+        .compile_matcher();
     let exact = tensors.clone().any(|t| name(t) == pattern);
     // Tries the full name, then its suffixes that start at a part, then any substring.
-    let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
+    let starts = |name: &str| {
+        std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>()
+    };
     let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
     let fits = |name: &str| name.contains(pattern) || globbed(name) || globbed(short_name(name));
     let matches = |name: &str| if exact { name == pattern } else { fits(name) };
@@ -94,7 +109,10 @@ pub(crate) fn single<'a, T>(
         [one] => Ok(one),
         [] => Err(Error::unknown("tensor", pattern, tensors.map(|t| short_name(name(t))))),
         [one, ..] => Err(Error::Sources {
-            what: format!("`{pattern}` matches several tensors, and a plot shows one, such as {}", short_name(name(one))),
+            what: format!(
+                "`{pattern}` matches several tensors, and a plot shows one, such as {}",
+                short_name(name(one))
+            ),
             hint: "list the matches: inspect GLOB",
         }),
     }

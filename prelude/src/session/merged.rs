@@ -1,4 +1,5 @@
-//! A merge by a static method: it can be scored, prompted, inspected and baked without being written first.
+//! A merge by a static method: it can be scored, prompted, inspected and baked without being
+//! written first.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -92,17 +93,21 @@ impl Merged {
         }
     }
 
-    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources, or else the
-    /// session's own data.
+    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources,
+    /// or else the session's own data.
     ///
     /// # Errors
     /// The data is invalid, or the model family cannot be run.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), &scorer.eval_data(files)?))
+        self.with_scorer(|scorer, plan| {
+            scorer.score(&plan.weights(scorer.device, scorer.dtype), &scorer.eval_data(files)?)
+        })
     }
 
     pub(super) fn score_on(&self, data: &EvalData) -> Result<Scores> {
-        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), data))
+        self.with_scorer(|scorer, plan| {
+            scorer.score(&plan.weights(scorer.device, scorer.dtype), data)
+        })
     }
 
     /// Scores every source, their average and the merge (the last row).
@@ -110,21 +115,27 @@ impl Merged {
     /// # Errors
     /// As for [`Merged::eval`].
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.with_scorer(|scorer, plan| scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), files))
+        self.with_scorer(|scorer, plan| {
+            scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), files)
+        })
     }
 
-    pub(super) fn with_scorer<T: Send>(&self, f: impl FnOnce(&Scorer<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn with_scorer<T: Send>(
+        &self,
+        f: impl FnOnce(&Scorer<'_>, &Plan) -> Result<T> + Send,
+    ) -> Result<T> {
         let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let architecture = plan.architecture()?;
         let (device, dtype): (Device, DType) = models.settings.device_and_dtype()?;
-        let scorer = Scorer { models, sources: &plan.sources, architecture, device: &device, dtype };
+        let scorer =
+            Scorer { models, sources: &plan.sources, architecture, device: &device, dtype };
         on_threads(models.settings.threads, || f(&scorer, plan))
     }
 
-    /// Reports the distances of the selected tensors from each source. `pattern` is a name, a glob or a part of a
-    /// name; `""` selects all.
+    /// Reports the distances of the selected tensors from each source. `pattern` is a name, a glob
+    /// or a part of a name; `""` selects all.
     ///
     /// # Errors
     /// The pattern matches no tensor, or the method cannot merge a tensor.
@@ -132,29 +143,35 @@ impl Merged {
         let Inner { models, plan, .. } = &*self.0;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let found = matching(pattern, plan.tensors.iter(), |t| &t.operands.spec().name)?;
-        let tensors = on_threads(models.settings.threads, || found.into_iter().map(distances).collect::<Result<_>>())?;
+        let tensors = on_threads(models.settings.threads, || {
+            found.into_iter().map(distances).collect::<Result<_>>()
+        })?;
         Ok(Distances { method: plan.method.into(), tensors })
     }
 
-    /// Writes the merge as a Hugging Face checkpoint to a new directory, or as a GGUF file if `directory` ends in
-    /// `.gguf`.
+    /// Writes the merge as a Hugging Face checkpoint to a new directory, or as a GGUF file if
+    /// `directory` ends in `.gguf`.
     ///
     /// # Errors
-    /// The method cannot merge a tensor, the dtype cannot hold a value, or the directory exists, is not writable or
-    /// its disk is full. No partial output remains.
+    /// The method cannot merge a tensor, the dtype cannot hold a value, or the directory exists, is
+    /// not writable or its disk is full. No partial output remains.
     pub fn bake(&self, directory: impl AsRef<Path>) -> Result<Written> {
         self.bake_with(directory, &Bake::default())
     }
 
-    /// Like [`Merged::bake`], with options. It needs no forward pass, so models of any family can be merged. It needs
-    /// little memory: sources are memory-mapped, and the merge is written block by block.
+    /// Like [`Merged::bake`], with options. It needs no forward pass, so models of any family can
+    /// be merged. It needs little memory: sources are memory-mapped, and the merge is written block
+    /// by block.
     ///
     /// # Errors
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let Inner { models, plan, .. } = &*self.0;
         plan.models.iter().try_for_each(Source::check_files_unchanged)?;
-        let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
+        let options = Bake {
+            dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)),
+            ..options.clone()
+        };
         let output = Output {
             options: &options,
             loaded: &models.sources,
@@ -167,17 +184,24 @@ impl Merged {
         let directory = directory.as_ref();
         if let Some(rank) = options.adapter {
             let specs: Vec<&TensorSpec> = plan.tensors.iter().map(|t| t.operands.spec()).collect();
-            let adapter = AsAdapter { output: &output, base: plan.base.as_ref().or(models.base()), rank };
-            return on_threads(models.settings.threads, || adapter.write(directory, &specs, |name| plan.tensor(name)?.values()));
+            let adapter =
+                AsAdapter { output: &output, base: plan.base.as_ref().or(models.base()), rank };
+            return on_threads(models.settings.threads, || {
+                adapter.write(directory, &specs, |name| plan.tensor(name)?.values())
+            });
         }
-        let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
+        let mut entries =
+            output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         entries.extend(output.copied(&plan.buffers));
-        let planned: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
+        let planned: BTreeMap<&str, &Planned> =
+            plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         on_threads(models.settings.threads, || {
-            output.write(directory, entries, |entry| match (plan.buffers.get(&entry.name), planned.get(entry.name.as_str())) {
-                (Some(buffer), _) => Ok(Content::Bytes(buffer.bytes())),
-                (None, Some(planned)) => Ok(Content::Values(planned.values()?)),
-                (None, None) => Err(Error::NoMatch { pattern: entry.name.clone() }),
+            output.write(directory, entries, |entry| {
+                match (plan.buffers.get(&entry.name), planned.get(entry.name.as_str())) {
+                    (Some(buffer), _) => Ok(Content::Bytes(buffer.bytes())),
+                    (None, Some(planned)) => Ok(Content::Values(planned.values()?)),
+                    (None, None) => Err(Error::NoMatch { pattern: entry.name.clone() }),
+                }
             })
         })
     }
@@ -186,11 +210,18 @@ impl Merged {
     fn card(&self) -> String {
         let Inner { plan, .. } = &*self.0;
         let name = plan.method;
-        let mut card = format!("---\nlibrary_name: transformers\ntags:\n- merge\n---\n\n# A {name} merge\n\n## Sources\n\n");
+        let mut card = format!(
+            "---\nlibrary_name: transformers\ntags:\n- merge\n---\n\n# A {name} merge\n\n## Sources\n\n"
+        );
         let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
         for source in &plan.models {
             let base = plan.base.as_ref().is_some_and(|base| base.name() == source.name());
-            line(format!("- `{}`: `{}`{}", source.name(), last(source.spec()), if base { " (the base)" } else { "" }));
+            line(format!(
+                "- `{}`: `{}`{}",
+                source.name(),
+                last(source.spec()),
+                if base { " (the base)" } else { "" }
+            ));
         }
         line(format!("\n## Recipe\n\n{}", plan.recipe));
         card
@@ -202,7 +233,8 @@ impl Merged {
     }
 }
 
-/// Computes the distance of a merged tensor from each source, `|M - W_i| / |W_i|`, and the cosine between them.
+/// Computes the distance of a merged tensor from each source, `|M - W_i| / |W_i|`, and the cosine
+/// between them.
 fn distances(planned: &Planned) -> Result<TensorDistances> {
     /// Elements compared per task; the sums are added in order.
     const CHUNK: usize = 1 << 16;
@@ -221,7 +253,10 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
             for (source, sums) in sums.iter_mut().enumerate() {
                 for (m, w) in merged.iter().zip(block.source(source)) {
                     let (m, w) = (f64::from(*m), f64::from(*w));
-                    [m * m, w * w, (m - w) * (m - w), m * w].into_iter().zip(&mut *sums).for_each(|(x, sum)| *sum += x);
+                    [m * m, w * w, (m - w) * (m - w), m * w]
+                        .into_iter()
+                        .zip(&mut *sums)
+                        .for_each(|(x, sum)| *sum += x);
                 }
             }
         });
@@ -232,11 +267,21 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
     // After a stop, the sums are incomplete.
     interrupt::check()?;
     for sums in sums {
-        total.iter_mut().flatten().zip(sums.iter().flatten()).for_each(|(total, sum)| *total += sum);
+        total
+            .iter_mut()
+            .flatten()
+            .zip(sums.iter().flatten())
+            .for_each(|(total, sum)| *total += sum);
     }
     let one = |(name, [m, w, apart, along]): (&String, [f64; 4])| {
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        (name.clone(), Distance { relative: ratio(apart.sqrt(), w.sqrt()), cosine: ratio(along, (m * w).sqrt()) })
+        (
+            name.clone(),
+            Distance {
+                relative: ratio(apart.sqrt(), w.sqrt()),
+                cosine: ratio(along, (m * w).sqrt()),
+            },
+        )
     };
     let spec = operands.spec();
     let sources = operands.names().iter().zip(total).map(one).collect();

@@ -22,8 +22,9 @@ pub struct Models {
     pub settings: Settings,
 }
 
-/// Loads sources: Hugging Face directories, Hub repositories, GGUF files or `builtin:NAME`, each optionally named
-/// (`NAME=SOURCE`). `base=SOURCE` marks the base model. Built-in models come with data.
+/// Loads sources: Hugging Face directories, Hub repositories, GGUF files or `builtin:NAME`, each
+/// optionally named (`NAME=SOURCE`). `base=SOURCE` marks the base model. Built-in models come with
+/// data.
 ///
 /// ```
 /// let models = dam_prelude::load(["builtin:japanese", "builtin:math"])?;
@@ -32,8 +33,8 @@ pub struct Models {
 /// ```
 ///
 /// # Errors
-/// A source is missing, damaged or not finite; sources differ in architecture, shapes or tokenisation; two sources
-/// have the same name.
+/// A source is missing, damaged or not finite; sources differ in architecture, shapes or
+/// tokenisation; two sources have the same name.
 pub fn load<S: AsRef<str>>(sources: impl IntoIterator<Item = S>) -> Result<Models> {
     Models::default().and_load(sources)
 }
@@ -57,7 +58,8 @@ impl Models {
         self.take(source)
     }
 
-    /// Like [`Models::add`], for a source whose number of layers may differ because the recipe stacks layers.
+    /// Like [`Models::add`], for a source whose number of layers may differ because the recipe
+    /// stacks layers.
     pub(super) fn add_to_stack(&mut self, source: Source) -> Result<()> {
         self.sources.iter().try_for_each(|s| s.check_stackable(&source))?;
         self.take(source)
@@ -67,19 +69,29 @@ impl Models {
         let name = source.name();
         let hint = "choose another name: load NAME=SOURCE";
         if self.sources.iter().any(|s| s.name() == name) {
-            return Err(Error::Sources { what: format!("a source named `{name}` is already loaded"), hint });
+            return Err(Error::Sources {
+                what: format!("a source named `{name}` is already loaded"),
+                hint,
+            });
         }
         if [AVERAGE, MERGED].contains(&name) {
-            return Err(Error::Sources { what: format!("the name `{name}` is reserved for a row of the score tables"), hint });
+            return Err(Error::Sources {
+                what: format!("the name `{name}` is reserved for a row of the score tables"),
+                hint,
+            });
         }
-        let (name, builtin) =
-            (name.to_owned(), source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned));
+        let (name, builtin) = (
+            name.to_owned(),
+            source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned),
+        );
         let mut models = self.clone();
         models.sources.push(source);
         models.sources = with_shared_numbering(&models.sources)?;
         // If token ids were renumbered, data is tokenised again.
         for (old, new) in self.sources.iter().zip(models.sources.clone()) {
-            if let Some(data) = self.data.get(old.name()).filter(|_| old.numbering() != new.numbering()) {
+            if let Some(data) =
+                self.data.get(old.name()).filter(|_| old.numbering() != new.numbering())
+            {
                 models.data(new.name(), &data.spec)?;
             }
         }
@@ -90,7 +102,8 @@ impl Models {
         Ok(())
     }
 
-    /// Sets the data that source `name` was tuned on: a path or `builtin:NAME`. Returns the number of examples.
+    /// Sets the data that source `name` was tuned on: a path or `builtin:NAME`. Returns the number
+    /// of examples.
     ///
     /// # Errors
     /// An unknown source, or invalid data; the old data is then kept.
@@ -136,7 +149,11 @@ impl Models {
     /// Whether these are the same sources and data with the same settings.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.settings == other.settings
-            && self.sources.iter().map(Source::identity).eq(other.sources.iter().map(Source::identity))
+            && self
+                .sources
+                .iter()
+                .map(Source::identity)
+                .eq(other.sources.iter().map(Source::identity))
             && self
                 .data
                 .iter()
@@ -157,14 +174,22 @@ impl Models {
     /// Returns the source `name`, or, if it has no tokenizer, one that has.
     fn reader(&self, name: &str) -> Result<&Source> {
         let source = self.source(name)?;
-        Ok(Some(source).filter(|s| s.tokenizer().is_some()).or_else(|| self.tokenizer_source()).unwrap_or(source))
+        Ok(Some(source)
+            .filter(|s| s.tokenizer().is_some())
+            .or_else(|| self.tokenizer_source())
+            .unwrap_or(source))
     }
 
-    /// Returns the source whose tokenizer and template the merge uses: the first merged source, or, if vocabularies
-    /// differ, the one with the union of all tokens.
+    /// Returns the source whose tokenizer and template the merge uses: the first merged source, or,
+    /// if vocabularies differ, the one with the union of all tokens.
     pub(crate) fn tokenizer_source(&self) -> Option<&Source> {
-        let speaks = |s: &&Source| s.tokenizer().is_some() && s.numbering().is_none_or(|n| n.is_reference);
-        self.sources.iter().filter(|s| s.name() != BASE).find(speaks).or_else(|| self.sources.iter().find(speaks))
+        let speaks =
+            |s: &&Source| s.tokenizer().is_some() && s.numbering().is_none_or(|n| n.is_reference);
+        self.sources
+            .iter()
+            .filter(|s| s.name() != BASE)
+            .find(speaks)
+            .or_else(|| self.sources.iter().find(speaks))
     }
 
     /// Returns the source `name`.
@@ -183,7 +208,8 @@ impl Models {
 
     /// Returns the merged sources: all of them; the base only if `with_base` is set.
     pub(crate) fn merged(&self, with_base: bool) -> Result<Vec<Source>> {
-        let merged: Vec<Source> = self.sources.iter().filter(|s| with_base || s.name() != BASE).cloned().collect();
+        let merged: Vec<Source> =
+            self.sources.iter().filter(|s| with_base || s.name() != BASE).cloned().collect();
         if merged.len() < 2 {
             return Err(self.too_few(merged.len(), with_base));
         }
@@ -195,15 +221,22 @@ impl Models {
         let spare_base = self.base().is_some() && !with_base;
         let beside = if spare_base { " besides the base" } else { "" };
         let what = format!("a merge needs at least two sources; {count} loaded{beside}");
-        let hint = if spare_base { "load more sources, or merge the base too: base=on" } else { "load more sources" };
+        let hint = if spare_base {
+            "load more sources, or merge the base too: base=on"
+        } else {
+            "load more sources"
+        };
         Error::Sources { what, hint }
     }
 
-    /// Returns the sources that `scheme` merges. They include the base if the scheme needs it or `with_base` is set.
+    /// Returns the sources that `scheme` merges. They include the base if the scheme needs it or
+    /// `with_base` is set.
     pub(super) fn merged_by(&self, scheme: &dyn Scheme, with_base: bool) -> Result<Vec<Source>> {
         if scheme.needs_base() && self.base().is_none() {
             let name = scheme.name();
-            let what = format!("the scheme `{name}` scales task vectors, which need a base model, and none is marked");
+            let what = format!(
+                "the scheme `{name}` scales task vectors, which need a base model, and none is marked"
+            );
             return Err(Error::Sources { what, hint: "mark the base: load base=SOURCE" });
         }
         self.merged(with_base || scheme.needs_base())
@@ -217,10 +250,14 @@ impl Models {
         let architecture = sources[0].architecture()?.clone();
         let (mut usual, mut most, mut all, mut has_data) = (0, 0, 0, true);
         for source in sources {
-            let lengths = self.data.get(source.name()).map(|d| d.examples.iter().map(|e| e.ids.len().min(max_length)));
+            let lengths = self
+                .data
+                .get(source.name())
+                .map(|d| d.examples.iter().map(|e| e.ids.len().min(max_length)));
             let Some(lengths) = lengths else {
                 has_data &= source.name() == BASE;
-                let tokens = if source.name() == BASE { 0 } else { ASSUMED.min(max_length) * batch_size };
+                let tokens =
+                    if source.name() == BASE { 0 } else { ASSUMED.min(max_length) * batch_size };
                 (usual, most) = (usual + tokens, most + tokens);
                 continue;
             };
@@ -240,25 +277,30 @@ impl Models {
         })
     }
 
-    /// Creates the merge of these sources with its initial coefficients, by [`Columns`](crate::Columns), another
-    /// built-in scheme, or your own.
+    /// Creates the merge of these sources with its initial coefficients, by
+    /// [`Columns`](crate::Columns), another built-in scheme, or your own.
     ///
     /// # Errors
-    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, or an unavailable
-    /// device.
+    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, or an
+    /// unavailable device.
     pub fn wrap(&self, scheme: impl Into<Wrap>) -> Result<Dam> {
         Ok(Dam::new(self.clone(), scheme.into())?.into_latest())
     }
 
     /// Returns the table of sources.
     pub fn report(&self) -> Sources {
-        // Differences between this source's configuration and the one that a static merge would use.
+        // Differences between this source's configuration and the one that a static merge would
+        // use.
         let first = self.base().or(self.sources.first());
         let config_notes = |s: &Source| -> Vec<String> {
             let first = first.filter(|first| first.name() != s.name());
-            let differences = first.map(|first| first.config_differences(s).unwrap_or_default()).unwrap_or_default();
+            let differences = first
+                .map(|first| first.config_differences(s).unwrap_or_default())
+                .unwrap_or_default();
             let name = first.map_or("", Source::name);
-            let one = |d: &ConfigDifference| format!("{} is {}, but {} in {name}", d.key, d.values[1], d.values[0]);
+            let one = |d: &ConfigDifference| {
+                format!("{} is {}, but {} in {name}", d.key, d.values[1], d.values[0])
+            };
             match differences.is_empty() {
                 true => Vec::new(),
                 false => vec![format!(
@@ -282,7 +324,10 @@ impl Models {
             obstacle: s.unsupported_reason(),
             notes: [
                 s.notes().to_vec(),
-                s.describe_rest().map(|b| format!("{b} are merged but not trained")).into_iter().collect(),
+                s.describe_rest()
+                    .map(|b| format!("{b} are merged but not trained"))
+                    .into_iter()
+                    .collect(),
                 config_notes(s),
             ]
             .concat(),

@@ -32,8 +32,9 @@ fn parse(what: &str) -> Result<(&'static str, &str)> {
 }
 
 impl Models {
-    /// Plots `distances`, the only figure available before `wrap`: the distance of each source from the average (or
-    /// from the base model, if there is one) and the fraction of elements whose signs conflict, tensor by tensor.
+    /// Plots `distances`, the only figure available before `wrap`: the distance of each source from
+    /// the average (or from the base model, if there is one) and the fraction of elements whose
+    /// signs conflict, tensor by tensor.
     ///
     /// # Errors
     /// Another figure, or fewer than two sources.
@@ -50,9 +51,9 @@ impl Models {
 
 impl Dam {
     /// Plots `what`: `loss` (every term over steps), `coefficients` (means by layer and source),
-    /// `coefficients TENSOR` (by column and source), `histogram` (of all coefficients), `histogram TENSOR`,
-    /// `distances` (as [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer
-    /// by layer).
+    /// `coefficients TENSOR` (by column and source), `histogram` (of all coefficients), `histogram
+    /// TENSOR`, `distances` (as [`Models::plot`]), or `lean` (each source's share of the effective
+    /// coefficients `f(c)`, layer by layer).
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -71,10 +72,12 @@ impl Dam {
             ("loss", _) => Ok(Figure::losses(&self.history())),
             ("distances", _) => self.models().plot("distances"),
             ("coefficients", "") => self.with_session(|session| session.layers("coefficients")),
-            ("coefficients", tensor) => self.with_session(|session| session.columns(session.one(tensor)?)),
-            ("histogram", "") => {
-                self.with_session(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors"))
+            ("coefficients", tensor) => {
+                self.with_session(|session| session.columns(session.one(tensor)?))
             }
+            ("histogram", "") => self.with_session(|session| {
+                session.histogram(session.merge.tensors.iter().collect(), "all tensors")
+            }),
             ("histogram", tensor) => self.with_session(|session| {
                 let tensor = session.one(tensor)?;
                 session.histogram(vec![tensor], short_name(&tensor.spec.name))
@@ -85,8 +88,9 @@ impl Dam {
 }
 
 impl Merged {
-    /// Plots `what`: `distances` (between the sources, as [`Models::plot`]), or `lean`, the closeness of the merge to
-    /// each source, layer by layer: the share `(1 / d_i) / sum_j (1 / d_j)`, where `d_i` is the mean of `|M - W_i| /
+    /// Plots `what`: `distances` (between the sources, as [`Models::plot`]), or `lean`, the
+    /// closeness of the merge to each source, layer by layer: the share `(1 / d_i) / sum_j (1 /
+    /// d_j)`, where `d_i` is the mean of `|M - W_i| /
     /// |W_i|` over the tensors of the layer.
     ///
     /// # Errors
@@ -96,7 +100,9 @@ impl Merged {
             "distances" => self.models().plot("distances"),
             "lean" => Ok(closeness(&self.inspect("")?)),
             other => Err(Error::Sources {
-                what: format!("the plot `{other}` needs trained coefficients, and this merge has none"),
+                what: format!(
+                    "the plot `{other}` needs trained coefficients, and this merge has none"
+                ),
                 hint: "run `wrap` and `train`; available now: plot distances, plot lean",
             }),
         }
@@ -120,10 +126,17 @@ impl Session {
 
     /// Returns the coefficients of a tensor, sources x (rows x columns), f64.
     fn values(&self, tensor: &MergedTensor) -> Result<Vec<Vec<f64>>> {
-        Ok(self.merge.coefficients(tensor)?.detach().flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?)
+        Ok(self
+            .merge
+            .coefficients(tensor)?
+            .detach()
+            .flatten_from(1)?
+            .to_dtype(DType::F64)?
+            .to_vec2()?)
     }
 
-    /// Plots layer by source: the mean coefficient over the weights of a layer, or each source's share.
+    /// Plots layer by source: the mean coefficient over the weights of a layer, or each source's
+    /// share.
     fn layers(&self, what: &str) -> Result<Figure> {
         let mut layers: Vec<(String, Vec<f64>, usize)> = Vec::new();
         let weights = self.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias);
@@ -147,17 +160,22 @@ impl Session {
         let values = layers.iter().map(row).collect();
         let rows = layers.iter().map(|(name, ..)| name.clone()).collect();
         let f = self.merge.wrap.options.f;
-        let effective = if f == Nonlinearity::None { "coefficients".to_owned() } else { format!("{}(c)", f.name()) };
+        let effective = if f == Nonlinearity::None {
+            "coefficients".to_owned()
+        } else {
+            format!("{}(c)", f.name())
+        };
         let (title, cells) = match what {
             "lean" => (format!("each source's share of the {effective}"), "share"),
             _ => ("mean coefficient, layer by layer".into(), "mean coefficient"),
         };
-        let figure = Figure::heatmap(title, "source", cells, rows, self.names(), values, self.neutral());
+        let figure =
+            Figure::heatmap(title, "source", cells, rows, self.names(), values, self.neutral());
         Ok(if what == "lean" { figure.percent() } else { figure })
     }
 
-    /// Plots the coefficients of one tensor, source by column; by row if the scheme has one coefficient per row;
-    /// averaged over rows if every element has its own.
+    /// Plots the coefficients of one tensor, source by column; by row if the scheme has one
+    /// coefficient per row; averaged over rows if every element has its own.
     pub(super) fn columns(&self, tensor: &MergedTensor) -> Result<Figure> {
         let c = self.merge.coefficients(tensor)?.detach().to_dtype(DType::F64)?;
         let (_, rows, columns) = c.dims3()?;
@@ -172,17 +190,32 @@ impl Session {
         let per = count.div_ceil(CELLS).max(1);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let binned = values.iter().map(|row| row.chunks(per).map(mean).collect()).collect();
-        let names = (0..count).step_by(per).map(|j| if along == "the whole tensor" { "all".into() } else { j.to_string() });
+        let names = (0..count)
+            .step_by(per)
+            .map(|j| if along == "the whole tensor" { "all".into() } else { j.to_string() });
         let title = format!("coefficients of {}", short_name(&tensor.spec.name));
-        let mut figure = Figure::heatmap(title, along, "coefficient", self.names(), names.collect(), binned, self.neutral());
+        let mut figure = Figure::heatmap(
+            title,
+            along,
+            "coefficient",
+            self.names(),
+            names.collect(),
+            binned,
+            self.neutral(),
+        );
         if per > 1 {
             figure = figure.note(format!("{count} {along}s: a cell is the mean of {per}"));
         }
         let each = rows > 1 && columns > 1;
-        Ok(if each { figure.note(format!("every element has a coefficient: the mean over {rows} rows")) } else { figure })
+        Ok(if each {
+            figure.note(format!("every element has a coefficient: the mean over {rows} rows"))
+        } else {
+            figure
+        })
     }
 
-    /// Plots the distribution of the coefficients of `tensors`, one series per source. Tensors are read one by one.
+    /// Plots the distribution of the coefficients of `tensors`, one series per source. Tensors are
+    /// read one by one.
     fn histogram(&self, tensors: Vec<&MergedTensor>, of: &str) -> Result<Figure> {
         let (mut low, mut high, mut count) = (f64::INFINITY, f64::NEG_INFINITY, 0);
         for tensor in &tensors {
@@ -233,7 +266,8 @@ fn closeness(distances: &Distances) -> Figure {
     }
     let mut layers: Vec<(String, Vec<(f64, usize)>)> = Vec::new();
     for tensor in &distances.tensors {
-        let spec = TensorSpec { name: tensor.name.clone(), kind: kind_of(tensor.kind), shape: Vec::new() };
+        let spec =
+            TensorSpec { name: tensor.name.clone(), kind: kind_of(tensor.kind), shape: Vec::new() };
         let name = layer_name(&spec);
         if !layers.iter().any(|(known, _)| *known == name) {
             layers.push((name.clone(), vec![(0.0, 0); sources.len()]));
@@ -253,17 +287,22 @@ fn closeness(distances: &Distances) -> Figure {
     Figure::heatmap(title, "source", "share of closeness", rows, sources, values, neutral).percent()
 }
 
-/// Returns `(1 / d_i) / sum_j (1 / d_j)` for the mean `d` of each source. Sources equal to the merge divide the
-/// whole.
+/// Returns `(1 / d_i) / sum_j (1 / d_j)` for the mean `d` of each source. Sources equal to the
+/// merge divide the whole.
 fn shares(sums: &[(f64, usize)]) -> Vec<f64> {
     // Smaller distances count as 0.
     const SAME: f64 = 1e-9;
-    let near = |(sum, count): &(f64, usize)| if *count > 0 { 1.0 / (sum / *count as f64).max(SAME) } else { f64::NAN };
+    let near = |(sum, count): &(f64, usize)| {
+        if *count > 0 { 1.0 / (sum / *count as f64).max(SAME) } else { f64::NAN }
+    };
     let near: Vec<f64> = sums.iter().map(near).collect();
     let total: f64 = near.iter().filter(|x| x.is_finite()).sum();
     near.into_iter().map(|x| x / total).collect()
 }
 
 fn kind_of(name: &str) -> Kind {
-    [Kind::Linear, Kind::Embedding, Kind::Norm, Kind::Bias].into_iter().find(|k| k.name() == name).unwrap_or(Kind::Linear)
+    [Kind::Linear, Kind::Embedding, Kind::Norm, Kind::Bias]
+        .into_iter()
+        .find(|k| k.name() == name)
+        .unwrap_or(Kind::Linear)
 }

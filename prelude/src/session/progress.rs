@@ -7,8 +7,8 @@ use super::Dam;
 use crate::show::StepReport;
 use crate::work;
 
-/// The task whose message is the text generated so far. With one model, the message is its text; with several, it has
-/// one line per model, after its name. A step is one token of each model.
+/// The task whose message is the text generated so far. With one model, the message is its text;
+/// with several, it has one line per model, after its name. A step is one token of each model.
 pub const GENERATE: &str = "generate";
 
 /// The unit of progress.
@@ -20,8 +20,8 @@ pub enum Counts {
     Bytes,
 }
 
-/// The state of a task: `train`, `evolve`, `compare` or [`GENERATE`], or, counted in bytes, `download`, `load`,
-/// `data`, `save` or `write`.
+/// The state of a task: `train`, `evolve`, `compare` or [`GENERATE`], or, counted in bytes,
+/// `download`, `load`, `data`, `save` or `write`.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     /// The name of the task.
@@ -32,7 +32,8 @@ pub struct Progress<'a> {
     pub counts: Counts,
     /// The total, if known.
     pub total: Option<usize>,
-    /// What was just done or comes next; for [`GENERATE`], the text so far without control characters.
+    /// What was just done or comes next; for [`GENERATE`], the text so far without control
+    /// characters.
     pub message: &'a str,
     /// The loss of the last step, in nats.
     pub loss: Option<f64>,
@@ -51,8 +52,9 @@ type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Sets the watcher, replacing the previous one. It is called at the start, after every step and at the end of each
-/// task, on the task's thread, and at intervals during reads and writes, from any thread.
+/// Sets the watcher, replacing the previous one. It is called at the start, after every step and at
+/// the end of each task, on the task's thread, and at intervals during reads and writes, from any
+/// thread.
 pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     let watcher: Watcher = Arc::new(watcher);
     let bytes = watcher.clone();
@@ -61,7 +63,17 @@ pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
         let done = if amount.is_first { 0 } else { amount.done.max(1) as usize };
         let (total, message) = (amount.total.map(|total| total as usize), amount.what);
         let (task, counts, finished) = (amount.task, Counts::Bytes, amount.is_last);
-        bytes(&Progress { task, done, counts, total, message, loss: None, step: None, dam: None, finished });
+        bytes(&Progress {
+            task,
+            done,
+            counts,
+            total,
+            message,
+            loss: None,
+            step: None,
+            dam: None,
+            finished,
+        });
     });
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
 }
@@ -77,14 +89,20 @@ pub(super) struct Task<'a> {
 
 impl<'a> Task<'a> {
     pub fn begin(name: &'static str, total: Option<usize>, dam: Option<&'a Dam>) -> Self {
-        let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(line_watcher);
+        let watcher =
+            WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(line_watcher);
         let task = Self { name, total, done: 0, dam, watcher };
         task.report("", None, None, false);
         task
     }
 
     /// Reports one more step.
-    pub fn step(&mut self, message: impl FnOnce() -> String, loss: Option<f64>, step: Option<&StepReport>) {
+    pub fn step(
+        &mut self,
+        message: impl FnOnce() -> String,
+        loss: Option<f64>,
+        step: Option<&StepReport>,
+    ) {
         self.done += 1;
         if self.watcher.is_some() {
             self.report(&message(), loss, step, false);
@@ -94,7 +112,17 @@ impl<'a> Task<'a> {
     fn report(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
         let Self { name: task, total, done, dam, .. } = *self;
         if let Some(watcher) = &self.watcher {
-            watcher(&Progress { task, done, counts: Counts::Steps, total, message, loss, step, dam, finished });
+            watcher(&Progress {
+                task,
+                done,
+                counts: Counts::Steps,
+                total,
+                message,
+                loss,
+                step,
+                dam,
+                finished,
+            });
         }
     }
 }
@@ -112,9 +140,16 @@ fn line_watcher() -> Option<Watcher> {
     Some(Arc::new(move |progress: &Progress<'_>| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         // Generated text is not printed line by line; the answer is shown at the end.
-        if progress.task != GENERATE && !progress.message.is_empty() && last.elapsed() > LINES_APART {
+        if progress.task != GENERATE && !progress.message.is_empty() && last.elapsed() > LINES_APART
+        {
             *last = Instant::now();
-            println!("{} {}/{}  {}", progress.task, progress.done, progress.total.unwrap_or(0), progress.message);
+            println!(
+                "{} {}/{}  {}",
+                progress.task,
+                progress.done,
+                progress.total.unwrap_or(0),
+                progress.message
+            );
         }
     }))
 }

@@ -1,5 +1,5 @@
-//! Tensors of a multimodal model outside the text decoder. They are not trained; [`Rest`] sets what `bake` writes for
-//! them.
+//! Tensors of a multimodal model outside the text decoder. They are not trained; [`Rest`] sets what
+//! `bake` writes for them.
 
 use std::sync::Arc;
 
@@ -19,23 +19,32 @@ impl Session {
         if rest.is_empty() {
             return Ok(Vec::new());
         }
-        let (providers, method): (Vec<&Source>, Arc<dyn Method>) = match self.merge.wrap.options.rest {
+        let (providers, method): (Vec<&Source>, Arc<dyn Method>) = match self
+            .merge
+            .wrap
+            .options
+            .rest
+        {
             Rest::Average => (self.sources.iter().collect(), Arc::new(Linear::default())),
             Rest::First => (vec![&self.sources[0]], Arc::new(Passthrough::default())),
             Rest::Base => {
                 let what =
                     "rest=base takes the tensors outside the text decoder from the base model, and none is marked".to_owned();
-                let base = self
-                    .models
-                    .base()
-                    .ok_or(Error::Sources { what, hint: "mark the base: load base=SOURCE, or wrap with rest=average" })?;
+                let base = self.models.base().ok_or(Error::Sources {
+                    what,
+                    hint: "mark the base: load base=SOURCE, or wrap with rest=average",
+                })?;
                 (vec![base], Arc::new(Passthrough::default()))
             }
         };
         let names: Vec<String> = providers.iter().map(|s| s.name().to_owned()).collect();
         let planned = rest.iter().map(|spec| {
-            let views = providers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
-            Ok(Planned { operands: Operands::new(spec.clone(), names.clone(), views, None), method: method.clone() })
+            let views =
+                providers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
+            Ok(Planned {
+                operands: Operands::new(spec.clone(), names.clone(), views, None),
+                method: method.clone(),
+            })
         });
         planned.collect()
     }
@@ -48,6 +57,8 @@ impl Session {
             Rest::Base => "taken from the base model".to_owned(),
             Rest::First => format!("taken from `{}`", source.name()),
         };
-        source.describe_rest().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
+        source.describe_rest().map(|tensors| {
+            format!("{tensors} are not trained but {what} (wrap rest=average|base|first)")
+        })
     }
 }

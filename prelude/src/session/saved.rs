@@ -1,7 +1,7 @@
 //! save and open: stores a session in one safetensors file; training continues from it exactly.
-//! Tensors, f32: `c.KEY` (parameters of the scheme; with columns, the coefficients under the name of their tensor),
-//! `m.KEY` and `v.KEY` (moments of the optimiser). The rest is JSON in the metadata, with a checksum of the JSON and
-//! the tensors.
+//! Tensors, f32: `c.KEY` (parameters of the scheme; with columns, the coefficients under the name
+//! of their tensor), `m.KEY` and `v.KEY` (moments of the optimiser). The rest is JSON in the
+//! metadata, with a checksum of the JSON and the tensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -23,7 +23,8 @@ use crate::train::{History, Moments, Settings};
 
 const KEY: &str = "dam";
 
-/// The start of the JSON, before the digits of its checksum; files of older versions have no checksum.
+/// The start of the JSON, before the digits of its checksum; files of older versions have no
+/// checksum.
 const CHECKSUM: &str = "{\"checksum\":\"";
 
 const VERSION: u32 = 2;
@@ -92,22 +93,31 @@ struct SavedData {
 }
 
 fn data_fingerprint(data: &Dataset) -> String {
-    let ids = data.examples.iter().flat_map(|e| e.ids.iter().copied().chain([u32::MAX, e.prompt as u32]));
+    let ids =
+        data.examples.iter().flat_map(|e| e.ids.iter().copied().chain([u32::MAX, e.prompt as u32]));
     format!("{:016x}", ids.fold(0, |hash, id| mix(hash, u64::from(id))))
 }
 
 /// `values` in little-endian bytes.
 fn le(values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; 4 * values.len()];
-    bytes.as_chunks_mut::<4>().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
+    bytes
+        .as_chunks_mut::<4>()
+        .0
+        .iter_mut()
+        .zip(values)
+        .for_each(|(to, value)| *to = value.to_le_bytes());
     bytes
 }
 
-/// A checksum of a session's JSON and of its tensors in the order of their names; it notices accidents, not forgery.
+/// A checksum of a session's JSON and of its tensors in the order of their names; it notices
+/// accidents, not forgery.
 fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut tensors: Vec<(&str, &[u8])> = tensors.collect();
     tensors.sort_unstable();
-    let sum = tensors.iter().fold(hash(text.as_bytes()), |sum, (name, bytes)| mix(mix(sum, hash(name.as_bytes())), hash(bytes)));
+    let sum = tensors.iter().fold(hash(text.as_bytes()), |sum, (name, bytes)| {
+        mix(mix(sum, hash(name.as_bytes())), hash(bytes))
+    });
     format!("{sum:016x}")
 }
 
@@ -135,9 +145,14 @@ pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<SnapshotCon
 }
 
 impl Saved {
-    /// Returns the content for a merge with these `variables`, or the reason it is invalid. `text` is the JSON in
-    /// `bytes`.
-    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<SnapshotContent, String> {
+    /// Returns the content for a merge with these `variables`, or the reason it is invalid. `text`
+    /// is the JSON in `bytes`.
+    fn content(
+        &self,
+        bytes: &[u8],
+        text: &str,
+        variables: &[Variable],
+    ) -> std::result::Result<SnapshotContent, String> {
         // Impossibly large counts would overflow later arithmetic.
         if self.step > MOST || self.drawn > MOST {
             return Err(format!("the step {} is out of range", self.step));
@@ -166,11 +181,16 @@ impl Saved {
             let c = read(format!("c.{key}"))?;
             let found = Moments { m: read(format!("m.{key}"))?, v: read(format!("v.{key}"))? };
             let fits = |n: usize| n == 0 || n == value.elem_count();
-            if c.len() != value.elem_count() || !fits(found.m.len()) || found.v.len() != found.m.len() {
+            if c.len() != value.elem_count()
+                || !fits(found.m.len())
+                || found.v.len() != found.m.len()
+            {
                 return Err(format!("`{key}` has the wrong number of coefficients"));
             }
             if let Some(square) = found.v.iter().find(|v| **v < 0.0) {
-                return Err(format!("the mean square `{square}` of a gradient of `{key}` is negative"));
+                return Err(format!(
+                    "the mean square `{square}` of a gradient of `{key}` is negative"
+                ));
             }
             values.push(c);
             moments.push(found);
@@ -197,9 +217,14 @@ impl Session {
     pub(super) fn serialized(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
         let (models, content) = (&snapshot.models, snapshot.content(self)?);
         let source = |s: &Source| -> Result<SavedSource> {
-            Ok(SavedSource { name: s.name().into(), spec: s.spec().into(), fingerprint: s.fingerprint()?.into() })
+            Ok(SavedSource {
+                name: s.name().into(),
+                spec: s.spec().into(),
+                fingerprint: s.fingerprint()?.into(),
+            })
         };
-        let data = |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
+        let data =
+            |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
         let saved = Saved {
             version: VERSION,
             sources: models.sources.iter().map(source).collect::<Result<_>>()?,
@@ -207,7 +232,14 @@ impl Session {
             settings: models.settings.clone(),
             scheme: SavedScheme {
                 name: self.merge.wrap.scheme.name(),
-                settings: self.merge.wrap.scheme.settings().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+                settings: self
+                    .merge
+                    .wrap
+                    .scheme
+                    .settings()
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v))
+                    .collect(),
             },
             options: self.merge.wrap.options.clone(),
             step: snapshot.step,
@@ -219,7 +251,9 @@ impl Session {
         let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
         let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
         let mut tensors = Vec::new();
-        for ((variable, values), moments) in self.merge.variables.iter().zip(&content.values).zip(&content.moments) {
+        for ((variable, values), moments) in
+            self.merge.variables.iter().zip(&content.values).zip(&content.moments)
+        {
             let (key, shape) = (&variable.key, variable.value.dims().to_vec());
             tensors.push((format!("c.{key}"), shape, le(values)));
             for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
@@ -228,16 +262,24 @@ impl Session {
         }
         let views = tensors
             .iter()
-            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .map(|(name, shape, bytes)| {
+                Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+            })
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
-        let sum = checksum(&text, tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())));
+        let sum = checksum(
+            &text,
+            tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())),
+        );
         let metadata = Some(HashMap::from([(KEY.to_owned(), sealed(&text, &sum))]));
-        views.and_then(|views| safetensors::serialize(views, metadata)).map_err(|e| invalid(e.to_string()))
+        views
+            .and_then(|views| safetensors::serialize(views, metadata))
+            .map_err(|e| invalid(e.to_string()))
     }
 }
 
 impl Dam {
-    /// Opens a file written by [`Dam::save`]. Sources and data are read again and must not have changed.
+    /// Opens a file written by [`Dam::save`]. Sources and data are read again and must not have
+    /// changed.
     ///
     /// ```
     /// use dam_prelude::{Columns, Dam, load};
@@ -252,15 +294,20 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// The file is not a session; sources or data are missing or have changed; the scheme is not built in (use
+    /// The file is not a session; sources or data are missing or have changed; the scheme is not
+    /// built in (use
     /// [`Dam::open_with`]).
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
         Self::opened(file.as_ref(), |saved| {
             let SavedScheme { name, settings } = &saved.scheme;
             let Ok(builtin) = find(name) else {
-                return Err(Error::UnknownScheme { file: file.as_ref().into(), scheme: name.clone() });
+                return Err(Error::UnknownScheme {
+                    file: file.as_ref().into(),
+                    scheme: name.clone(),
+                });
             };
-            let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            let settings: Vec<(&str, &str)> =
+                settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
             (builtin.build)(&settings)
         })
     }
@@ -273,7 +320,8 @@ impl Dam {
         Self::opened(file.as_ref(), |saved| match saved.scheme.name == scheme.name() {
             true => Ok(Arc::new(scheme)),
             false => {
-                let reason = format!("its scheme is `{}`, not `{}`", saved.scheme.name, scheme.name());
+                let reason =
+                    format!("its scheme is `{}`, not `{}`", saved.scheme.name, scheme.name());
                 Err(Error::SessionFile { file: file.as_ref().into(), reason })
             }
         })
@@ -285,7 +333,10 @@ impl Dam {
         let text = session_text(&bytes).map_err(invalid)?;
         let saved: Saved = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         if ![COLUMNS_ALONE, VERSION].contains(&saved.version) {
-            return Err(invalid(format!("it has version {}; this program reads version {VERSION}", saved.version)));
+            return Err(invalid(format!(
+                "it has version {}; this program reads version {VERSION}",
+                saved.version
+            )));
         }
         let wrap = Wrap { scheme: scheme(&saved)?, options: saved.options.clone() };
         let mut models = Models { settings: saved.settings.clone(), ..Models::default() };
@@ -302,18 +353,29 @@ impl Dam {
         models.data.clear();
         for (name, data) in &saved.data {
             models.data(name, &data.spec)?;
-            if models.data.get(name).map(|d| data_fingerprint(d)).as_ref() != Some(&data.fingerprint) {
-                return Err(invalid(format!("data of `{name}` ({}) has changed since the session was saved", data.spec)));
+            if models.data.get(name).map(|d| data_fingerprint(d)).as_ref()
+                != Some(&data.fingerprint)
+            {
+                return Err(invalid(format!(
+                    "data of `{name}` ({}) has changed since the session was saved",
+                    data.spec
+                )));
             }
         }
         let dam = Dam::new(models, wrap)?;
         {
             let mut session = dam.session();
-            let content = saved.content(&bytes, &text, &session.merge.variables).map_err(invalid)?;
+            let content =
+                saved.content(&bytes, &text, &session.merge.variables).map_err(invalid)?;
             for (variable, values) in session.merge.variables.iter().zip(&content.values) {
-                variable.value.set(&Tensor::from_slice(values, variable.value.dims(), &Device::Cpu)?)?;
+                variable.value.set(&Tensor::from_slice(
+                    values,
+                    variable.value.dims(),
+                    &Device::Cpu,
+                )?)?;
             }
-            (session.step, session.drawn, session.scores) = (saved.step, content.drawn, saved.scores);
+            (session.step, session.drawn, session.scores) =
+                (saved.step, content.drawn, saved.scores);
             (session.moments, session.history) = (content.moments, content.history);
         }
         Ok(dam.into_latest())

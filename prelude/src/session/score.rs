@@ -51,34 +51,51 @@ impl Scorer<'_> {
         self.score_as(self.architecture, weights, data)
     }
 
-    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &EvalData) -> Result<Scores> {
+    fn score_as<W: Weights + ?Sized>(
+        &self,
+        architecture: &Architecture,
+        weights: &W,
+        data: &EvalData,
+    ) -> Result<Scores> {
         let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
             let mut score = score(architecture, weights, &d.examples, limit, self.device)?;
             if !d.questions.is_empty() {
                 let choices = choose(architecture, weights, &d.questions, limit, self.device)?;
                 score.multiple_choice = Some(choices.accuracy);
-                // Multiple-choice questions are truncated on the left, so they can be scored even if `score` has no
-                // token left.
+                // Multiple-choice questions are truncated on the left, so they can be scored even
+                // if `score` has no token left.
                 if let (0, Some(mean)) = (score.tokens, choices.right.nats_per_token()) {
-                    score = Score { tokens: choices.right.tokens, loss: -mean, perplexity: (-mean).exp(), ..score };
+                    score = Score {
+                        tokens: choices.right.tokens,
+                        loss: -mean,
+                        perplexity: (-mean).exp(),
+                        ..score
+                    };
                 }
             }
             if score.tokens == 0 {
                 let what = format!(
                     "`{name}` has no token to predict: each example has a single token or is truncated before its answer"
                 );
-                return Err(Error::Sources { what, hint: "use longer examples, or raise max_length: set max_length=2048" });
+                return Err(Error::Sources {
+                    what,
+                    hint: "use longer examples, or raise max_length: set max_length=2048",
+                });
             }
             Ok((name.clone(), score))
         };
-        let unused = data.sets.iter().filter(|(_, d)| !d.unused.is_empty()).map(|(name, d)| (name.clone(), d.unused.clone()));
+        let unused = data
+            .sets
+            .iter()
+            .filter(|(_, d)| !d.unused.is_empty())
+            .map(|(name, d)| (name.clone(), d.unused.clone()));
         let scores = data.sets.iter().map(one).collect::<Result<_>>()?;
         Ok(Scores { data: scores, held_out: data.held_out, unused: unused.collect() })
     }
 
-    /// Returns the data to score on: the given files, or the held-out sets of built-in sources, or else the session's
-    /// own data.
+    /// Returns the data to score on: the given files, or the held-out sets of built-in sources, or
+    /// else the session's own data.
     pub fn eval_data(&self, files: &[String]) -> Result<EvalData> {
         let mut sets = self.named(files)?;
         if sets.is_empty() {
@@ -97,30 +114,51 @@ impl Scorer<'_> {
     fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
         let reader = self.models.tokenizer_source().unwrap_or(&self.sources[0]);
         if !files.is_empty() {
-            let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
+            let stem = |f: &String| {
+                Path::new(f)
+                    .file_stem()
+                    .map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned())
+            };
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
             let name = |f: &String| if unique { stem(f) } else { f.clone() };
             return files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect();
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
         // `a-b-heldout` needs the skills a and b.
-        let needs = |name: &&str| name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)));
-        let read =
-            |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
+        let needs = |name: &&str| {
+            name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)))
+        };
+        let read = |n: &str| {
+            Ok((
+                n.trim_end_matches("-heldout").to_owned(),
+                Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?,
+            ))
+        };
         builtin_datasets().into_iter().filter(needs).map(read).collect()
     }
 
     /// Scores every source, their average and the merge `weights`, which is called `name`.
-    pub fn scoreboard<W: Weights + ?Sized>(&self, name: &str, weights: &W, files: &[String]) -> Result<Scoreboard> {
+    pub fn scoreboard<W: Weights + ?Sized>(
+        &self,
+        name: &str,
+        weights: &W,
+        files: &[String],
+    ) -> Result<Scoreboard> {
         let data = self.eval_data(files)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
             let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
-            rows.push((source.name().to_owned(), self.score_as(source.architecture()?, &weights, &data)?));
+            rows.push((
+                source.name().to_owned(),
+                self.score_as(source.architecture()?, &weights, &data)?,
+            ));
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
         let average = Merge::new(self.sources, uniform, self.device.clone())?;
-        rows.push((AVERAGE.into(), self.score_as(&average.architecture, &average.as_weights(self.dtype), &data)?));
+        rows.push((
+            AVERAGE.into(),
+            self.score_as(&average.architecture, &average.as_weights(self.dtype), &data)?,
+        ));
         rows.push((name.into(), self.score(weights, &data)?));
         Ok(Scoreboard { rows })
     }

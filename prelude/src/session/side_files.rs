@@ -1,12 +1,15 @@
 //! Selects the files other than weights that a merge copies from its sources.
 //!
-//! Files that depend on each other come from one source: tokenizer files from the source that provides the tokenizer,
-//! processor files from the first source that has one. Files that belong to config.json (such as custom code) come
-//! from the source that provides config.json. Licences come from all sources.
+//! Files that depend on each other come from one source: tokenizer files from the source that
+//! provides the tokenizer, processor files from the first source that has one. Files that belong to
+//! config.json (such as custom code) come from the source that provides config.json. Licences come
+//! from all sources.
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, Source, WHOLE_GROUPS, is_vocabulary};
+use crate::checkpoint::{
+    Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, Source, WHOLE_GROUPS, is_vocabulary,
+};
 use crate::error::Result;
 
 /// A file to copy.
@@ -33,8 +36,8 @@ pub(super) struct SideFiles<'a> {
     pub left_out: Vec<String>,
 }
 
-/// Selects the files of `wanted` groups. `models` are the sources in order of preference; `tokenizer_sources` is the same for
-/// tokenizer files.
+/// Selects the files of `wanted` groups. `models` are the sources in order of preference;
+/// `tokenizer_sources` is the same for tokenizer files.
 pub(super) fn select<'a>(
     models: &[&'a Source],
     tokenizer_sources: &[&'a Source],
@@ -48,7 +51,10 @@ pub(super) fn select<'a>(
     }
     let of = |source: &Source, group: Group| {
         let beside = listed.iter().find(|(known, _)| known.identity() == source.identity());
-        beside.into_iter().flat_map(|(_, beside)| &beside.files).filter(move |(_, g, _)| *g == group)
+        beside
+            .into_iter()
+            .flat_map(|(_, beside)| &beside.files)
+            .filter(move |(_, g, _)| *g == group)
     };
     let mut all: Vec<SideFile<'a>> = Vec::new();
     let mut take = |source: &'a Source, group: Group| {
@@ -66,7 +72,9 @@ pub(super) fn select<'a>(
     }
     for group in WHOLE_GROUPS {
         let order = if group == Group::Tokenizer { tokenizer_sources } else { models };
-        let whole = order.iter().find(|s| of(s, group).any(|(name, ..)| group != Group::Tokenizer || is_vocabulary(name)));
+        let whole = order.iter().find(|s| {
+            of(s, group).any(|(name, ..)| group != Group::Tokenizer || is_vocabulary(name))
+        });
         let any = || order.iter().find(|s| of(s, group).next().is_some());
         whole.or_else(any).into_iter().for_each(|source| take(source, group));
     }
@@ -76,14 +84,17 @@ pub(super) fn select<'a>(
     all.retain(|file| wanted(file.group));
     let mut left_out: Vec<String> = Vec::new();
     for (source, beside) in &listed {
-        let skipped = beside.left_out.iter().filter(|_| all.iter().any(|file| file.source.identity() == source.identity()));
+        let skipped = beside
+            .left_out
+            .iter()
+            .filter(|_| all.iter().any(|file| file.source.identity() == source.identity()));
         left_out.extend(skipped.map(|(name, why)| format!("{name} of {} ({why})", source.name())));
     }
     SideFiles { files: within_limits(rename_licences(all), &mut left_out), left_out }
 }
 
-/// Renames licences that have the same name but different text, by appending the source's name. Equal texts are kept
-/// once.
+/// Renames licences that have the same name but different text, by appending the source's name.
+/// Equal texts are kept once.
 fn rename_licences(files: Vec<SideFile<'_>>) -> Vec<SideFile<'_>> {
     let mut kept: Vec<SideFile<'_>> = Vec::new();
     let mut texts: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
@@ -124,7 +135,11 @@ fn within_limits<'a>(files: Vec<SideFile<'a>>, left_out: &mut Vec<String>) -> Ve
         let fits = count < MAX_SIDE_FILES && bytes + file.size <= MAX_SIDE_BYTES;
         (count, bytes) = if fits { (count + 1, bytes + file.size) } else { (count, bytes) };
         if !fits {
-            left_out.push(format!("{} of {} (too many files or bytes)", file.own, file.source.name()));
+            left_out.push(format!(
+                "{} of {} (too many files or bytes)",
+                file.own,
+                file.source.name()
+            ));
         }
         fits
     };

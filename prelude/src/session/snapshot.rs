@@ -21,12 +21,13 @@ pub(super) fn new_state() -> u64 {
     STATES.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The state of a session at one moment: coefficients, optimiser moments, settings, data and training history. Cheap
-/// to clone.
+/// The state of a session at one moment: coefficients, optimiser moments, settings, data and
+/// training history. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(super) models: Models,
-    /// The scheme by name and settings, and its options. A snapshot cannot be restored into another merge.
+    /// The scheme by name and settings, and its options. A snapshot cannot be restored into another
+    /// merge.
     wrap: Identity,
     pub(super) step: usize,
     loss: Option<f64>,
@@ -60,7 +61,8 @@ impl SnapshotContent {
     /// Returns the approximate size in memory.
     fn bytes(&self) -> usize {
         let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
-        let steps = self.history.total.len() + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
+        let steps = self.history.total.len()
+            + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
         self.values.iter().map(|v| 4 * v.len()).sum::<usize>() + moments + 16 * steps
     }
 }
@@ -124,7 +126,12 @@ fn identity(wrap: &Wrap) -> Identity {
 impl Session {
     /// Takes a snapshot.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        let values = self.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
+        let values = self
+            .merge
+            .variables
+            .iter()
+            .map(|v| Ok(v.value.flatten_all()?.to_vec1()?))
+            .collect::<Result<_>>()?;
         let (moments, history) = (self.moments.clone(), self.history.clone());
         let content = SnapshotContent { values, moments, drawn: self.drawn, history };
         Ok(Snapshot {
@@ -150,15 +157,17 @@ impl Snapshot {
             return Some("it has other sources".into());
         }
         if *name != other_name || *settings != other_settings {
-            return Some(format!("its scheme is `{name}`, not `{other_name}`, or has other settings"));
+            return Some(format!(
+                "its scheme is `{name}`, not `{other_name}`, or has other settings"
+            ));
         }
         (*options != other_options).then(|| "it was wrapped with other options".into())
     }
 }
 
 impl Dam {
-    /// Returns the id of the current state. Every change of coefficients, settings or data gives a new id; restoring
-    /// a snapshot restores its id.
+    /// Returns the id of the current state. Every change of coefficients, settings or data gives a
+    /// new id; restoring a snapshot restores its id.
     pub fn state(&self) -> u64 {
         self.session().state
     }
@@ -185,20 +194,28 @@ impl Dam {
     /// Restores a snapshot of this session, or of one with the same sources, scheme and options.
     ///
     /// # Errors
-    /// The snapshot is of another merge, its file is missing, or its device is not available. Nothing changes then.
+    /// The snapshot is of another merge, its file is missing, or its device is not available.
+    /// Nothing changes then.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         let content = {
             let session = self.session();
             if let Some(difference) = snapshot.difference(&session) {
                 let what = format!("the snapshot is of another merge: {difference}");
-                return Err(Error::Sources { what, hint: "restore it into the merge it was taken from" });
+                return Err(Error::Sources {
+                    what,
+                    hint: "restore it into the merge it was taken from",
+                });
             }
             snapshot.content(&session)?
         };
         self.set(snapshot.models.settings.clone())?;
         let mut session = self.session();
         for (variable, values) in session.merge.variables.iter().zip(&content.values) {
-            variable.value.set(&Tensor::from_slice(values, variable.value.dims(), &Device::Cpu)?)?;
+            variable.value.set(&Tensor::from_slice(
+                values,
+                variable.value.dims(),
+                &Device::Cpu,
+            )?)?;
         }
         for (name, data) in &session.models.data.clone() {
             if snapshot.models.data.get(name).is_none_or(|other| !Arc::ptr_eq(data, other)) {
@@ -207,7 +224,8 @@ impl Dam {
         }
         session.models.data = snapshot.models.data.clone();
         session.moments = content.moments.clone();
-        (session.step, session.drawn, session.state) = (snapshot.step, content.drawn, snapshot.state);
+        (session.step, session.drawn, session.state) =
+            (snapshot.step, content.drawn, snapshot.state);
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
         Ok(())

@@ -1,5 +1,5 @@
-//! The terms of the objective: distillation from every source on that source's own data, and penalties on the
-//! coefficients.
+//! The terms of the objective: distillation from every source on that source's own data, and
+//! penalties on the coefficients.
 
 use candle_core::{Device, Tensor};
 
@@ -11,7 +11,9 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
 use crate::objective::{self, Distillation};
-use crate::train::{Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes};
+use crate::train::{
+    Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes,
+};
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
@@ -34,19 +36,31 @@ impl Session {
         }
     }
 
-    /// Compares the merge with every source on that source's next examples; with `with_gradient`, also computes the gradient
-    /// of the sum. A stop interrupts it and changes nothing.
+    /// Compares the merge with every source on that source's next examples; with `with_gradient`,
+    /// also computes the gradient of the sum. A stop interrupts it and changes nothing.
     pub(super) fn distil(&mut self, with_gradient: bool) -> Result<(Terms, Gradients)> {
         let sources = self.teachers_with_data()?;
         let Session { models, merge, teachers, dtype, drawn, tokens_run, plan: planned, .. } = self;
         let settings = &models.settings;
         let run = |source| -> Result<(TeacherRun<'_>, Vec<usize>)> {
             let name = Source::name(source);
-            let data = models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
+            let data =
+                models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
             let shuffle = settings.shuffle.then_some(settings.seed);
-            let examples = next_examples(name, data.examples.len(), *drawn, settings.batch_size, shuffle);
+            let examples =
+                next_examples(name, data.examples.len(), *drawn, settings.batch_size, shuffle);
             let Settings { max_length, top_k, .. } = *settings;
-            Ok((TeacherRun { source, data, max_length, top_k, device: &merge.device, dtype: *dtype }, examples))
+            Ok((
+                TeacherRun {
+                    source,
+                    data,
+                    max_length,
+                    top_k,
+                    device: &merge.device,
+                    dtype: *dtype,
+                },
+                examples,
+            ))
         };
         let runs = sources.iter().map(run).collect::<Result<Vec<_>>>()?;
         if runs.is_empty() {
@@ -61,20 +75,24 @@ impl Session {
         let outputs = outputs?;
 
         // The examples of all sources go through the merge in one batch.
-        let sequences = runs.iter().flat_map(|(run, examples)| examples.iter().map(|e| run.tokens(*e)));
+        let sequences =
+            runs.iter().flat_map(|(run, examples)| examples.iter().map(|e| run.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
-        let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
+        let known = planned
+            .filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
         let plan = match known {
             Some(plan) => plan,
             None => {
                 let (asked, tokens) = (settings.recompute, batch.tokens());
-                let on = asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
+                let on =
+                    asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
                 RecomputePlan { tokens, asked, on }
             }
         };
         *planned = Some(plan);
         let recompute = plan.on;
-        let mut pass = Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
+        let mut pass =
+            Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
         let (mut terms, mut start) = (Terms::new(), 0);
         for ((run, examples), outputs) in runs.iter().zip(&outputs) {
             let tokens = examples.iter().map(|e| run.tokens(*e).len()).sum();
@@ -85,7 +103,10 @@ impl Session {
                     let teacher = outputs.logits(run, rows, output.as_ref())?;
                     let (temperature, size) = (settings.temperature, examples.len());
                     let student = &run.shared(student.clone())?;
-                    data_terms(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
+                    data_terms(
+                        settings,
+                        &Distillation { student, teacher: &teacher, temperature, size, tokens },
+                    )
                 })?;
                 total.resize_with(parts.len(), Default::default);
                 for ((name, sum), (term, part)) in total.iter_mut().zip(parts) {
@@ -101,8 +122,8 @@ impl Session {
         Ok((terms, gradients))
     }
 
-    /// Computes the active penalties, each summed over the trainable weights, and adds their gradient to that of the
-    /// data.
+    /// Computes the active penalties, each summed over the trainable weights, and adds their
+    /// gradient to that of the data.
     pub(super) fn penalties(&mut self, mut gradients: Option<&mut Gradients>) -> Result<Terms> {
         let on = self.models.settings.weights.clone();
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
@@ -114,11 +135,14 @@ impl Session {
             ("l1", on.l1, &|_, c| objective::l1(c)),
             ("l2", on.l2, &|_, c| objective::l2(c)),
             ("overlap", on.overlap, &|_, c| objective::overlap(c, None)),
-            ("weighted_overlap", on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i))),
+            ("weighted_overlap", on.weighted_overlap, &|i, c| {
+                objective::overlap(c, self.angles.get(i))
+            }),
         ];
         let terms: Vec<_> = terms.into_iter().filter(|(_, weight, _)| *weight > 0.0).collect();
         let mut sums = vec![0f32; terms.len()];
-        let penalised = || self.merge.tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_penalised());
+        let penalised =
+            || self.merge.tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_penalised());
         if terms.is_empty() || penalised().next().is_none() {
             return Ok(Terms::new());
         }
@@ -135,12 +159,15 @@ impl Session {
             let Some(gradients) = gradients.as_deref_mut() else { continue };
             for i in &tensor.variables {
                 if let Some(gradient) = gradients.by_variable.remove(i) {
-                    weighted.push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
+                    weighted
+                        .push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
                 }
             }
             gradients.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
         }
-        let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| ((*name).into(), f64::from(sum * *weight as f32));
+        let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| {
+            ((*name).into(), f64::from(sum * *weight as f32))
+        };
         Ok(terms.iter().zip(sums).map(weighted).collect())
     }
 
@@ -151,7 +178,11 @@ impl Session {
         })?;
         let angles = |t: &MergedTensor| {
             interrupt::check()?;
-            objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?)
+            objective::column_angles(
+                &t.spec,
+                base.view(&t.spec.name)?,
+                &views(&self.sources, &t.spec)?,
+            )
         };
         self.merge.tensors.iter().map(angles).collect()
     }
@@ -164,7 +195,10 @@ fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
 }
 
 /// Computes the active terms on some tokens of one source, each a scalar.
-fn data_terms(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
+fn data_terms(
+    settings: &Settings,
+    compared: &Distillation<'_>,
+) -> Result<Vec<(&'static str, Tensor)>> {
     let (on, mut terms) = (&settings.weights, Vec::new());
     if on.kl > 0.0 {
         terms.push(("kl", (compared.kl(settings.reduction)? * on.kl)?));

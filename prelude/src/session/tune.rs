@@ -1,4 +1,5 @@
-//! Scores a merge on a small part of its sources' training data, to select parameters. Held-out data is never used.
+//! Scores a merge on a small part of its sources' training data, to select parameters. Held-out
+//! data is never used.
 
 use super::score::EvalData;
 use super::{Merged, Models};
@@ -23,8 +24,13 @@ impl Models {
             Dataset { spec: d.spec.clone(), examples, questions: Vec::new(), unused: Vec::new() }
         };
         match self.data.is_empty() {
-            true => Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() }),
-            false => Ok(EvalData::new(self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(), false)),
+            true => {
+                Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() })
+            }
+            false => Ok(EvalData::new(
+                self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(),
+                false,
+            )),
         }
     }
 }
@@ -33,8 +39,8 @@ impl Models {
 pub const EXAMPLES: usize = 48;
 
 impl Merged {
-    /// Returns the loss on the first `examples` examples of each source's data, averaged over sources, in nats. Use
-    /// it to select between merges; held-out data is for final scores only.
+    /// Returns the loss on the first `examples` examples of each source's data, averaged over
+    /// sources, in nats. Use it to select between merges; held-out data is for final scores only.
     ///
     /// # Errors
     /// Sources without data, or a family that cannot be run.
@@ -51,8 +57,8 @@ impl Merged {
     }
 }
 
-/// Makes the greedy soup by the loss on the first `examples` examples of every source's data. Also returns the tokens
-/// run.
+/// Makes the greedy soup by the loss on the first `examples` examples of every source's data. Also
+/// returns the tokens run.
 ///
 /// # Errors
 /// Fewer than two sources, or missing data.
@@ -67,17 +73,22 @@ pub(super) fn greedy_soup(models: &Models, examples: usize) -> Result<(Merged, S
     Ok((soup, chosen, tokens))
 }
 
-/// Selects the best parameters of a method's grid on the first `examples` examples of every source's data. Returns
-/// the merge, its parameters, and the tokens run by all trials.
+/// Selects the best parameters of a method's grid on the first `examples` examples of every
+/// source's data. Returns the merge, its parameters, and the tokens run by all trials.
 ///
 /// # Errors
 /// The method cannot merge the sources, or data is missing.
-pub(super) fn tune(models: &Models, method: &MethodEntry, examples: usize) -> Result<(Merged, String, u64)> {
+pub(super) fn tune(
+    models: &Models,
+    method: &MethodEntry,
+    examples: usize,
+) -> Result<(Merged, String, u64)> {
     let candidates = method.candidates();
     let (mut best, mut tokens) = (None::<(f64, Merged, String)>, 0);
     for pairs in &candidates {
         let merged = models.merge_named(method.name, pairs)?;
-        let chosen = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
+        let chosen =
+            pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
         if candidates.len() == 1 {
             return Ok((merged, chosen, 0));
         }
@@ -88,6 +99,7 @@ pub(super) fn tune(models: &Models, method: &MethodEntry, examples: usize) -> Re
             best = Some((trial.loss, merged, chosen));
         }
     }
-    let (_, merged, chosen) = best.ok_or_else(|| Error::Diverged { what: "loss", step: 0, value: f64::NAN })?;
+    let (_, merged, chosen) =
+        best.ok_or_else(|| Error::Diverged { what: "loss", step: 0, value: f64::NAN })?;
     Ok((merged, chosen, tokens))
 }

@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 
 impl Models {
-    /// Wraps these sources with coefficients that start at the column merge closest to `merged`, by least squares for
-    /// each tensor and column. The report states how much of the difference between `merged` and the average is
-    /// reached: all of it for a weighted average, less for a merge that is not a column merge.
+    /// Wraps these sources with coefficients that start at the column merge closest to `merged`, by
+    /// least squares for each tensor and column. The report states how much of the difference
+    /// between `merged` and the average is reached: all of it for a weighted average, less for a
+    /// merge that is not a column merge.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -24,8 +25,8 @@ impl Models {
     /// ```
     ///
     /// # Errors
-    /// As for [`Models::wrap`]; another scheme than columns, a non-linear `f`, or a `merged` with other tensors than
-    /// these sources.
+    /// As for [`Models::wrap`]; another scheme than columns, a non-linear `f`, or a `merged` with
+    /// other tensors than these sources.
     pub fn wrap_from(&self, how: impl Into<Wrap>, merged: &Merged) -> Result<Dam> {
         let plan = merged.plan();
         let how = how.into();
@@ -42,7 +43,10 @@ impl Models {
         let mut session = dam.session();
         let (merge, sources) = (&session.merge, &session.sources);
         let differs = || Error::Sources {
-            what: format!("the {} merge and the wrapped sources have different tensors", plan.method),
+            what: format!(
+                "the {} merge and the wrapped sources have different tensors",
+                plan.method
+            ),
             hint: "start from a merge of these sources with the same layers",
         };
         if plan.tensors.len() != merge.tensors.len() {
@@ -58,7 +62,8 @@ impl Models {
                 }
                 let width = merge.site(&tensor.spec).columns();
                 let found = nearest(&views(sources, &tensor.spec)?, width, &planned.values()?);
-                let values = Tensor::from_vec(found.coefficients, (sources.len(), 1, width), &Device::Cpu)?;
+                let values =
+                    Tensor::from_vec(found.coefficients, (sources.len(), 1, width), &Device::Cpu)?;
                 merge.set_coefficients(tensor, &values.to_device(&merge.device)?)?;
                 residual += found.residual;
                 difference += found.difference;

@@ -34,8 +34,8 @@ impl Answer {
 pub struct Answers {
     /// The prompt.
     pub prompt: String,
-    /// Each model's name and answer, without special tokens: the merge (named `DAM` or by its method), then the
-    /// sources, the base last.
+    /// Each model's name and answer, without special tokens: the merge (named `DAM` or by its
+    /// method), then the sources, the base last.
     pub rows: Vec<(String, String)>,
     /// Whether generation was interrupted.
     pub stopped: bool,
@@ -54,9 +54,11 @@ impl Answers {
         self.rows.iter().skip(1).find(|(row, _)| row == name).map(|(_, text)| text.as_str())
     }
 
-    /// Formats the answers in lines of at most `width` columns: side by side if they fit, else one after the other.
+    /// Formats the answers in lines of at most `width` columns: side by side if they fit, else one
+    /// after the other.
     pub fn lines(&self, width: usize) -> String {
-        let rows: Vec<(&str, &str)> = self.rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let rows: Vec<(&str, &str)> =
+            self.rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         let notes: String = self.notes().into_iter().map(|note| format!("\n{note}")).collect();
         side_by_side(&rows, width) + &notes
     }
@@ -64,7 +66,8 @@ impl Answers {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["model", "answer"]);
         table.text_columns.insert(1);
-        table.rows = self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
+        table.rows =
+            self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
         table.notes.extend(self.notes());
         table
     }

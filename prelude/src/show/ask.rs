@@ -1,5 +1,5 @@
-//! The result of `ask`: answers to one prompt, the likelihood of the merge's answer under each source, and the source
-//! that favours each token, marked by a letter below the token or by colour.
+//! The result of `ask`: answers to one prompt, the likelihood of the merge's answer under each
+//! source, and the source that favours each token, marked by a letter below the token or by colour.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -43,7 +43,8 @@ pub struct SourceAnswer {
     pub name: String,
     /// Its own answer, without special tokens.
     pub answer: String,
-    /// The likelihood of the merge's answer under this source, without tokens missing from its vocabulary.
+    /// The likelihood of the merge's answer under this source, without tokens missing from its
+    /// vocabulary.
     pub likelihood: Likelihood,
     /// Whether it is merged, so that it can favour tokens; a base model usually is not.
     pub is_merged: bool,
@@ -54,13 +55,14 @@ pub struct SourceAnswer {
 /// A token of the merge's answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AnswerToken {
-    /// The text this token completes. If a character consists of several tokens, the last has its text and the others
-    /// are empty.
+    /// The text this token completes. If a character consists of several tokens, the last has its
+    /// text and the others are empty.
     pub text: String,
-    /// The token's log-probability in nats under each source, given the prompt and the tokens before it; `None` if it
-    /// is not in the source's vocabulary. Empty if a stop came first.
+    /// The token's log-probability in nats under each source, given the prompt and the tokens
+    /// before it; `None` if it is not in the source's vocabulary. Empty if a stop came first.
     pub log_probs: Vec<Option<f64>>,
-    /// The source that favours the token: the merged source with the highest log-probability, by more than
+    /// The source that favours the token: the merged source with the highest log-probability, by
+    /// more than
     /// [`MARGIN`]. `None` if there is none: when all sources expect the token, their differences are noise.
     pub favours: Option<usize>,
 }
@@ -81,8 +83,8 @@ impl AskReport {
         self.tokens.iter().filter(|token| token.favours == Some(i)).count()
     }
 
-    /// Returns the tokens as displayed. The tokens of one character are joined, and their log-probabilities are
-    /// summed, because the first may already determine the character.
+    /// Returns the tokens as displayed. The tokens of one character are joined, and their
+    /// log-probabilities are summed, because the first may already determine the character.
     pub fn pieces(&self) -> Vec<AnswerToken> {
         let mut pieces = Vec::new();
         let mut begun: Option<Vec<Option<f64>>> = None;
@@ -91,8 +93,12 @@ impl AskReport {
                 None => token.clone(),
                 Some(before) => {
                     let sum = |(a, b): (&Option<f64>, &Option<f64>)| Some((*a)? + (*b)?);
-                    let log_probs: Vec<Option<f64>> = before.iter().zip(&token.log_probs).map(sum).collect();
-                    let merged = log_probs.iter().zip(&self.sources).map(|(x, source)| x.filter(|_| source.is_merged));
+                    let log_probs: Vec<Option<f64>> =
+                        before.iter().zip(&token.log_probs).map(sum).collect();
+                    let merged = log_probs
+                        .iter()
+                        .zip(&self.sources)
+                        .map(|(x, source)| x.filter(|_| source.is_merged));
                     let favours = favoured(&merged.collect::<Vec<_>>());
                     AnswerToken { text: token.text.clone(), log_probs, favours }
                 }
@@ -105,8 +111,8 @@ impl AskReport {
         pieces
     }
 
-    /// Formats the report in lines of at most `width` columns, if the table of likelihoods fits. Without colours, a
-    /// letter below each token marks the source that favours it.
+    /// Formats the report in lines of at most `width` columns, if the table of likelihoods fits.
+    /// Without colours, a letter below each token marks the source that favours it.
     pub fn lines(&self, width: usize) -> String {
         let letters = self.letters();
         let letter = |mark: TokenMark| match mark {
@@ -119,7 +125,8 @@ impl AskReport {
             let (mut text, mut below) = (String::new(), String::new());
             for (c, mark) in line {
                 text.push(c);
-                let width = if c == ' ' && mark == TokenMark::None { 0 } else { c.width().unwrap_or(0) };
+                let width =
+                    if c == ' ' && mark == TokenMark::None { 0 } else { c.width().unwrap_or(0) };
                 below.extend(std::iter::repeat_n(letter(mark), width));
                 below.extend(std::iter::repeat_n(' ', c.width().unwrap_or(0) - width));
             }
@@ -127,14 +134,16 @@ impl AskReport {
             lines.push(below.trim_end().to_owned());
         }
         let entry = |mark: TokenMark, name: String| format!("{} {name}", letter(mark));
-        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect();
+        let legend: Vec<String> =
+            self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect();
         lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
         lines.extend(self.notes());
         lines.join("\n")
     }
 
-    /// Like [`AskReport::lines`], with tokens in the colour of the source that favours them (256-colour ANSI codes)
-    /// instead of letters. Control characters in names and texts are replaced.
+    /// Like [`AskReport::lines`], with tokens in the colour of the source that favours them
+    /// (256-colour ANSI codes) instead of letters. Control characters in names and texts are
+    /// replaced.
     pub fn coloured(&self, width: usize) -> String {
         let painted = |text: &str, mark: TokenMark| match mark {
             TokenMark::Source(i) => format!("\x1b[1;38;5;{}m{text}\x1b[0m", ansi(palette(i))),
@@ -150,7 +159,8 @@ impl AskReport {
             };
             lines.push(runs.map(run).collect());
         }
-        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| painted(&name, mark)).collect();
+        let legend: Vec<String> =
+            self.legend().into_iter().map(|(mark, name)| painted(&name, mark)).collect();
         lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
         lines.extend(self.notes());
         lines.join("\n")
@@ -185,7 +195,9 @@ impl AskReport {
             let number = |x: Option<f64>, digits: i32| {
                 // Rounded here to avoid negative zeros.
                 let unit = 10f64.powi(digits);
-                x.map_or("-".into(), |x| format!("{:.*}", digits as usize, (x * unit).round() / unit + 0.0))
+                x.map_or("-".into(), |x| {
+                    format!("{:.*}", digits as usize, (x * unit).round() / unit + 0.0)
+                })
             };
             table.rows.push(vec![
                 printable(name),
@@ -197,7 +209,11 @@ impl AskReport {
         };
         row(&self.model, &self.likelihood, None);
         for (i, source) in self.sources.iter().enumerate() {
-            row(&source.name, &source.likelihood, (source.is_merged && self.is_scored()).then(|| self.favours(i)));
+            row(
+                &source.name,
+                &source.likelihood,
+                (source.is_merged && self.is_scored()).then(|| self.favours(i)),
+            );
         }
         table
     }
@@ -207,11 +223,20 @@ impl AskReport {
         table.text_columns.insert(table.header.len());
         table.header.push("answer".into());
         let answers = [&self.text].into_iter().chain(self.sources.iter().map(|s| &s.answer));
-        table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
+        table
+            .rows
+            .iter_mut()
+            .zip(answers)
+            .for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
     }
 
     fn mark(&self, token: &AnswerToken) -> TokenMark {
-        let known = token.log_probs.iter().zip(&self.sources).filter(|(x, source)| x.is_some() && source.is_merged).count();
+        let known = token
+            .log_probs
+            .iter()
+            .zip(&self.sources)
+            .filter(|(x, source)| x.is_some() && source.is_merged)
+            .count();
         match token.favours {
             Some(i) => TokenMark::Source(i),
             None if known < 2 && self.is_scored() => TokenMark::Unknown,
@@ -224,8 +249,8 @@ impl AskReport {
         self.tokens.iter().all(|token| !token.log_probs.is_empty())
     }
 
-    /// Returns the characters of the merge's answer, each with the mark of its token, in lines of at most `width`
-    /// columns; empty if the answer has not been scored.
+    /// Returns the characters of the merge's answer, each with the mark of its token, in lines of
+    /// at most `width` columns; empty if the answer has not been scored.
     fn marked(&self, width: usize) -> Vec<Vec<(char, TokenMark)>> {
         if !self.is_scored() {
             return Vec::new();
@@ -238,7 +263,8 @@ impl AskReport {
         if cells.is_empty() { Vec::new() } else { wrap_cells(&cells, width) }
     }
 
-    /// Returns the meaning of each mark: one per merged source, and the other marks that occur; empty without marks.
+    /// Returns the meaning of each mark: one per merged source, and the other marks that occur;
+    /// empty without marks.
     fn legend(&self) -> Vec<(TokenMark, String)> {
         let pieces = self.pieces();
         if pieces.is_empty() || !self.is_scored() {
@@ -260,8 +286,14 @@ impl AskReport {
     fn letters(&self) -> Vec<char> {
         let mut taken = BTreeSet::new();
         let letter = |source: &SourceAnswer| {
-            let own = source.name.chars().map(|c| c.to_ascii_uppercase()).chain('A'..='Z').chain('0'..='9');
-            let free = own.filter(char::is_ascii_alphanumeric).find(|c| !taken.contains(c)).unwrap_or('#');
+            let own = source
+                .name
+                .chars()
+                .map(|c| c.to_ascii_uppercase())
+                .chain('A'..='Z')
+                .chain('0'..='9');
+            let free =
+                own.filter(char::is_ascii_alphanumeric).find(|c| !taken.contains(c)).unwrap_or('#');
             taken.insert(free);
             free
         };
@@ -272,20 +304,31 @@ impl AskReport {
         let mut notes = Vec::new();
         let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
         for (i, source) in self.sources.iter().enumerate() {
-            let (name, missed) =
-                (printable(&source.name), self.tokens.iter().filter(|t| t.log_probs.get(i) == Some(&None)).count());
+            let (name, missed) = (
+                printable(&source.name),
+                self.tokens.iter().filter(|t| t.log_probs.get(i) == Some(&None)).count(),
+            );
             if missed > 0 {
-                notes.push(format!("{name} lacks {} of the answer, which its likelihood excludes", tokens(missed)));
+                notes.push(format!(
+                    "{name} lacks {} of the answer, which its likelihood excludes",
+                    tokens(missed)
+                ));
             }
             if source.lacks_of_prompt > 0 {
-                notes.push(format!("{name} lacks {} of the prompt, merged from other sources", tokens(source.lacks_of_prompt)));
+                notes.push(format!(
+                    "{name} lacks {} of the prompt, merged from other sources",
+                    tokens(source.lacks_of_prompt)
+                ));
             }
         }
         if self.tokens.is_empty() {
             notes.push(format!("the answer of {} is empty: nothing to compare", self.model));
         }
         if !self.is_scored() {
-            notes.push(format!("stopped before the sources had scored the answer of {}", self.model));
+            notes.push(format!(
+                "stopped before the sources had scored the answer of {}",
+                self.model
+            ));
         }
         notes.extend(self.full.map(full));
         notes.extend(self.stopped.then(|| STOPPED.to_owned()));
@@ -314,7 +357,9 @@ impl Render for AskReport {
             format!("<span style=\"{style}\" title=\"{}\">{}</span>", escape(title), escape(text))
         };
         let token = |token: &AnswerToken| {
-            let x = |x: Option<f64>| x.map_or("not in its vocabulary".to_owned(), |x| format!("{x:.3}"));
+            let x = |x: Option<f64>| {
+                x.map_or("not in its vocabulary".to_owned(), |x| format!("{x:.3}"))
+            };
             let told = self
                 .sources
                 .iter()
@@ -323,10 +368,17 @@ impl Render for AskReport {
             painted(self.mark(token), &told.collect::<Vec<_>>().join(", "), &printable(&token.text))
         };
         let tokens: String = self.pieces().iter().map(token).collect();
-        let legend: Vec<String> = self.legend().iter().map(|(mark, name)| painted(*mark, "", name)).collect();
+        let legend: Vec<String> =
+            self.legend().iter().map(|(mark, name)| painted(*mark, "", name)).collect();
         let mut html = table.html();
         let put = |html: &mut String, text: fmt::Arguments<'_>| html.write_fmt(text).unwrap_or(());
-        put(&mut html, format_args!("<p style=\"white-space:pre-wrap;line-height:1.6\">{tokens}</p><p>{}</p>", legend.join(" ")));
+        put(
+            &mut html,
+            format_args!(
+                "<p style=\"white-space:pre-wrap;line-height:1.6\">{tokens}</p><p>{}</p>",
+                legend.join(" ")
+            ),
+        );
         for note in self.notes() {
             html += &paragraph(&note);
         }
@@ -344,12 +396,16 @@ impl fmt::Display for AskReport {
     }
 }
 
-/// Returns the nearest of the 6 x 6 x 6 colours of 256-colour terminals, for a slightly lighter colour: the blue of
-/// the figures is hard to read on black.
+/// Returns the nearest of the 6 x 6 x 6 colours of 256-colour terminals, for a slightly lighter
+/// colour: the blue of the figures is hard to read on black.
 fn ansi(colour: [u8; 3]) -> u8 {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
     const LIGHTER: u8 = 15;
-    let nearest = |x: u8| (0..6u8).min_by_key(|i| LEVELS[usize::from(*i)].abs_diff(x.saturating_add(LIGHTER))).unwrap_or(0);
+    let nearest = |x: u8| {
+        (0..6u8)
+            .min_by_key(|i| LEVELS[usize::from(*i)].abs_diff(x.saturating_add(LIGHTER)))
+            .unwrap_or(0)
+    };
     let [r, g, b] = colour.map(nearest);
     16 + 36 * r + 6 * g + b
 }
@@ -392,7 +448,10 @@ mod tests {
         let text = asked().lines(80);
         let lines: Vec<&str> = text.lines().collect();
         // The answers are in the table if they fit, and else above it.
-        assert!(lines[3].starts_with(" DAM ") && lines[3].ends_with("十二 + \u{fffd}[2J<7>"), "{text}");
+        assert!(
+            lines[3].starts_with(" DAM ") && lines[3].ends_with("十二 + \u{fffd}[2J<7>"),
+            "{text}"
+        );
         assert!(asked().lines(40).starts_with("DAM "));
         let at = lines.iter().rposition(|line| line.starts_with("十二 + ")).unwrap();
         assert_eq!(
@@ -404,17 +463,31 @@ mod tests {
             ]
         );
         assert!(text.contains("m\u{fffd}2 lacks 1 token of the answer"), "{text}");
-        assert!(lines.iter().any(|line| line.starts_with(" base") && line.contains(" - ")), "{text}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(" base") && line.contains(" - ")),
+            "{text}"
+        );
     }
 
     /// By hand: the first source is behind at the last token of the character and ahead over both.
     #[test]
     fn tokens_of_one_character_are_joined() {
         let mut asked = asked();
-        let token = |text: &str, a, b| AnswerToken { text: text.into(), log_probs: vec![a, b, Some(0.0)], favours: Some(1) };
-        asked.tokens = vec![token("", Some(-0.5), Some(-3.0)), token("高", Some(-0.25), Some(-0.125)), token("い", None, None)];
+        let token = |text: &str, a, b| AnswerToken {
+            text: text.into(),
+            log_probs: vec![a, b, Some(0.0)],
+            favours: Some(1),
+        };
+        asked.tokens = vec![
+            token("", Some(-0.5), Some(-3.0)),
+            token("高", Some(-0.25), Some(-0.125)),
+            token("い", None, None),
+        ];
         let pieces = asked.pieces();
-        assert_eq!(pieces[0], AnswerToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) });
+        assert_eq!(
+            pieces[0],
+            AnswerToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) }
+        );
         assert_eq!((pieces.len(), &pieces[1]), (2, &asked.tokens[2]));
         asked.tokens[1].log_probs[0] = None;
         assert_eq!(asked.pieces()[0].favours, None);
@@ -424,13 +497,26 @@ mod tests {
     #[test]
     fn an_answer_that_was_not_scored_has_no_marks() {
         let mut asked = AskReport { stopped: true, ..asked() };
-        asked.tokens.iter_mut().for_each(|token| (token.log_probs, token.favours) = (Vec::new(), None));
+        asked
+            .tokens
+            .iter_mut()
+            .for_each(|token| (token.log_probs, token.favours) = (Vec::new(), None));
         let text = asked.lines(80);
-        assert!(text.contains("十二 + ") && text.contains("stopped before the sources had scored the answer"), "{text}");
-        assert!(!text.contains("lacks") && !text.contains("no source by more") && !text.contains(" of 4"), "{text}");
+        assert!(
+            text.contains("十二 + ")
+                && text.contains("stopped before the sources had scored the answer"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("lacks")
+                && !text.contains("no source by more")
+                && !text.contains(" of 4"),
+            "{text}"
+        );
     }
 
-    /// No output of a model and no name can send control sequences to a terminal, with or without colours.
+    /// No output of a model and no name can send control sequences to a terminal, with or without
+    /// colours.
     #[test]
     fn output_contains_no_other_control_sequences() {
         let text = asked().coloured(40);
@@ -444,7 +530,15 @@ mod tests {
     #[test]
     fn html_is_escaped() {
         let html = asked().html();
-        assert!(html.contains("&lt;7&gt;") && html.contains("a &lt;b&gt;") && !html.contains("<7>") && !html.contains('\x1b'));
-        assert!(html.contains("rgba(0,114,178,0.4)") && html.contains("title=\"math: -0.500, m"), "{html}");
+        assert!(
+            html.contains("&lt;7&gt;")
+                && html.contains("a &lt;b&gt;")
+                && !html.contains("<7>")
+                && !html.contains('\x1b')
+        );
+        assert!(
+            html.contains("rgba(0,114,178,0.4)") && html.contains("title=\"math: -0.500, m"),
+            "{html}"
+        );
     }
 }

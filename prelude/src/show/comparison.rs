@@ -37,7 +37,8 @@ pub struct Comparison {
 }
 
 impl MethodResult {
-    /// Returns the mean over data sets: of accuracies (higher is better) if all have them, else of losses.
+    /// Returns the mean over data sets: of accuracies (higher is better) if all have them, else of
+    /// losses.
     pub fn mean(&self) -> Option<f64> {
         let scores = self.scores.as_ref()?;
         Some(scores.mean_accuracy().unwrap_or_else(|| scores.mean_loss()))
@@ -50,15 +51,22 @@ impl Comparison {
         self.rows.iter().find(|row| row.method == method)
     }
 
-    /// Plots one bar per method: the mean over data sets of exact match, or of the loss if there is none.
+    /// Plots one bar per method: the mean over data sets of exact match, or of the loss if there is
+    /// none.
     pub fn plot(&self) -> Figure {
-        let exact = self.rows.iter().filter_map(|row| row.scores.as_ref()).any(|s| s.mean_accuracy().is_some());
+        let exact = self
+            .rows
+            .iter()
+            .filter_map(|row| row.scores.as_ref())
+            .any(|s| s.mean_accuracy().is_some());
         let methods = self.rows.iter().map(|row| row.method.clone()).collect();
         let values = self.rows.iter().map(|row| row.mean().unwrap_or(f64::NAN)).collect();
         let series = vec![("mean".to_owned(), values)];
         match exact {
             true => Figure::bars("exact match, mean over data sets", "", methods, series).percent(),
-            false => Figure::bars("loss, mean over data sets", "nats; lower is better", methods, series),
+            false => {
+                Figure::bars("loss, mean over data sets", "nats; lower is better", methods, series)
+            }
         }
     }
 
@@ -68,17 +76,25 @@ impl Comparison {
 
     fn table(&self) -> Table {
         let first = self.rows.iter().find_map(|row| row.scores.as_ref());
-        let data: Vec<String> = first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
+        let data: Vec<String> =
+            first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
         let exact = first.is_some_and(|scores| scores.mean_accuracy().is_some());
-        let header = [vec!["method".to_owned()], data.clone(), ["mean", "tokens", "time", "memory"].map(str::to_owned).into()];
-        let mut table = Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
+        let header = [
+            vec!["method".to_owned()],
+            data.clone(),
+            ["mean", "tokens", "time", "memory"].map(str::to_owned).into(),
+        ];
+        let mut table =
+            Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
         // The values compared in each column; lower is better.
         let mut ranks: Vec<Vec<Option<f64>>> = Vec::new();
         for row in &self.rows {
             let Some(scores) = &row.scores else {
                 let why = row.refused.clone().unwrap_or_default();
                 table.notes.push(format!("{}: {why}", row.method));
-                table.rows.push([vec![row.method.clone()], vec!["-".into(); data.len() + 4]].concat());
+                table
+                    .rows
+                    .push([vec![row.method.clone()], vec!["-".into(); data.len() + 4]].concat());
                 ranks.push(vec![None; data.len() + 5]);
                 continue;
             };
@@ -96,7 +112,11 @@ impl Comparison {
             cells.push(shown(scores.mean_accuracy(), scores.mean_loss()));
             numbers.push(rank(scores.mean_accuracy(), scores.mean_loss()));
             let cost = row.cost.unwrap_or_default();
-            cells.extend([count(cost.tokens as usize), format!("{:.1} s", cost.seconds), bytes(cost.peak_bytes)]);
+            cells.extend([
+                count(cost.tokens as usize),
+                format!("{:.1} s", cost.seconds),
+                bytes(cost.peak_bytes),
+            ]);
             numbers.extend([None; 3]);
             table.rows.push(cells);
             ranks.push(numbers);
@@ -106,7 +126,9 @@ impl Comparison {
         }
         for column in 0..table.header.len() {
             let best = ranks.iter().filter_map(|row| row[column]).fold(f64::INFINITY, f64::min);
-            let is_best = |(i, row): (usize, &Vec<Option<f64>>)| (row[column] == Some(best)).then_some((i, column));
+            let is_best = |(i, row): (usize, &Vec<Option<f64>>)| {
+                (row[column] == Some(best)).then_some((i, column))
+            };
             table.best.extend(ranks.iter().enumerate().filter_map(is_best));
         }
         table.notes.extend(first.map(Scores::notes).unwrap_or_default());
@@ -128,7 +150,13 @@ impl Comparison {
             Some("md") => self.table().markdown(),
             Some("html") => self.table().html(),
             Some("json") => serde_json::to_string_pretty(self).map_err(json)?,
-            _ => return Err(Error::bad_value("table", &file.display().to_string(), "a name that ends in .md, .html or .json")),
+            _ => {
+                return Err(Error::bad_value(
+                    "table",
+                    &file.display().to_string(),
+                    "a name that ends in .md, .html or .json",
+                ));
+            }
         };
         new_file(file, text.as_bytes())
     }

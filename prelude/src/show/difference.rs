@@ -41,16 +41,29 @@ pub struct TensorDifference {
 
 impl Difference {
     fn table(&self) -> Table {
-        let changed: Vec<&TensorDifference> = self.tensors.iter().filter(|t| t.changed > 0).collect();
-        let mut table = Table::new("", ["tensor", "coefficients", "changed", "mean |a - b|", "largest"]);
+        let changed: Vec<&TensorDifference> =
+            self.tensors.iter().filter(|t| t.changed > 0).collect();
+        let mut table =
+            Table::new("", ["tensor", "coefficients", "changed", "mean |a - b|", "largest"]);
         table.rows = (changed.iter().take(SHOWN))
-            .map(|t| vec![short_name(&t.name).into(), count(t.coefficients), count(t.changed), number(t.mean), number(t.most)])
+            .map(|t| {
+                vec![
+                    short_name(&t.name).into(),
+                    count(t.coefficients),
+                    count(t.changed),
+                    number(t.mean),
+                    number(t.most),
+                ]
+            })
             .collect();
         if changed.is_empty() && !self.tensors.is_empty() {
             table.notes.push("all coefficients are the same".into());
         }
         if changed.len() > SHOWN {
-            table.notes.push(format!("and {} more tensors with smaller differences", changed.len() - SHOWN));
+            table.notes.push(format!(
+                "and {} more tensors with smaller differences",
+                changed.len() - SHOWN
+            ));
         }
         match self.tensors.len() - changed.len() {
             0 => {}
@@ -58,7 +71,10 @@ impl Difference {
             same => table.notes.push(format!("{same} tensors are equal")),
         }
         if self.incomparable > 0 {
-            table.notes.push(format!("{} tensors are not comparable: their sources or schemes differ", self.incomparable));
+            table.notes.push(format!(
+                "{} tensors are not comparable: their sources or schemes differ",
+                self.incomparable
+            ));
         }
         table.notes.extend(self.score_lines());
         table
@@ -78,7 +94,10 @@ impl Difference {
         };
         let mut lines: Vec<String> = a.data.keys().filter_map(line).collect();
         lines.push(format!("mean loss: a {:.4}, b {:.4}", a.mean_loss(), b.mean_loss()));
-        lines.insert(0, format!("a: step {}, b: step {}; exact match (loss):", self.steps.0, self.steps.1));
+        lines.insert(
+            0,
+            format!("a: step {}, b: step {}; exact match (loss):", self.steps.0, self.steps.1),
+        );
         lines
     }
 }

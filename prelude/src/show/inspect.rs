@@ -46,8 +46,8 @@ pub struct TensorStats {
     pub sources: Vec<(String, SourceStats)>,
     /// The dimension along which the coefficients vary.
     pub along: Along,
-    /// The columns or rows in which sources differ most, each with the coefficient of every source. Empty if the
-    /// sources do not differ, or if every element has its own coefficient.
+    /// The columns or rows in which sources differ most, each with the coefficient of every source.
+    /// Empty if the sources do not differ, or if every element has its own coefficient.
     pub columns: Vec<(usize, Vec<f64>)>,
 }
 
@@ -62,19 +62,31 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Plots the coefficients of a single tensor, column by source, or the mean coefficient of several, tensor by
-    /// source.
+    /// Plots the coefficients of a single tensor, column by source, or the mean coefficient of
+    /// several, tensor by source.
     pub fn plot(&self) -> Figure {
         if let Some(columns) = &self.columns {
             return columns.clone();
         }
         let short = |t: &TensorStats| short_name(&t.name).to_owned();
-        let sources: Vec<String> =
-            self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
+        let sources: Vec<String> = self
+            .tensors
+            .first()
+            .map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect())
+            .unwrap_or_default();
         let neutral = 1.0 / sources.len().max(1) as f64;
-        let values = self.tensors.iter().map(|t| t.sources.iter().map(|(_, s)| s.mean).collect()).collect();
+        let values =
+            self.tensors.iter().map(|t| t.sources.iter().map(|(_, s)| s.mean).collect()).collect();
         let rows = self.tensors.iter().map(short).collect();
-        Figure::heatmap("coefficients, tensor by tensor", "source", "mean coefficient", rows, sources, values, neutral)
+        Figure::heatmap(
+            "coefficients, tensor by tensor",
+            "source",
+            "mean coefficient",
+            rows,
+            sources,
+            values,
+            neutral,
+        )
     }
 
     fn figure(&self) -> Option<Figure> {
@@ -85,9 +97,17 @@ impl Inspection {
         if let [tensor] = self.tensors.as_slice() {
             return one_tensor(tensor);
         }
-        let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
+        let names = self
+            .tensors
+            .first()
+            .map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect())
+            .unwrap_or_default();
         let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
-        let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
+        let columns = if self.tensors.iter().all(|t| t.along == Along::Column) {
+            " over columns"
+        } else {
+            ""
+        };
         let mut table = Table::new(format!("coefficients c: mean ± std{columns}"), header);
         for tensor in &self.tensors {
             let mut row = vec![short_name(&tensor.name).to_owned()];
@@ -107,10 +127,13 @@ pub(crate) fn short_name(name: &str) -> &str {
 }
 
 fn one_tensor(tensor: &TensorStats) -> Table {
-    let header = [vec!["source".to_owned()], ["mean", "std", "min", "max"].map(str::to_owned).to_vec()].concat();
+    let header =
+        [vec!["source".to_owned()], ["mean", "std", "min", "max"].map(str::to_owned).to_vec()]
+            .concat();
     let what = if tensor.along == Along::Row { "row" } else { "column" };
     let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("{what} {j}")).collect();
-    let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
+    let mut table =
+        Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
     for (i, (name, s)) in tensor.sources.iter().enumerate() {
         let mut row = vec![name.clone()];
         row.extend([s.mean, s.std, s.min, s.max].map(|x| format!("{x:.4}")));
@@ -171,9 +194,13 @@ impl Distances {
     pub fn plot(&self) -> Figure {
         let names = self.sources();
         let of = |t: &TensorDistances, name: &String| {
-            t.sources.iter().find(|(source, _)| source == name).map_or(f64::NAN, |(_, d)| d.relative)
+            t.sources
+                .iter()
+                .find(|(source, _)| source == name)
+                .map_or(f64::NAN, |(_, d)| d.relative)
         };
-        let values = self.tensors.iter().map(|t| names.iter().map(|name| of(t, name)).collect()).collect();
+        let values =
+            self.tensors.iter().map(|t| names.iter().map(|name| of(t, name)).collect()).collect();
         let rows = self.tensors.iter().map(|t| short_name(&t.name).to_owned()).collect();
         let columns = names.into_iter().cloned().collect();
         let title = format!("distance of the {} merge from each source", self.method);
@@ -186,13 +213,23 @@ impl Distances {
 
     fn table(&self) -> Table {
         let names = self.sources();
-        let title = format!("distance of the {} merge from each source, relative to its size (cosine)", self.method);
-        let mut table = Table::new(title, ["tensor"].into_iter().chain(names.iter().map(|name| name.as_str())));
+        let title = format!(
+            "distance of the {} merge from each source, relative to its size (cosine)",
+            self.method
+        );
+        let mut table =
+            Table::new(title, ["tensor"].into_iter().chain(names.iter().map(|name| name.as_str())));
         for tensor in &self.tensors {
-            let of = |name: &&String| tensor.sources.iter().find(|(source, _)| source == *name).map(|(_, d)| d);
-            let cell = |d: Option<&Distance>| d.map_or("-".into(), |d| format!("{:.4} ({:.4})", d.relative, d.cosine));
+            let of = |name: &&String| {
+                tensor.sources.iter().find(|(source, _)| source == *name).map(|(_, d)| d)
+            };
+            let cell = |d: Option<&Distance>| {
+                d.map_or("-".into(), |d| format!("{:.4} ({:.4})", d.relative, d.cosine))
+            };
             let name = short_name(&tensor.name).to_owned();
-            table.rows.push([name].into_iter().chain(names.iter().map(|name| cell(of(name)))).collect());
+            table
+                .rows
+                .push([name].into_iter().chain(names.iter().map(|name| cell(of(name)))).collect());
         }
         table
     }

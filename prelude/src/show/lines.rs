@@ -19,20 +19,31 @@ pub(super) fn or_nothing(text: &str) -> &str {
     if text.trim().is_empty() { NOTHING } else { text }
 }
 
-/// Replaces control characters: names and answers come from untrusted files, and a terminal would obey control
-/// sequences.
+/// Replaces control characters: names and answers come from untrusted files, and a terminal would
+/// obey control sequences.
 ///
 /// ```
 /// assert_eq!(dam_prelude::show::printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
 /// ```
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(
+            |c| {
+                if c.is_control() && c != '\n' && c != '\t' {
+                    char::REPLACEMENT_CHARACTER
+                } else {
+                    c
+                }
+            },
+        )
+        .collect()
 }
 
-/// Wraps characters, each with a mark, into lines of at most `width` columns: at line ends, then after the last
-/// blank, then after a separator in a name, then anywhere.
+/// Wraps characters, each with a mark, into lines of at most `width` columns: at line ends, then
+/// after the last blank, then after a separator in a name, then anywhere.
 pub(super) fn wrap_cells<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
-    let columns = |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
+    let columns =
+        |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
     let mut lines = Vec::new();
     for whole in cells.split(|(c, _)| *c == '\n') {
         let mut line: Vec<(char, T)> = Vec::new();
@@ -53,18 +64,25 @@ pub(super) fn wrap_cells<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<
 
 /// Returns the width of the longest part of `text` that [`wrap_cells`] does not break.
 pub(super) fn longest_piece(text: &str) -> usize {
-    text.split_inclusive(PARTS).flat_map(|part| part.split([' ', '\n'])).map(UnicodeWidthStr::width).max().unwrap_or(0)
+    text.split_inclusive(PARTS)
+        .flat_map(|part| part.split([' ', '\n']))
+        .map(UnicodeWidthStr::width)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Wraps plain text like [`wrap_cells`], with control characters replaced.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let text = printable(text);
     let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
-    let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
+    let line = |line: Vec<(char, ())>| {
+        line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned()
+    };
     wrap_cells(&cells, width).into_iter().map(line).collect()
 }
 
-/// Arranges texts with headings side by side if `width` columns are enough, else one after the other.
+/// Arranges texts with headings side by side if `width` columns are enough, else one after the
+/// other.
 pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
     let texts: Vec<&str> = texts.iter().map(|(_, text)| or_nothing(text)).collect();
@@ -81,19 +99,35 @@ pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     if narrow || !names.iter().zip(&columns).all(fits) {
         let one = |(name, text): (&String, &&str)| {
             let lines = wrapped(text, width.saturating_sub(2).max(2));
-            [name.clone()].into_iter().chain(lines.into_iter().map(|line| format!("  {line}"))).collect::<Vec<_>>()
+            [name.clone()]
+                .into_iter()
+                .chain(lines.into_iter().map(|line| format!("  {line}")))
+                .collect::<Vec<_>>()
         };
         return names.iter().zip(&texts).flat_map(one).collect::<Vec<_>>().join("\n");
     }
-    let bodies: Vec<Vec<String>> = texts.iter().zip(&columns).map(|(text, columns)| wrapped(text, *columns)).collect();
+    let bodies: Vec<Vec<String>> =
+        texts.iter().zip(&columns).map(|(text, columns)| wrapped(text, *columns)).collect();
     let row = |cells: &[&str]| {
-        let pad = |(cell, columns): (&&str, &usize)| format!("{cell}{}", " ".repeat(columns.saturating_sub(cell.width())));
-        cells.iter().zip(&columns).map(pad).collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
+        let pad = |(cell, columns): (&&str, &usize)| {
+            format!("{cell}{}", " ".repeat(columns.saturating_sub(cell.width())))
+        };
+        cells
+            .iter()
+            .zip(&columns)
+            .map(pad)
+            .collect::<Vec<_>>()
+            .join(&" ".repeat(GAP))
+            .trim_end()
+            .to_owned()
     };
     let mut lines = vec![row(&names.iter().map(String::as_str).collect::<Vec<_>>())];
     lines.push("─".repeat(columns.iter().sum::<usize>() + gaps));
     for i in 0..bodies.iter().map(Vec::len).max().unwrap_or(0) {
-        lines.push(row(&bodies.iter().map(|body| body.get(i).map_or("", String::as_str)).collect::<Vec<_>>()));
+        lines.push(row(&bodies
+            .iter()
+            .map(|body| body.get(i).map_or("", String::as_str))
+            .collect::<Vec<_>>()));
     }
     lines.join("\n")
 }
@@ -115,7 +149,8 @@ mod tests {
             let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
             let lines = wrap_cells(&cells, width);
             assert_eq!(lines.concat(), cells);
-            assert!(lines.iter().all(|l| l.len() == 1 || l.iter().map(|(c, ())| c.width().unwrap()).sum::<usize>() <= width));
+            assert!(lines.iter().all(|l| l.len() == 1
+                || l.iter().map(|(c, ())| c.width().unwrap()).sum::<usize>() <= width));
         }
     }
 
@@ -126,8 +161,14 @@ mod tests {
         assert_eq!(side_by_side(&texts, 10), "a\n  one\nmodel\n  十二\n  b");
         let long = "word ".repeat(20);
         let shown = side_by_side(&[("a", &long), ("b", &long)], 60);
-        assert!(shown.lines().all(|line| line.width() <= 60) && shown.starts_with("a       "), "{shown}");
+        assert!(
+            shown.lines().all(|line| line.width() <= 60) && shown.starts_with("a       "),
+            "{shown}"
+        );
         let shown = side_by_side(&[("a", &long), ("b", &long)], 30);
-        assert!(shown.lines().all(|line| line.width() <= 30) && shown.starts_with("a\n  word"), "{shown}");
+        assert!(
+            shown.lines().all(|line| line.width() <= 30) && shown.starts_with("a\n  word"),
+            "{shown}"
+        );
     }
 }

@@ -25,7 +25,8 @@ pub struct SourceReport {
     pub path: PathBuf,
     /// The family, as in config.json.
     pub architecture: String,
-    /// The number of decoder layers; `None` if the family cannot be run, so that only static methods can merge it.
+    /// The number of decoder layers; `None` if the family cannot be run, so that only static
+    /// methods can merge it.
     pub layers: Option<usize>,
     /// The hidden size.
     pub width: Option<usize>,
@@ -37,7 +38,8 @@ pub struct SourceReport {
     pub bytes: usize,
     /// Tensors in the file that no layer uses.
     pub unused: Vec<String>,
-    /// Integer and boolean tensors, which are not merged: the merge copies those of the first source.
+    /// Integer and boolean tensors, which are not merged: the merge copies those of the first
+    /// source.
     pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
@@ -71,14 +73,23 @@ impl Sources {
                 s.path.display().to_string(),
             ]);
             if s.is_base {
-                table.notes.push(format!("{} is the base model: not merged unless you wrap with base=on", s.name));
+                table.notes.push(format!(
+                    "{} is the base model: not merged unless you wrap with base=on",
+                    s.name
+                ));
             }
             if let Some(obstacle) = &s.obstacle {
-                table.notes.push(format!("{}: static methods only (such as merge linear), because {obstacle}", s.name));
+                table.notes.push(format!(
+                    "{}: static methods only (such as merge linear), because {obstacle}",
+                    s.name
+                ));
             }
             if !s.copied.is_empty() {
                 let copied = s.copied.join(", ");
-                table.notes.push(format!("{}: copied from the first source, not merged: {copied}", s.name));
+                table.notes.push(format!(
+                    "{}: copied from the first source, not merged: {copied}",
+                    s.name
+                ));
             }
             table.notes.extend(s.notes.iter().map(|note| format!("{}: {note}", s.name)));
             if s.lack != MissingTokens::default() {
@@ -96,9 +107,16 @@ impl Sources {
 fn lacks(source: &SourceReport) -> String {
     let MissingTokens { tokens, padding, examples, from } = &source.lack;
     let more = if *tokens > examples.len() { ", ..." } else { "" };
-    let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{} {what}s", count(n)) };
-    let tokens = (*tokens > 0).then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));
+    let plural = |n: usize, what: &str| {
+        if n == 1 { format!("1 {what}") } else { format!("{} {what}s", count(n)) }
+    };
+    let tokens = (*tokens > 0)
+        .then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));
     let padding = (*padding > 0).then(|| format!("{} of padding", plural(*padding, "row")));
     let what = [tokens, padding].into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    format!("{} lacks {what}, present in {}; tokens are matched by their text", source.name, from.join(" and "))
+    format!(
+        "{} lacks {what}, present in {}; tokens are matched by their text",
+        source.name,
+        from.join(" and ")
+    )
 }

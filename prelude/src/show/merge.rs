@@ -33,7 +33,8 @@ pub struct MergeReport {
 impl MergeReport {
     fn table(&self) -> Table {
         let sources = self.sources.join(" + ");
-        let from = self.base.as_ref().map(|base| format!(", relative to {base}")).unwrap_or_default();
+        let from =
+            self.base.as_ref().map(|base| format!(", relative to {base}")).unwrap_or_default();
         let mut table = match &self.written {
             Some(written) => {
                 let mut table = written.table();
@@ -42,13 +43,21 @@ impl MergeReport {
             }
             None => {
                 let mut table = Table::new("", ["merge of", "method", "tensors", "weights"]);
-                table.rows.push(vec![sources + &from, self.method.clone(), count(self.tensors), count(self.parameters)]);
+                table.rows.push(vec![
+                    sources + &from,
+                    self.method.clone(),
+                    count(self.tensors),
+                    count(self.parameters),
+                ]);
                 table.notes.push("not written yet: try it with eval, generate and inspect; write it with bake DIR".into());
                 table
             }
         };
         if let (Some(first), false) = (self.sources.first(), self.copied.is_empty()) {
-            table.notes.push(format!("copied from {first}, because integers cannot be merged: {}", self.copied.join(", ")));
+            table.notes.push(format!(
+                "copied from {first}, because integers cannot be merged: {}",
+                self.copied.join(", ")
+            ));
         }
         table.notes.extend(self.notes.iter().cloned());
         table
@@ -76,9 +85,19 @@ pub struct EvolveReport {
 
 impl EvolveReport {
     fn table(&self) -> Table {
-        let mut table = Table::new("", ["method", "dimensions", "candidates", "first loss", "best loss", "tokens"]);
-        let numbers = [self.dimensions.to_string(), self.tried.to_string(), number(self.first), number(self.best)];
-        table.rows.push([vec![self.method.clone()], numbers.into(), vec![count(self.tokens as usize)]].concat());
+        let mut table = Table::new(
+            "",
+            ["method", "dimensions", "candidates", "first loss", "best loss", "tokens"],
+        );
+        let numbers = [
+            self.dimensions.to_string(),
+            self.tried.to_string(),
+            number(self.first),
+            number(self.best),
+        ];
+        table.rows.push(
+            [vec![self.method.clone()], numbers.into(), vec![count(self.tokens as usize)]].concat(),
+        );
         if self.stopped {
             table.notes.push("stopped: best merge so far".into());
         }
@@ -99,9 +118,12 @@ impl Written {
             json["notes"] = json!(self.notes);
         }
         if let Some(retained) = &self.retained {
-            let tensors =
-                retained.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
-            let least = retained.lowest().map(|(name, share)| json!({"tensor": name, "share": share}));
+            let tensors = retained
+                .tensors
+                .iter()
+                .map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let least =
+                retained.lowest().map(|(name, share)| json!({"tensor": name, "share": share}));
             json["adapter"] = json!({
                 "rank": retained.rank, "share": retained.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
             });
@@ -111,7 +133,11 @@ impl Written {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["written", "files", "size"]);
-        table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
+        table.rows.push(vec![
+            self.path.display().to_string(),
+            self.files.to_string(),
+            bytes(self.bytes),
+        ]);
         table.notes.extend(self.notes.iter().cloned());
         table.notes.extend(self.retained.iter().map(ToString::to_string));
         if !self.copied.is_empty() {

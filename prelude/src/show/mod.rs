@@ -1,4 +1,5 @@
-//! Results of the primitives and their display: tables and figures, as text for a terminal and as HTML in a notebook.
+//! Results of the primitives and their display: tables and figures, as text for a terminal and as
+//! HTML in a notebook.
 
 /// Implements `Display` and `evcxr_display` for reports shown as a table.
 macro_rules! shown_as_table {
@@ -80,7 +81,9 @@ pub use comparison::{Comparison, MethodResult};
 pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
 pub(crate) use inspect::short_name;
-pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};
+pub use inspect::{
+    Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats,
+};
 pub use lines::printable;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};

@@ -29,7 +29,8 @@ pub(super) fn brief(x: f64) -> String {
 
 pub(super) fn count(n: usize) -> String {
     let digits = n.to_string();
-    let grouped = digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());
+    let grouped =
+        digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());
     grouped.collect::<Vec<_>>().join(",")
 }
 

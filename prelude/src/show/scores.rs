@@ -27,17 +27,26 @@ pub struct Scores {
 /// Returns the note that `columns` of the data `name` were not used; only the first few are named.
 pub(crate) fn unused_columns(name: &str, columns: &[String]) -> String {
     const NAMED: usize = 8;
-    let named: Vec<String> = columns.iter().take(NAMED).map(|column| format!("`{column}`")).collect();
-    let more = if columns.len() > NAMED { format!(" and {} more", columns.len() - NAMED) } else { String::new() };
+    let named: Vec<String> =
+        columns.iter().take(NAMED).map(|column| format!("`{column}`")).collect();
+    let more = if columns.len() > NAMED {
+        format!(" and {} more", columns.len() - NAMED)
+    } else {
+        String::new()
+    };
     format!("unused columns of {name}: {}{more}", named.join(", "))
 }
 
 impl Scores {
     /// Returns notes for the user.
     pub(super) fn notes(&self) -> Vec<String> {
-        let learnt =
-            (!self.held_out).then(|| "these are scores on the training data: pass held-out files for a fair test".into());
-        learnt.into_iter().chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns))).collect()
+        let learnt = (!self.held_out).then(|| {
+            "these are scores on the training data: pass held-out files for a fair test".into()
+        });
+        learnt
+            .into_iter()
+            .chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns)))
+            .collect()
     }
 
     /// Returns the mean loss over data sets, in nats.
@@ -57,7 +66,13 @@ impl Scores {
         let mut table = Table::new("", header.into_iter().take(if chooses { 6 } else { 5 }));
         for (name, s) in &self.data {
             let share = |x: Option<f64>| x.map_or("-".into(), percent);
-            let mut row = vec![name.clone(), count(s.tokens), number(s.loss), perplexity(s.perplexity), share(s.exact_match)];
+            let mut row = vec![
+                name.clone(),
+                count(s.tokens),
+                number(s.loss),
+                perplexity(s.perplexity),
+                share(s.exact_match),
+            ];
             row.extend(chooses.then(|| share(s.multiple_choice)));
             table.rows.push(row);
         }
@@ -87,11 +102,14 @@ impl Scoreboard {
 
     /// Plots one bar per model and data set: exact match, or the loss if there is none.
     pub fn plot(&self) -> Figure {
-        let data: Vec<String> = self.rows.first().map(|(_, s)| s.data.keys().cloned().collect()).unwrap_or_default();
-        let exact = self.rows.iter().flat_map(|(_, s)| s.data.values()).any(|s| s.accuracy().is_some());
+        let data: Vec<String> =
+            self.rows.first().map(|(_, s)| s.data.keys().cloned().collect()).unwrap_or_default();
+        let exact =
+            self.rows.iter().flat_map(|(_, s)| s.data.values()).any(|s| s.accuracy().is_some());
         let value = |s: &Score| if exact { s.accuracy().unwrap_or(f64::NAN) } else { s.loss };
         let row = |(name, scores): &(String, Scores)| {
-            let values = data.iter().map(|data| scores.data.get(data).map_or(f64::NAN, value)).collect();
+            let values =
+                data.iter().map(|data| scores.data.get(data).map_or(f64::NAN, value)).collect();
             (name.clone(), values)
         };
         // The base is last, so that sources keep their colours from other figures.
@@ -108,8 +126,12 @@ impl Scoreboard {
     }
 
     fn table(&self) -> Table {
-        let data: Vec<&String> = self.rows.first().map(|(_, s)| s.data.keys().collect()).unwrap_or_default();
-        let header = ["model".to_owned()].into_iter().chain(data.iter().map(|d| (*d).clone())).chain(["mean".to_owned()]);
+        let data: Vec<&String> =
+            self.rows.first().map(|(_, s)| s.data.keys().collect()).unwrap_or_default();
+        let header = ["model".to_owned()]
+            .into_iter()
+            .chain(data.iter().map(|d| (*d).clone()))
+            .chain(["mean".to_owned()]);
         let mut table = Table::new("exact match (loss)", header);
         table.notes.extend(self.rows.first().map(|(_, scores)| scores.notes()).unwrap_or_default());
         for (name, scores) in &self.rows {

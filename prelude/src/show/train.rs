@@ -11,7 +11,9 @@ shown_with_picture!(LossReport, StepReport, TrainReport);
 impl Figure {
     /// Plots the loss over steps: the total and each of its terms.
     pub fn losses(history: &History) -> Self {
-        let series = |name: &str, values: &[(usize, f64)]| Series::new(name, values.iter().map(|(step, x)| (*step as f64, *x)));
+        let series = |name: &str, values: &[(usize, f64)]| {
+            Series::new(name, values.iter().map(|(step, x)| (*step as f64, *x)))
+        };
         let mut all = vec![Series { is_main: true, ..series("total", &history.total) }];
         all.extend(history.terms.iter().map(|(name, values)| series(name, values)));
         Self::curve("loss before each step", "step", "loss", all)
@@ -43,7 +45,8 @@ impl LossReport {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["term", "loss"]);
-        table.rows = self.terms.iter().map(|(name, loss)| vec![name.clone(), number(*loss)]).collect();
+        table.rows =
+            self.terms.iter().map(|(name, loss)| vec![name.clone(), number(*loss)]).collect();
         table.rows.push(vec!["total".into(), number(self.total)]);
         table.notes = self.notes.clone();
         table
@@ -72,7 +75,12 @@ impl StepReport {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["step", "loss", "gradient norm", "lr"]);
-        table.rows.push(vec![self.step.to_string(), number(self.total), number(self.grad_norm), format!("{:e}", self.lr)]);
+        table.rows.push(vec![
+            self.step.to_string(),
+            number(self.total),
+            number(self.grad_norm),
+            format!("{:e}", self.lr),
+        ]);
         table
     }
 }
@@ -113,7 +121,8 @@ impl TrainReport {
         const FEW: usize = 10;
         let part = self.losses.len() / 3;
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-        part >= FEW && mean(&self.losses[self.losses.len() - part..]) > 1.1 * mean(&self.losses[..part])
+        part >= FEW
+            && mean(&self.losses[self.losses.len() - part..]) > 1.1 * mean(&self.losses[..part])
     }
 
     fn figure(&self) -> Option<Figure> {
@@ -122,7 +131,12 @@ impl TrainReport {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
-        let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
+        let row = [
+            self.steps.to_string(),
+            self.reached.to_string(),
+            number(self.first),
+            number(self.last),
+        ];
         table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
         if self.has_risen() {
             table.notes.push(
@@ -135,7 +149,10 @@ impl TrainReport {
                 .push("the linear schedule has ended: the learning rate is 0 (set total_steps=, or schedule=constant)".into());
         }
         if self.stopped {
-            table.notes.push(format!("stopped after step {}: all steps are kept; train continues from there", self.reached));
+            table.notes.push(format!(
+                "stopped after step {}: all steps are kept; train continues from there",
+                self.reached
+            ));
         }
         table
     }

@@ -18,7 +18,8 @@ pub struct WrapReport {
     pub tensors: usize,
     /// The scheme's name and settings.
     pub scheme: String,
-    /// The number of parameter values of the scheme, including biases; with columns, these are the coefficients.
+    /// The number of parameter values of the scheme, including biases; with columns, these are the
+    /// coefficients.
     pub coefficients: usize,
     /// The number of trainable values.
     pub trainable: usize,
@@ -32,7 +33,10 @@ pub struct WrapReport {
 
 impl WrapReport {
     fn table(&self) -> Table {
-        let mut table = Table::new("", ["merge of", "tensors", "coefficients", "trainable", "share of weights"]);
+        let mut table = Table::new(
+            "",
+            ["merge of", "tensors", "coefficients", "trainable", "share of weights"],
+        );
         let share = 100.0 * self.coefficients as f64 / self.parameters.max(1) as f64;
         table.rows.push(vec![
             self.sources.join(" + "),
@@ -51,11 +55,14 @@ impl WrapReport {
 fn forecast(f: &Forecast) -> Vec<String> {
     let assumed = if f.has_data { "" } else { ", assumed without data" };
     let pace = match f.minutes {
-        Some(minutes) if minutes < 1.0 => format!("about {:.0} s per 100 steps", (60.0 * minutes).max(1.0)),
+        Some(minutes) if minutes < 1.0 => {
+            format!("about {:.0} s per 100 steps", (60.0 * minutes).max(1.0))
+        }
         Some(minutes) => format!("about {minutes:.0} min per 100 steps"),
         None => "on a GPU".into(),
     };
-    let again = if f.recompute { "; the backward pass recomputes layers to save memory" } else { "" };
+    let again =
+        if f.recompute { "; the backward pass recomputes layers to save memory" } else { "" };
     vec![
         format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(
@@ -74,7 +81,10 @@ impl SchemeReport {
         let mut table = Table::new("", ["scheme", "tensors", "parameters", "gradients checked"]);
         let counts = [self.tensors, self.parameters, self.gradients].map(count);
         table.rows.push([vec![self.scheme.clone()], counts.to_vec()].concat());
-        table.notes.push("shapes and initial values are valid, and gradients agree with finite differences".into());
+        table.notes.push(
+            "shapes and initial values are valid, and gradients agree with finite differences"
+                .into(),
+        );
         table
     }
 }

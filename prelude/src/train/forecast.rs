@@ -1,8 +1,8 @@
 //! The forecast of the resources that training needs: memory, disk and time.
 //!
-//! Memory is computed from shapes. One layer's merged weights and gradients are in memory at a time, whatever the
-//! number of layers. What grows with the batch are the activations that layers keep for the backward pass, or with
-//! `recompute` one hidden state per layer and token.
+//! Memory is computed from shapes. One layer's merged weights and gradients are in memory at a
+//! time, whatever the number of layers. What grows with the batch are the activations that layers
+//! keep for the backward pass, or with `recompute` one hidden state per layer and token.
 
 use std::time::Instant;
 
@@ -57,7 +57,8 @@ pub struct Forecast {
     pub teacher_bytes: u64,
     /// The size of the merge on disk.
     pub disk_bytes: u64,
-    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` on a GPU.
+    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` on a
+    /// GPU.
     pub minutes: Option<f64>,
     /// The memory free now.
     pub available_bytes: u64,
@@ -69,8 +70,8 @@ pub struct Forecast {
     pub recompute: bool,
 }
 
-/// Makes glibc keep freed memory for the next step, because mapping pages again costs a tenth of a step. Does nothing
-/// on other platforms.
+/// Makes glibc keep freed memory for the next step, because mapping pages again costs a tenth of a
+/// step. Does nothing on other platforms.
 pub fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: these calls only set two thresholds of the allocator.
@@ -89,12 +90,18 @@ pub fn available_bytes() -> u64 {
 }
 
 impl Recompute {
-    /// Decides whether to recompute in steps of `tokens` tokens on `device` with `available` bytes of free main
-    /// memory.
+    /// Decides whether to recompute in steps of `tokens` tokens on `device` with `available` bytes
+    /// of free main memory.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the step does not fit.
-    pub fn decide(self, architecture: &Architecture, tokens: usize, device: &Device, available: u64) -> Result<bool> {
+    pub fn decide(
+        self,
+        architecture: &Architecture,
+        tokens: usize,
+        device: &Device,
+        available: u64,
+    ) -> Result<bool> {
         if !device.is_cpu() {
             return Ok(self == Recompute::On);
         }
@@ -117,7 +124,9 @@ impl Recompute {
 fn weights(a: &Architecture) -> u64 {
     let floats = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64 * 4;
     let specs = a.tensors();
-    let of = |wanted: &dyn Fn(&TensorSpec) -> bool| specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>();
+    let of = |wanted: &dyn Fn(&TensorSpec) -> bool| {
+        specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>()
+    };
     let layer = (0..a.layers).map(|layer| of(&|s| s.layer() == Some(layer))).max().unwrap_or(0);
     let output = of(&|s| s.name == a.output());
     // One layer with gradients; the output layer with its gradient; a teacher's output layer.
@@ -128,8 +137,8 @@ fn weights(a: &Architecture) -> u64 {
 fn kept(a: &Architecture) -> u64 {
     let (q, kv) = ((a.heads * a.head_dim) as u64, (a.key_value_heads * a.head_dim) as u64);
     let (hidden, intermediate) = (a.hidden as u64, a.intermediate as u64);
-    // Input and its copy, two norms, two sums, two outputs; projections before and after rotation, attention; gate,
-    // up and their product.
+    // Input and its copy, two norms, two sums, two outputs; projections before and after rotation,
+    // attention; gate, up and their product.
     4 * (8 * hidden + 3 * q + 3 * kv + 3 * intermediate)
 }
 
@@ -142,16 +151,19 @@ fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
     weights(a) + tokens * (states + kept(a)) + 5 * 4 * run * a.vocabulary as u64
 }
 
-/// Returns the floating-point operations of a step: the teachers, and the forward and backward pass of the merge.
+/// Returns the floating-point operations of a step: the teachers, and the forward and backward pass
+/// of the merge.
 fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -> f64 {
     let counted = |s: &&TensorSpec| s.kind == Kind::Linear || s.name == a.output();
-    let weights: usize = a.tensors().iter().filter(counted).map(|s| s.shape.iter().product::<usize>()).sum();
+    let weights: usize =
+        a.tensors().iter().filter(counted).map(|s| s.shape.iter().product::<usize>()).sum();
     let attention = a.layers * a.heads * a.head_dim * length;
     let passes = if recompute { 5.0 } else { 4.0 };
     2.0 * tokens as f64 * passes * (weights + attention) as f64
 }
 
-/// Measures floating-point operations per second for a matrix product typical of training, on all threads.
+/// Measures floating-point operations per second for a matrix product typical of training, on all
+/// threads.
 fn speed() -> Result<f64> {
     let (rows, width) = (512, 768);
     let x = Tensor::zeros((rows, width), DType::F32, &Device::Cpu)?;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct History {
     /// The sum of all terms.
     pub total: Vec<(usize, f64)>,
-    /// Every term with its weight applied, by name, in order of first use; only the steps in which it was active.
+    /// Every term with its weight applied, by name, in order of first use; only the steps in which
+    /// it was active.
     pub terms: Vec<(String, Vec<(usize, f64)>)>,
 }
 

@@ -13,7 +13,8 @@ pub enum Optimizer {
     /// AdamW: updates all coefficients.
     #[default]
     AdamW,
-    /// AdamW that updates only the fraction [`MOFO_ALPHA`] of each vector with the largest momentum.
+    /// AdamW that updates only the fraction [`MOFO_ALPHA`] of each vector with the largest
+    /// momentum.
     Mofo,
 }
 
@@ -47,8 +48,8 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Updates `w` by `gradient`. `width` is the length of one coefficient vector; the slices consist of whole
-    /// vectors.
+    /// Updates `w` by `gradient`. `width` is the length of one coefficient vector; the slices
+    /// consist of whole vectors.
     pub fn update(&mut self, update: Update, w: &mut [f32], gradient: &[f32], width: usize) {
         let Update { optimizer, step, lr, weight_decay } = update;
         self.m.resize(w.len(), 0.0);

@@ -1,9 +1,10 @@
 //! The forward and backward pass of the merge on a batch.
 //!
-//! A layer's merged weights and their gradients are in memory only while that layer runs. The backward pass merges
-//! them again, which costs little compared with the layer. A layer's activations are kept for the backward pass, or
-//! with `recompute` computed again from its input; memory then grows by one hidden state per layer and token. Before
-//! every layer, in both directions, a stop request is checked.
+//! A layer's merged weights and their gradients are in memory only while that layer runs. The
+//! backward pass merges them again, which costs little compared with the layer. A layer's
+//! activations are kept for the backward pass, or with `recompute` computed again from its input;
+//! memory then grows by one hidden state per layer and token. Before every layer, in both
+//! directions, a stop request is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -94,7 +95,8 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// Ids outside the vocabulary, out of memory on the device, or [`Error::Interrupted`].
     pub fn new(merge: &'a Merge, batch: &Batch, options: PassOptions) -> Result<Self> {
-        let (ids, positions) = (batch.ids.clone(), Positions::new(&merge.architecture, &batch.lengths, 0));
+        let (ids, positions) =
+            (batch.ids.clone(), Positions::new(&merge.architecture, &batch.lengths, 0));
         let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(options.dtype)?;
         let embedded = tracked(&embedded, options.with_gradient)?;
         let mut x = Decoder::new(&merge.architecture, &Embedded(&embedded)).embed(&ids)?;
@@ -103,7 +105,8 @@ impl<'a> Pass<'a> {
             let graph = options.with_gradient && !options.recompute;
             let weights = merge.part(Some(layer), options.dtype, graph)?;
             let input = tracked(&x, graph)?;
-            let output = Decoder::new(&merge.architecture, &weights).layer(layer, &input, &positions)?;
+            let output =
+                Decoder::new(&merge.architecture, &weights).layer(layer, &input, &positions)?;
             x = output.detach();
             if options.with_gradient {
                 layers.push(Layer { input, output: graph.then_some(output) });
@@ -124,8 +127,9 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk once), and returns its
-    /// terms, each a scalar. The gradient of their sum enters the backward pass.
+    /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk
+    /// once), and returns its terms, each a scalar. The gradient of their sum enters the backward
+    /// pass.
     ///
     /// # Errors
     /// The error of `loss`, out of memory on the device, or [`Error::Interrupted`].
@@ -134,7 +138,8 @@ impl<'a> Pass<'a> {
         rows: Range<usize>,
         loss: impl FnOnce(&Tensor) -> Result<Vec<(N, Tensor)>>,
     ) -> Result<Vec<(N, f64)>> {
-        let x = tracked(&self.states.narrow(0, rows.start, rows.len())?, self.options.with_gradient)?;
+        let x =
+            tracked(&self.states.narrow(0, rows.start, rows.len())?, self.options.with_gradient)?;
         let decoder = Decoder::new(&self.merge.architecture, &self.top);
         let terms = loss(&decoder.logits(&decoder.last_norm(&x)?)?)?;
         if self.options.with_gradient && !terms.is_empty() {
@@ -169,17 +174,23 @@ impl<'a> Pass<'a> {
             let input = tracked(&input, true)?;
             let output = match output {
                 Some(output) => output,
-                None => Decoder::new(&self.merge.architecture, &weights).layer(layer, &input, &self.positions)?,
+                None => Decoder::new(&self.merge.architecture, &weights).layer(
+                    layer,
+                    &input,
+                    &self.positions,
+                )?,
             };
             let mut gradients = send_down(&output, &upstream)?.backward()?;
             upstream = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
-            for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums()) {
+            for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums())
+            {
                 self.add(tensor, &gradient)?;
             }
         }
         let embedding = self.merge.embedding()?;
         if embedding.trains {
-            let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded)).embed(&self.ids)?;
+            let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded))
+                .embed(&self.ids)?;
             let gradients = send_down(&x, &upstream)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
                 self.gradients.add(self.merge.pull_back_rows(embedding, gradient, &self.ids)?)?;
@@ -189,8 +200,8 @@ impl<'a> Pass<'a> {
         Ok(self.gradients)
     }
 
-    /// Maps the gradient of a merged weight to its variables. The gradient of the coefficients may be as large as the
-    /// weight and is not kept.
+    /// Maps the gradient of a merged weight to its variables. The gradient of the coefficients may
+    /// be as large as the weight and is not kept.
     fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
         self.gradients.add(self.merge.pull_back(tensor, gradient)?)?;
         self.gradients.tensors.insert(tensor.spec.name.clone());
@@ -200,5 +211,9 @@ impl<'a> Pass<'a> {
 
 /// Detaches `x` from any graph; with `with_gradient`, makes it the root of a new one.
 fn tracked(x: &Tensor, with_gradient: bool) -> Result<Tensor> {
-    Ok(if with_gradient && !x.is_variable() { Var::from_tensor(&x.detach())?.into_inner() } else { x.clone() })
+    Ok(if with_gradient && !x.is_variable() {
+        Var::from_tensor(&x.detach())?.into_inner()
+    } else {
+        x.clone()
+    })
 }

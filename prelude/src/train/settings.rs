@@ -21,7 +21,8 @@ pub enum Schedule {
 /// The weights of the terms of the objective; 0 disables a term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TermWeights {
-    /// KL divergence of the merge from each source on the source's data ([`crate::objective::Distillation::kl`]).
+    /// KL divergence of the merge from each source on the source's data
+    /// ([`crate::objective::Distillation::kl`]).
     pub kl: f64,
     /// Mean squared error between their logits ([`crate::objective::Distillation::mse`]).
     pub mse: f64,
@@ -35,8 +36,8 @@ pub struct TermWeights {
     pub l2: f64,
     /// Overlap of source pairs in each column ([`crate::objective::overlap`]).
     pub overlap: f64,
-    /// The same, weighted by the angle between their task vectors ([`crate::objective::column_angles`]); needs a base
-    /// model.
+    /// The same, weighted by the angle between their task vectors
+    /// ([`crate::objective::column_angles`]); needs a base model.
     pub weighted_overlap: f64,
 }
 
@@ -157,11 +158,15 @@ pub const KEYS: [&str; 26] = [
 ];
 
 const OPTIMIZERS: [(&str, Optimizer); 2] = [("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)];
-const SCHEDULES: [(&str, Schedule); 2] = [("constant", Schedule::Constant), ("linear", Schedule::Linear)];
+const SCHEDULES: [(&str, Schedule); 2] =
+    [("constant", Schedule::Constant), ("linear", Schedule::Linear)];
 const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
-const REDUCTIONS: [(&str, Reduction); 2] = [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
-const RECOMPUTE: [(&str, Recompute); 3] = [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
-const DEVICES: [(&str, &str); 4] = [("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda"), ("metal", "metal")];
+const REDUCTIONS: [(&str, Reduction); 2] =
+    [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
+const RECOMPUTE: [(&str, Recompute); 3] =
+    [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
+const DEVICES: [(&str, &str); 4] =
+    [("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda"), ("metal", "metal")];
 const DTYPES: [(&str, &str); 3] = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
 
 /// Returns the allowed values of `key`; empty for a number.
@@ -189,7 +194,9 @@ pub fn about(key: &str) -> &'static str {
         "weight_decay" => "decoupled, per step and unit of learning rate",
         "schedule" => "learning rate schedule after the warm-up",
         "warmup" => "number of steps over which the learning rate rises from 0",
-        "total_steps" => "step at which the linear schedule ends; 0: after one epoch of the largest data set",
+        "total_steps" => {
+            "step at which the linear schedule ends; 0: after one epoch of the largest data set"
+        }
         "clip" => "maximum gradient norm; 0: no clipping",
         "batch_size" => "examples per source per step",
         "shuffle" => "whether examples are shuffled in every epoch",
@@ -224,14 +231,25 @@ impl Settings {
     /// An unknown key (the error names the nearest), or a value out of range. Nothing changes then.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let real = |low: f64, open: bool| {
-            let x: Option<f64> = value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
+            let x: Option<f64> = value
+                .parse()
+                .ok()
+                .filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
             x.ok_or_else(|| {
-                Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "of at least" }))
+                Error::bad_value(
+                    key,
+                    value,
+                    format!("a number {} {low}", if open { "above" } else { "of at least" }),
+                )
             })
         };
         let within = |low: usize, high: usize| {
             let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));
-            let range = if high < MANY { format!("from {low} to {high}") } else { format!("of at least {low}") };
+            let range = if high < MANY {
+                format!("from {low} to {high}")
+            } else {
+                format!("of at least {low}")
+            };
             x.ok_or_else(|| Error::bad_value(key, value, format!("an integer {range}")))
         };
         let whole = |low: usize| within(low, MANY);
@@ -257,9 +275,15 @@ impl Settings {
             "overlap" => self.weights.overlap = real(0.0, false)?,
             "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
             // With a single logit, all distributions are equal.
-            "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or an integer of at least 2")),
+            "top_k" if value == "1" => {
+                return Err(Error::bad_value(key, value, "0, or an integer of at least 2"));
+            }
             "top_k" => self.top_k = whole(0)?,
-            "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "an integer of at least 0"))?,
+            "seed" => {
+                self.seed = value
+                    .parse()
+                    .map_err(|_| Error::bad_value(key, value, "an integer of at least 0"))?
+            }
             "recompute" => self.recompute = choose(key, value, &RECOMPUTE)?,
             "device" => self.device = choose(key, value, &DEVICES)?.into(),
             "threads" => self.threads = within(0, 1024)?,
@@ -298,7 +322,8 @@ impl Settings {
         match self.schedule {
             Schedule::Constant => self.lr,
             Schedule::Linear => {
-                let left = total.saturating_sub(step) as f64 / total.saturating_sub(self.warmup).max(1) as f64;
+                let left = total.saturating_sub(step) as f64
+                    / total.saturating_sub(self.warmup).max(1) as f64;
                 self.lr * left.min(1.0)
             }
         }
@@ -307,7 +332,8 @@ impl Settings {
     /// Returns the device and the dtype of the computation.
     ///
     /// # Errors
-    /// A device that is not available in this build or on this machine, or a dtype that it does not support.
+    /// A device that is not available in this build or on this machine, or a dtype that it does not
+    /// support.
     pub fn device_and_dtype(&self) -> Result<(Device, DType)> {
         let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
         let device = match self.device.as_str() {
@@ -322,7 +348,11 @@ impl Settings {
             _ => DType::F32,
         };
         if device.is_cpu() && dtype != DType::F32 {
-            return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 and f16 need a GPU"));
+            return Err(Error::bad_value(
+                "dtype",
+                &self.dtype,
+                "f32 on the CPU; bf16 and f16 need a GPU",
+            ));
         }
         Ok((device, dtype))
     }
@@ -363,7 +393,8 @@ mod tests {
 
     #[test]
     fn schedules_warm_up_and_decay() {
-        let settings = Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
+        let settings =
+            Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
         let rates: Vec<f64> = (0..7).map(|step| settings.lr_at(step, 6)).collect();
         assert_eq!(rates, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);
     }

@@ -1,6 +1,6 @@
-//! Teachers: runs each source on its own data, once per example, and caches compact outputs: final hidden states in
-//! the source's dtype, from which every step computes logits with the output layer, or the top-k logits of every
-//! token.
+//! Teachers: runs each source on its own data, once per example, and caches compact outputs: final
+//! hidden states in the source's dtype, from which every step computes logits with the output
+//! layer, or the top-k logits of every token.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -62,20 +62,24 @@ impl TeacherRun<'_> {
         &ids[..ids.len().min(self.max_length)]
     }
 
-    /// Masks `logits` (tokens x vocabulary) at tokens missing from the teacher's vocabulary, where nothing is
-    /// compared: teacher and student both get the same very low logit.
+    /// Masks `logits` (tokens x vocabulary) at tokens missing from the teacher's vocabulary, where
+    /// nothing is compared: teacher and student both get the same very low logit.
     ///
     /// # Errors
     /// Out of memory on the device.
     pub fn shared(&self, logits: Tensor) -> Result<Tensor> {
         const NONE: f32 = -1e4;
-        let Some(numbering) = self.source.numbering().filter(|n| !n.missing_rows.is_empty()) else { return Ok(logits) };
+        let Some(numbering) = self.source.numbering().filter(|n| !n.missing_rows.is_empty()) else {
+            return Ok(logits);
+        };
         let mut lacks = vec![0u8; logits.dim(D::Minus1)?];
         for id in &numbering.missing_rows {
             lacks[*id as usize] = 1;
         }
         let lacks = Tensor::new(lacks, logits.device())?.broadcast_as(logits.shape())?;
-        let none = Tensor::new(NONE, logits.device())?.to_dtype(logits.dtype())?.broadcast_as(logits.shape())?;
+        let none = Tensor::new(NONE, logits.device())?
+            .to_dtype(logits.dtype())?
+            .broadcast_as(logits.shape())?;
         Ok(lacks.where_cond(&none, &logits)?)
     }
 
@@ -100,7 +104,8 @@ impl Teachers {
         self.cached.values().map(Cached::bytes).sum()
     }
 
-    /// Returns the teacher's outputs on `examples`. Missing ones are computed, and cached if there is room.
+    /// Returns the teacher's outputs on `examples`. Missing ones are computed, and cached if there
+    /// is room.
     ///
     /// # Errors
     /// Out of memory on the device.
@@ -111,7 +116,11 @@ impl Teachers {
             self.key = Some(key);
         }
         let name = run.source.name();
-        let mut new: Vec<usize> = examples.iter().copied().filter(|e| !self.cached.contains_key(&(name.into(), *e))).collect();
+        let mut new: Vec<usize> = examples
+            .iter()
+            .copied()
+            .filter(|e| !self.cached.contains_key(&(name.into(), *e)))
+            .collect();
         new.sort_unstable();
         new.dedup();
         let mut passing = BTreeMap::new();
@@ -129,25 +138,35 @@ impl Teachers {
                 }
             }
         }
-        let cached: Vec<&Cached> =
-            examples.iter().filter_map(|e| passing.get(e).or_else(|| self.cached.get(&(name.into(), *e)))).collect();
+        let cached: Vec<&Cached> = examples
+            .iter()
+            .filter_map(|e| passing.get(e).or_else(|| self.cached.get(&(name.into(), *e))))
+            .collect();
         let joined = |part: fn(&Cached) -> Option<&Tensor>| -> Result<Tensor> {
             let parts: Vec<&Tensor> = cached.iter().filter_map(|k| part(k)).collect();
             Ok(Tensor::cat(&parts, 0)?.to_device(run.device)?)
         };
         let cached = if run.top_k > 0 {
             Cached::TopK {
-                values: joined(|k| if let Cached::TopK { values, .. } = k { Some(values) } else { None })?.to_dtype(run.dtype)?,
-                indices: joined(|k| if let Cached::TopK { indices, .. } = k { Some(indices) } else { None })?,
+                values: joined(|k| {
+                    if let Cached::TopK { values, .. } = k { Some(values) } else { None }
+                })?
+                .to_dtype(run.dtype)?,
+                indices: joined(|k| {
+                    if let Cached::TopK { indices, .. } = k { Some(indices) } else { None }
+                })?,
             }
         } else {
-            Cached::Hidden(joined(|k| if let Cached::Hidden(hidden) = k { Some(hidden) } else { None })?.to_dtype(run.dtype)?)
+            Cached::Hidden(
+                joined(|k| if let Cached::Hidden(hidden) = k { Some(hidden) } else { None })?
+                    .to_dtype(run.dtype)?,
+            )
         };
         Ok(Outputs { cached })
     }
 
-    /// Returns the weight of the teacher's output layer, in memory shared with the next teacher; `None` if logits are
-    /// cached.
+    /// Returns the weight of the teacher's output layer, in memory shared with the next teacher;
+    /// `None` if logits are cached.
     ///
     /// # Errors
     /// Out of memory on the device.
@@ -166,19 +185,29 @@ impl Teachers {
 }
 
 impl Outputs {
-    /// Returns the teacher's logits on the tokens `rows`, computed with the weight from [`Teachers::output_layer`].
+    /// Returns the teacher's logits on the tokens `rows`, computed with the weight from
+    /// [`Teachers::output_layer`].
     ///
     /// # Errors
     /// Rows out of range.
-    pub fn logits(&self, run: &TeacherRun<'_>, rows: Range<usize>, output: Option<&Tensor>) -> Result<TeacherLogits> {
+    pub fn logits(
+        &self,
+        run: &TeacherRun<'_>,
+        rows: Range<usize>,
+        output: Option<&Tensor>,
+    ) -> Result<TeacherLogits> {
         let chunk = |t: &Tensor| t.narrow(0, rows.start, rows.len())?.contiguous();
         Ok(match (&self.cached, output) {
             (Cached::Hidden(hidden), Some(output)) => {
                 let logits = capped(run.source.architecture()?, linear(&chunk(hidden)?, output)?)?;
                 TeacherLogits::Whole(run.shared(logits)?)
             }
-            (Cached::TopK { values, indices }, _) => TeacherLogits::TopK { values: chunk(values)?, indices: chunk(indices)? },
-            (Cached::Hidden(_), None) => return Err(Error::NoMatch { pattern: "lm_head.weight".into() }),
+            (Cached::TopK { values, indices }, _) => {
+                TeacherLogits::TopK { values: chunk(values)?, indices: chunk(indices)? }
+            }
+            (Cached::Hidden(_), None) => {
+                return Err(Error::NoMatch { pattern: "lm_head.weight".into() });
+            }
         })
     }
 }
@@ -193,15 +222,17 @@ impl Cached {
     }
 }
 
-/// Runs the teacher on each example separately: cached outputs must not depend on the batch, or a reopened session
-/// would differ in the last digits.
+/// Runs the teacher on each example separately: cached outputs must not depend on the batch, or a
+/// reopened session would differ in the last digits.
 fn compute(run: &TeacherRun<'_>, examples: &[usize]) -> Result<Vec<Cached>> {
     let weights = run.weights();
     let decoder = Decoder::new(run.source.architecture()?, &weights);
     let batch = |example: &usize| Batch::new([run.tokens(*example)], run.device);
     let hidden = decoder.hidden_each(&examples.iter().map(batch).collect::<Result<Vec<_>>>()?)?;
     if run.top_k == 0 {
-        let keep = |rows: Tensor| Ok(Cached::Hidden(rows.to_dtype(run.source.dtype())?.to_device(&Device::Cpu)?));
+        let keep = |rows: Tensor| {
+            Ok(Cached::Hidden(rows.to_dtype(run.source.dtype())?.to_device(&Device::Cpu)?))
+        };
         return hidden.into_iter().map(keep).collect();
     }
     let keep = |rows: Tensor| {
@@ -223,9 +254,17 @@ mod tests {
     fn outputs_are_cached_per_dtype() {
         let source = Source::open("builtin:math").unwrap();
         let data = Dataset::read("builtin:math", &source).unwrap();
-        let run = |dtype| TeacherRun { source: &source, data: &data, max_length: 64, top_k: 8, device: &Device::Cpu, dtype };
+        let run = |dtype| TeacherRun {
+            source: &source,
+            data: &data,
+            max_length: 64,
+            top_k: 8,
+            device: &Device::Cpu,
+            dtype,
+        };
         let (mut teachers, tokens) = (Teachers::default(), run(DType::F32).tokens(0).len() as u64);
-        for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)] {
+        for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)]
+        {
             teachers.outputs(&run(dtype), &[0]).unwrap();
             assert_eq!(teachers.tokens_run(), times * tokens, "{dtype:?}");
         }

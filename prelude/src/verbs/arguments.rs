@@ -25,7 +25,10 @@ impl<'a> Arguments<'a> {
             if argument.starts_with("--") {
                 if !flags.contains(&argument.as_str()) {
                     if flags.is_empty() {
-                        return refuse(format!("unknown flag `{argument}`"), "this verb has no flags");
+                        return refuse(
+                            format!("unknown flag `{argument}`"),
+                            "this verb has no flags",
+                        );
                     }
                     return Err(Error::unknown("flag", argument, flags.iter().copied()));
                 }
@@ -37,7 +40,9 @@ impl<'a> Arguments<'a> {
                     return refuse(format!("`{key}` is given twice"), "give it once");
                 }
                 Some((key, value)) if keys.contains(&key) => sorted.pairs.push((key, value)),
-                Some((key, _)) if !keys.is_empty() => return Err(Error::unknown("key", key, keys.iter().copied())),
+                Some((key, _)) if !keys.is_empty() => {
+                    return Err(Error::unknown("key", key, keys.iter().copied()));
+                }
                 _ => sorted.words.push(argument),
             }
         }
@@ -80,14 +85,16 @@ pub struct Prompt<'a> {
 }
 
 impl<'a> Prompt<'a> {
-    /// Which of the words of a line are the prompt, quoted or not: flags may stand before and behind it, `tokens=N` behind
-    /// it. One word alone is always the prompt, whatever it looks like.
+    /// Which of the words of a line are the prompt, quoted or not: flags may stand before and
+    /// behind it, `tokens=N` behind it. One word alone is always the prompt, whatever it looks
+    /// like.
     pub fn text(words: &[impl AsRef<str>]) -> Range<usize> {
         let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
         let is_option = |word: &str| is_flag(word) || word.starts_with("tokens=");
         let most = words.len().saturating_sub(1);
         let begin = words[..most].iter().take_while(|word| is_flag(word.as_ref())).count();
-        let behind = words.iter().skip(begin + 1).rev().take_while(|word| is_option(word.as_ref())).count();
+        let behind =
+            words.iter().skip(begin + 1).rev().take_while(|word| is_option(word.as_ref())).count();
         begin..words.len() - behind
     }
 
@@ -106,7 +113,10 @@ impl<'a> Prompt<'a> {
             }
         }
         if let Some(flag) = found.flags.iter().find(|flag| !flags.contains(flag)) {
-            return refuse(format!("unknown flag `{flag}`"), format!("quote the prompt; usage: {usage}"));
+            return refuse(
+                format!("unknown flag `{flag}`"),
+                format!("quote the prompt; usage: {usage}"),
+            );
         }
         match found.text.is_empty() {
             true => refuse("the prompt is missing", format!("usage: {usage}")),
@@ -117,7 +127,9 @@ impl<'a> Prompt<'a> {
 
 /// `KEY=VALUE` in two. A path may hold a `=`: only a plain key before it makes a pair.
 pub fn pair(argument: &str) -> Option<(&str, &str)> {
-    argument.split_once('=').filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-'))
+    argument
+        .split_once('=')
+        .filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-'))
 }
 
 /// `path` with a leading `~/` as the home directory, which no shell has put in its place here.
@@ -185,7 +197,9 @@ mod tests {
     fn a_prompt_is_any_words_and_what_is_behind_them_is_not() {
         let read = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            Prompt::read(&words, "generate", &["--all"]).map(|p| (p.text, p.limit, p.flags.len())).map_err(|e| e.to_string())
+            Prompt::read(&words, "generate", &["--all"])
+                .map(|p| (p.text, p.limit, p.flags.len()))
+                .map_err(|e| e.to_string())
         };
         let ok = |text: &str, limit, flags| Ok((text.to_owned(), limit, flags));
         assert_eq!(read(&["What is 12 plus 7?"]), ok("What is 12 plus 7?", 64, 0));
@@ -197,6 +211,9 @@ mod tests {
         assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
-        assert!(read(&[]).unwrap_err().contains("prompt is missing") && read(&[""]).unwrap_err().contains("prompt is missing"));
+        assert!(
+            read(&[]).unwrap_err().contains("prompt is missing")
+                && read(&[""]).unwrap_err().contains("prompt is missing")
+        );
     }
 }

@@ -36,11 +36,16 @@ fn fields(asked: &AskReport) -> Value {
         json!({"tokens": x.tokens, "log_likelihood": x.log_likelihood, "nats_per_token": nats, "perplexity": perplexity})
     };
     let merge = (asked.model.clone(), asked.text.clone());
-    let answers: Vec<_> = [merge].into_iter().chain(asked.sources.iter().map(|s| (s.name.clone(), s.answer.clone()))).collect();
-    let sources: Map<_, _> = asked.sources.iter().map(|s| (s.name.clone(), likelihood(&s.likelihood))).collect();
+    let answers: Vec<_> = [merge]
+        .into_iter()
+        .chain(asked.sources.iter().map(|s| (s.name.clone(), s.answer.clone())))
+        .collect();
+    let sources: Map<_, _> =
+        asked.sources.iter().map(|s| (s.name.clone(), likelihood(&s.likelihood))).collect();
     let token = |token: &AnswerToken| {
         let named = asked.sources.iter().zip(&token.log_probs);
-        let log_probs: Map<_, _> = named.map(|(source, x)| (source.name.clone(), json!(x))).collect();
+        let log_probs: Map<_, _> =
+            named.map(|(source, x)| (source.name.clone(), json!(x))).collect();
         let favours = token.favours.and_then(|i| asked.sources.get(i)).map(|source| &source.name);
         json!({"text": token.text, "favours": favours, "log_probs": log_probs})
     };

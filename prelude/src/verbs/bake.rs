@@ -48,8 +48,12 @@ pub(super) fn check_options(place: &str, pairs: &[(&str, &str)]) -> Result<()> {
     let is_gguf = place.to_lowercase().ends_with(".gguf");
     let has = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
     match (is_gguf, has("shard"), has("dtype")) {
-        (true, Some(_), _) => refuse("`shard` applies to directories; a GGUF file is a single file", "leave it out"),
-        (false, _, Some("q8_0")) => refuse("`q8_0` needs a GGUF file", "name one: bake FILE.gguf dtype=q8_0"),
+        (true, Some(_), _) => {
+            refuse("`shard` applies to directories; a GGUF file is a single file", "leave it out")
+        }
+        (false, _, Some("q8_0")) => {
+            refuse("`q8_0` needs a GGUF file", "name one: bake FILE.gguf dtype=q8_0")
+        }
         _ => Ok(()),
     }
 }
@@ -77,7 +81,12 @@ pub(super) fn options(pairs: &[(&str, &str)], force: bool) -> Result<Bake> {
         options.dtype = Some(dtype.to_owned());
     }
     match given("shard") {
-        Some(_) if is_adapter => return refuse("`shard` applies to checkpoints; an adapter is a single file", "leave it out"),
+        Some(_) if is_adapter => {
+            return refuse(
+                "`shard` applies to checkpoints; an adapter is a single file",
+                "leave it out",
+            );
+        }
         Some(shard) => options.shard_bytes = bytes("shard", shard)?,
         None => {}
     }
@@ -100,7 +109,10 @@ pub(super) fn written(directory: &str, pairs: &[(&str, &str)]) -> Result<String>
     let Bake { dtype, shard_bytes, adapter, .. } = options(pairs, true)?;
     let mut given = Vec::new();
     given.extend(dtype.map(|dtype| ("dtype", format!("Some({dtype:?}.into())"))));
-    given.extend((shard_bytes != Bake::default().shard_bytes).then(|| ("shard_bytes", shard_bytes.to_string())));
+    given.extend(
+        (shard_bytes != Bake::default().shard_bytes)
+            .then(|| ("shard_bytes", shard_bytes.to_string())),
+    );
     given.extend(adapter.map(|rank| ("adapter", format!("Some({rank})"))));
     given.push(("force", "true".into()));
     let options = fields("Bake", &given, Some("Bake::default()"));

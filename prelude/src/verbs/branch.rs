@@ -28,8 +28,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let timeline = context.timeline();
     let mut table = Table::new("", ["branch", "state", "step", "loss"]);
     for (name, state) in timeline.branches() {
-        let (mark, state, at) = (if name == timeline.branch() { " <" } else { "" }, *state, &timeline.states()[*state]);
-        table.rows.push(vec![format!("{name}{mark}"), state.to_string(), at.step.to_string(), at.losses()]);
+        let (mark, state, at) =
+            (if name == timeline.branch() { " <" } else { "" }, *state, &timeline.states()[*state]);
+        table.rows.push(vec![
+            format!("{name}{mark}"),
+            state.to_string(),
+            at.step.to_string(),
+            at.losses(),
+        ]);
     }
     Ok(Reply::shown(&table, json!({"branch": timeline.branch(), "branches": timeline.branches()})))
 }

@@ -25,7 +25,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
     context.loaded()?;
     let mut contest = Compare::default();
-    let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
+    let (tables, methods): (Vec<&str>, Vec<&str>) =
+        arguments.words.iter().copied().partition(is_table);
     if tables.len() > 1 {
         return refuse("only one table can be written", format!("usage: {}", VERB.usage));
     }
@@ -63,7 +64,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
-    let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
+    let (tables, methods): (Vec<&str>, Vec<&str>) =
+        arguments.words.iter().copied().partition(is_table);
     let list = |texts: Vec<String>| format!("[{}].map(String::from).into()", texts.join(", "));
     let mut given = Vec::new();
     if !methods.is_empty() {
@@ -80,9 +82,13 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let rest = (given.len() < 5).then_some("Compare::default()");
     let models = code.models();
     code.line(format!("let contest = {};", fields("Compare", &given, rest)));
-    code.line(format!("let table = {models}.compare(&contest, |_| std::ops::ControlFlow::Continue(()))?;"));
+    code.line(format!(
+        "let table = {models}.compare(&contest, |_| std::ops::ControlFlow::Continue(()))?;"
+    ));
     for file in tables.iter().map(|file| path(file)) {
-        code.line(format!("if !std::path::Path::new({file}).exists() {{\n    table.write({file})?;\n}}"));
+        code.line(format!(
+            "if !std::path::Path::new({file}).exists() {{\n    table.write({file})?;\n}}"
+        ));
     }
     code.show("table");
     Ok(())

@@ -1,4 +1,5 @@
-//! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
+//! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge
+//! that is being tried.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,8 @@ pub struct Context {
     pub merged: Option<Merged>,
     /// The state of the merge that was taken out last, by `save`, `open` or `bake`.
     pub(super) saved: Option<u64>,
-    /// The file that `save` wrote or `open` read last, and what it was then: `save` may write it again.
+    /// The file that `save` wrote or `open` read last, and what it was then: `save` may write it
+    /// again.
     pub(super) file: Option<(PathBuf, Stamp)>,
     /// What was done, to go back to.
     pub(super) timeline: Timeline,
@@ -37,8 +39,8 @@ pub enum Latest {
 pub struct Reply {
     /// For a terminal.
     pub text: String,
-    /// The same with ANSI colours, for a terminal that shows them; control characters of names and models' texts are
-    /// replaced in it.
+    /// The same with ANSI colours, for a terminal that shows them; control characters of names and
+    /// models' texts are replaced in it.
     pub ansi: Option<String>,
     /// The same for a notebook, where it has a form of its own.
     pub html: Option<String>,
@@ -95,7 +97,9 @@ impl Context {
         self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None => refuse("the sources are not wrapped yet", "run `wrap` first, or `merge linear`"),
+            None => {
+                refuse("the sources are not wrapped yet", "run `wrap` first, or `merge linear`")
+            }
         }
     }
 

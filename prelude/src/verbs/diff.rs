@@ -23,8 +23,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let state = context.timeline().find(name)?;
     let other = context.at(state)?;
     let difference = dam.diff(&other)?;
-    let scores = difference.scores.as_ref().map(|(here, there)| json!({"here": here.data, "there": there.data}));
-    let fields =
-        json!({"state": state, "tensors": difference.tensors, "incomparable": difference.incomparable, "scores": scores});
+    let scores = difference
+        .scores
+        .as_ref()
+        .map(|(here, there)| json!({"here": here.data, "there": there.data}));
+    let fields = json!({"state": state, "tensors": difference.tensors, "incomparable": difference.incomparable, "scores": scores});
     Ok(Reply::shown(&difference, fields))
 }

@@ -27,13 +27,20 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Latest::Dam(dam) => dam.eval(&files)?,
             Latest::Merged(merged) => merged.eval(&files)?,
         };
-        return Ok(Reply::shown(&scores, with_unused(json!({"scores": scores.data, "held_out": scores.held_out}), &scores)));
+        return Ok(Reply::shown(
+            &scores,
+            with_unused(json!({"scores": scores.data, "held_out": scores.held_out}), &scores),
+        ));
     }
     let board = match latest {
         Latest::Dam(dam) => dam.scoreboard(&files)?,
         Latest::Merged(merged) => merged.scoreboard(&files)?,
     };
-    let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
+    let rows: Vec<Value> = board
+        .rows
+        .iter()
+        .map(|(model, scores)| json!({"model": model, "scores": scores.data}))
+        .collect();
     // The merge has the last row.
     let scores = board.rows.last().map(|(_, scores)| scores.clone()).unwrap_or_default();
     let json = json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows});
@@ -50,8 +57,10 @@ fn with_unused(mut json: Value, scores: &Scores) -> Value {
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &[], &["--all"])?;
-    let files: Vec<String> = arguments.words.iter().map(|file| format!("{}.into()", path(file))).collect();
-    let (latest, what) = (code.latest()?, if arguments.flags.is_empty() { "eval" } else { "scoreboard" });
+    let files: Vec<String> =
+        arguments.words.iter().map(|file| format!("{}.into()", path(file))).collect();
+    let (latest, what) =
+        (code.latest()?, if arguments.flags.is_empty() { "eval" } else { "scoreboard" });
     code.show(call(&format!("{latest}.{what}(&["), &files, "])?"));
     Ok(())
 }

@@ -54,7 +54,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         fields["path"] = json!(written.path.display().to_string());
         at = format!("written to {}", written.path.display());
     }
-    Ok(Reply::shown(report, fields).and(at).and("try the best merge: eval, generate, inspect, bake DIR"))
+    Ok(Reply::shown(report, fields)
+        .and(at)
+        .and("try the best merge: eval, generate, inspect, bake DIR"))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
@@ -65,15 +67,20 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
         given.push(("method", format!("{word:?}.into()")));
     }
     for (key, value) in &arguments.pairs {
-        let field = ["budget", "groups"].into_iter().find(|field| field == key).unwrap_or("examples");
+        let field =
+            ["budget", "groups"].into_iter().find(|field| field == key).unwrap_or("examples");
         given.push((field, count(key, value)?.to_string()));
     }
     given.extend(code.seed());
     let rest = (given.len() < 5).then_some("Evolve::default()");
     code.line(format!("let search = {};", fields("Evolve", &given, rest)));
-    code.line(format!("let evolved = {models}.evolve(&search, |_| std::ops::ControlFlow::Continue(()))?;"));
+    code.line(format!(
+        "let evolved = {models}.evolve(&search, |_| std::ops::ControlFlow::Continue(()))?;"
+    ));
     for file in arguments.words.iter().filter(|word| is_recipe(word)).map(|file| path(file)) {
-        code.line(format!("if !std::path::Path::new({file}).exists() {{\n    evolved.write({file})?;\n}}"));
+        code.line(format!(
+            "if !std::path::Path::new({file}).exists() {{\n    evolved.write({file})?;\n}}"
+        ));
     }
     code.made("evolved.merged");
     code.show("evolved");

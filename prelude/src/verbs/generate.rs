@@ -33,8 +33,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Latest::Dam(dam) => dam.generate_all(&prompt, limit)?,
         Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
     };
-    let json =
-        json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
+    let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
     Ok(Reply::shown(&answers, json))
 }
 
@@ -45,7 +44,8 @@ pub(super) fn by_name(rows: &[(String, String)]) -> Map<String, Value> {
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let Prompt { text, limit, flags } = Prompt::read(arguments, VERB.usage, &["--all"])?;
-    let (latest, how) = (code.latest()?, if flags.is_empty() { "generate" } else { "generate_all" });
+    let (latest, how) =
+        (code.latest()?, if flags.is_empty() { "generate" } else { "generate_all" });
     code.show(format!("{latest}.{how}({text:?}, {limit})?"));
     Ok(())
 }

@@ -49,7 +49,8 @@ fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
 /// What to type first, verbs by chapters, and topics.
 fn overview() -> String {
     let first = VERBS.first().map_or("", |v| v.example);
-    let mut lines = vec![format!("`help VERB` explains a verb, with an example. To begin:\n  {first}")];
+    let mut lines =
+        vec![format!("`help VERB` explains a verb, with an example. To begin:\n  {first}")];
     for verb in VERBS {
         if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
             lines.push(format!("\n{chapter}"));
@@ -61,7 +62,10 @@ fn overview() -> String {
     lines.join("\n")
 }
 
-fn fields<'a>(verbs: impl Iterator<Item = &'a Verb>, topics: impl Iterator<Item = &'a Topic>) -> Value {
+fn fields<'a>(
+    verbs: impl Iterator<Item = &'a Verb>,
+    topics: impl Iterator<Item = &'a Topic>,
+) -> Value {
     let verb = |v: &Verb| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example});
     let topic = |t: &Topic| json!({"name": t.name, "about": t.about, "text": (t.text)(), "example": t.example});
     json!({"verbs": verbs.map(verb).collect::<Vec<_>>(), "topics": topics.map(topic).collect::<Vec<_>>()})
@@ -70,7 +74,9 @@ fn fields<'a>(verbs: impl Iterator<Item = &'a Verb>, topics: impl Iterator<Item 
 /// The table of verbs in Markdown: usage, what it does, an example.
 pub fn reference() -> String {
     let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
-    let row = |v: &Verb| format!("| {} | {} | {} |\n", code(v.usage), v.about.replace('|', "\\|"), code(v.example));
+    let row = |v: &Verb| {
+        format!("| {} | {} | {} |\n", code(v.usage), v.about.replace('|', "\\|"), code(v.example))
+    };
     let rows: String = VERBS.iter().map(row).collect();
     format!("| verb | what it does | for example |\n| --- | --- | --- |\n{rows}")
 }

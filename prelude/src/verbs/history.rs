@@ -26,7 +26,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     let timeline = context.timeline();
     let path = timeline.path(timeline.here());
-    let mut table = Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
+    let mut table =
+        Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
     let mut fields: Vec<Value> = Vec::new();
     for (number, state) in timeline.states().iter().enumerate().skip(1) {
         let mark = match path.contains(&number) {
@@ -35,7 +36,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             false => " ",
         };
         let branches = timeline.names(number);
-        let row = [number.to_string(), mark.into(), state.what(number), state.step.to_string(), state.losses(), state.scores()];
+        let row = [
+            number.to_string(),
+            mark.into(),
+            state.what(number),
+            state.step.to_string(),
+            state.losses(),
+            state.scores(),
+        ];
         table.rows.push(row.into_iter().chain([branches.join(", ")]).collect());
         let done = state.done.as_ref().map(line);
         fields.push(json!({
@@ -49,7 +57,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         table.notes.push("everything is undone; redo restores it".into());
     }
     table.text_columns = [1, 2, 6].into();
-    Ok(Reply::shown(&table, json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields})))
+    Ok(Reply::shown(
+        &table,
+        json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields}),
+    ))
 }
 
 impl State {
@@ -79,7 +90,11 @@ impl State {
 impl Timeline {
     /// The branches that end at a state.
     fn names(&self, state: usize) -> Vec<&str> {
-        self.branches().iter().filter(|(_, end)| **end == state).map(|(name, _)| name.as_str()).collect()
+        self.branches()
+            .iter()
+            .filter(|(_, end)| **end == state)
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 }
 
@@ -95,9 +110,17 @@ impl Context {
             (_, None) => "a Rust cell".into(),
         };
         let loss = state.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
-        let steps = if self.dam.is_some() { format!("; step {}{loss}", state.step) } else { String::new() };
+        let steps =
+            if self.dam.is_some() { format!("; step {}{loss}", state.step) } else { String::new() };
         let text = format!("state {here} of {}, after: {what}{steps}", timeline.states().len() - 1);
-        let on = if timeline.branches().len() > 1 { format!(" (branch {branch})") } else { String::new() };
-        Reply::new(text + &on, json!({"state": here, "branch": branch, "step": state.step, "loss": state.loss}))
+        let on = if timeline.branches().len() > 1 {
+            format!(" (branch {branch})")
+        } else {
+            String::new()
+        };
+        Reply::new(
+            text + &on,
+            json!({"state": here, "branch": branch, "step": state.step, "loss": state.loss}),
+        )
     }
 }

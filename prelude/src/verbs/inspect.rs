@@ -32,7 +32,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 fn distances(merged: &Merged, pattern: &str) -> Result<Reply> {
     let report = merged.inspect(pattern)?;
     let one = |t: &TensorDistances| {
-        let sources: Map<_, _> = t.sources.iter().map(|(name, distance)| (name.clone(), json!(distance))).collect();
+        let sources: Map<_, _> =
+            t.sources.iter().map(|(name, distance)| (name.clone(), json!(distance))).collect();
         json!({"name": t.name, "kind": t.kind, "sources": sources})
     };
     let tensors: Vec<Value> = report.tensors.iter().map(one).collect();
@@ -60,6 +61,9 @@ fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let latest = code.latest()?;
-    code.show(format!("{latest}.inspect({:?})?", arguments.optional(VERB.usage)?.unwrap_or_default()));
+    code.show(format!(
+        "{latest}.inspect({:?})?",
+        arguments.optional(VERB.usage)?.unwrap_or_default()
+    ));
     Ok(())
 }

@@ -6,9 +6,9 @@
 //! DIRECTORY/now.dam        the training that is under way
 //! ```
 //!
-//! The journal only grows, by what has changed; of several lines on one thing the last counts. A line that was cut short
-//! is the end of it. States without a merge are made again by what was done, which is quick: sources are opened, nothing is
-//! computed.
+//! The journal only grows, by what has changed; of several lines on one thing the last counts. A
+//! line that was cut short is the end of it. States without a merge are made again by what was
+//! done, which is quick: sources are opened, nothing is computed.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -113,7 +113,8 @@ struct Line {
 }
 
 impl Context {
-    /// Writes what is new of the timeline into `directory`, which is for that alone; nothing before anything was done.
+    /// Writes what is new of the timeline into `directory`, which is for that alone; nothing before
+    /// anything was done.
     ///
     /// # Errors
     /// A place that has no room or may not be written.
@@ -135,26 +136,36 @@ impl Context {
         self.timeline.spill()?;
         // What was under way has become a state.
         match std::fs::remove_file(directory.join(NOW)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("write", directory.join(NOW), error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("write", directory.join(NOW), error))
+            }
             _ => Ok(()),
         }
     }
 
-    /// What writes the merge in training, as it is between two steps, into `directory`; training may go on meanwhile.
+    /// What writes the merge in training, as it is between two steps, into `directory`; training
+    /// may go on meanwhile.
     ///
     /// # Errors
     /// As for [`Context::keep`].
-    pub fn keep_now(dam: &Dam, directory: &Path) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
+    pub fn keep_now(
+        dam: &Dam,
+        directory: &Path,
+    ) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
         let (bytes, file) = (dam.serialized()?, directory.join(NOW));
         Ok(move || replace_file(&file, &bytes).map(drop))
     }
 
-    /// The sessions that are in `directory`, by their files, each with its step: also where the journal cannot be read.
+    /// The sessions that are in `directory`, by their files, each with its step: also where the
+    /// journal cannot be read.
     pub fn saved_in(directory: &Path) -> Vec<(PathBuf, usize)> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let session = |path: PathBuf| Some((path.clone(), step_of(&path)?));
-        let mut all: Vec<_> =
-            entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "dam")).filter_map(session).collect();
+        let mut all: Vec<_> = entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "dam"))
+            .filter_map(session)
+            .collect();
         all.sort_by(|(a, m), (b, n)| (m, a).cmp(&(n, b)));
         all
     }
@@ -170,7 +181,8 @@ impl Context {
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
         let now = step_of(&directory.join(NOW)).filter(|step| *step > here.step);
-        let under_way = now.map(|step| format!("; training was running, at step {step}")).unwrap_or_default();
+        let under_way =
+            now.map(|step| format!("; training was running, at step {step}")).unwrap_or_default();
         let changes = match (journal.states.len() - 1, done) {
             (0, _) => "nothing done yet".to_owned(),
             (1, Some(done)) => format!("1 change: {done}"),
@@ -181,8 +193,9 @@ impl Context {
         Ok(format!("{step}{changes}{under_way}"))
     }
 
-    /// Goes on with what [`Context::keep`] wrote, where that stopped; where sources or data of that state are not there any
-    /// more, or have changed, in the nearest one before it that can be made.
+    /// Goes on with what [`Context::keep`] wrote, where that stopped; where sources or data of that
+    /// state are not there any more, or have changed, in the nearest one before it that can be
+    /// made.
     ///
     /// # Errors
     /// Files that are missing or damaged; sources that even the first states need.
@@ -192,7 +205,8 @@ impl Context {
         // What a torn line left is cut off, so that the next begins on its own.
         if let Some(length) = journal.length {
             let file = directory.join(JOURNAL);
-            let cut = open_to_write(OpenOptions::new().write(true), &file).and_then(|file| file.set_len(length));
+            let cut = open_to_write(OpenOptions::new().write(true), &file)
+                .and_then(|file| file.set_len(length));
             cut.map_err(|e| Error::io("write", &file, e))?;
         }
         let states = journal.states.into_iter().map(|line| State {
@@ -242,16 +256,28 @@ impl Context {
         Ok(Recovered { context, notes, unused })
     }
 
-    /// Goes to `state`; where it cannot be made, on a branch of its own to the nearest one before it that can, and says so.
+    /// Goes to `state`; where it cannot be made, on a branch of its own to the nearest one before
+    /// it that can, and says so.
     fn go_near(&mut self, state: usize) -> Result<Option<String>> {
         let Err(error) = self.go(state) else { return Ok(None) };
         let states = &self.timeline.states;
-        let way: Vec<usize> = std::iter::successors(states[state].parent, |s| states[*s].parent).take_while(|s| *s > 0).collect();
+        let way: Vec<usize> = std::iter::successors(states[state].parent, |s| states[*s].parent)
+            .take_while(|s| *s > 0)
+            .collect();
         let left = self.timeline.branch.clone();
-        let names = std::iter::once("recovered".to_owned()).chain((2..).map(|n| format!("recovered-{n}")));
-        self.timeline.branch = names.into_iter().find(|name| !self.timeline.branches.contains_key(name)).unwrap_or_default();
-        let Some(near) = way.into_iter().find(|near| self.go(*near).is_ok()) else { return Err(error) };
-        let (lost, branch) = (self.timeline.states[state].done.as_ref().map_or_else(String::new, line), &self.timeline.branch);
+        let names =
+            std::iter::once("recovered".to_owned()).chain((2..).map(|n| format!("recovered-{n}")));
+        self.timeline.branch = names
+            .into_iter()
+            .find(|name| !self.timeline.branches.contains_key(name))
+            .unwrap_or_default();
+        let Some(near) = way.into_iter().find(|near| self.go(*near).is_ok()) else {
+            return Err(error);
+        };
+        let (lost, branch) = (
+            self.timeline.states[state].done.as_ref().map_or_else(String::new, line),
+            &self.timeline.branch,
+        );
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Ok(Some(format!(
             "state {state} (`{lost}`) cannot be rebuilt: {error}{hint}\nthis is state {near}, on the new branch `{branch}`; \
@@ -262,7 +288,8 @@ impl Context {
     /// Has `state` in memory.
     pub(super) fn bring(&mut self, state: usize) -> Result<()> {
         let states = &self.timeline.states;
-        let missing = std::iter::successors(Some(state), |s| states[*s].parent).take_while(|s| states[*s].kept.is_none());
+        let missing = std::iter::successors(Some(state), |s| states[*s].parent)
+            .take_while(|s| states[*s].kept.is_none());
         // A state that a file has needs none of those before it.
         let mut chain: Vec<usize> = Vec::new();
         for number in missing {
@@ -289,10 +316,13 @@ impl Context {
             let (models, snapshot) = (dam.models(), dam.snapshot()?);
             return Ok(Kept { models, dam: Some((dam, snapshot)), merged: None });
         }
-        let parent = states[state].parent.and_then(|parent| states[parent].kept.clone()).unwrap_or_default();
+        let parent =
+            states[state].parent.and_then(|parent| states[parent].kept.clone()).unwrap_or_default();
         let models = parent.dam.as_ref().map_or(parent.models, |(dam, _)| dam.models());
         let mut scratch = Context { models, ..Self::default() };
-        if let Some(done) = states[state].done.as_ref().filter(|done| MADE_AGAIN.contains(&done.verb.as_str())) {
+        if let Some(done) =
+            states[state].done.as_ref().filter(|done| MADE_AGAIN.contains(&done.verb.as_str()))
+        {
             (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
         }
         Ok(Kept { models: scratch.models, dam: None, merged: None })
@@ -305,7 +335,8 @@ impl Context {
             return Ok(());
         }
         let kept = states[state].kept.clone().unwrap_or_default();
-        let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
+        let mut scratch =
+            Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
         if let Some(recipe) = &states[by].recipe {
             scratch.merged = Some(scratch.current().merge_yaml(recipe)?);
         } else if let Some(done) = states[by].done.as_ref().filter(|done| done.verb == "merge") {
@@ -338,21 +369,29 @@ impl Timeline {
         let begun = self.journal.filter(|length| *length < LONG.max(2 * self.whole));
         let mut text = String::new();
         let mut add = |entry: Entry| -> Result<()> {
-            let line = serde_json::to_string(&entry).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
+            let line = serde_json::to_string(&entry)
+                .map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
             text.push_str(&line);
             text.push('\n');
             Ok(())
         };
         match begun {
             Some(_) => {
-                self.touched.iter().try_for_each(|number| add(Entry::State(*number, self.states[*number].line())))?;
-                self.looked.iter().try_for_each(|(number, looked)| add(Entry::Looked(*number, words(looked))))?;
+                self.touched.iter().try_for_each(|number| {
+                    add(Entry::State(*number, self.states[*number].line()))
+                })?;
+                self.looked
+                    .iter()
+                    .try_for_each(|(number, looked)| add(Entry::Looked(*number, words(looked))))?;
             }
             None => {
                 add(Entry::Version(VERSION))?;
                 for (number, state) in self.states.iter().enumerate() {
                     add(Entry::State(number, state.line()))?;
-                    state.looked.iter().try_for_each(|looked| add(Entry::Looked(number, words(looked))))?;
+                    state
+                        .looked
+                        .iter()
+                        .try_for_each(|looked| add(Entry::Looked(number, words(looked))))?;
                 }
             }
         }
@@ -401,7 +440,10 @@ impl State {
 /// Adds `bytes` to `file` after its first `length`; after an error it is as it was.
 fn append(file: &Path, length: u64, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = open_to_write(OpenOptions::new().write(true), file)?;
-    let added = file.seek(SeekFrom::Start(length)).and_then(|_| file.write_all(bytes)).and_then(|()| file.sync_data());
+    let added = file
+        .seek(SeekFrom::Start(length))
+        .and_then(|_| file.write_all(bytes))
+        .and_then(|()| file.sync_data());
     if added.is_err() {
         let _ = file.set_len(length);
     }
@@ -411,10 +453,15 @@ fn append(file: &Path, length: u64, bytes: &[u8]) -> std::io::Result<()> {
 /// The journal in `directory`, whose numbers hold together.
 fn read(directory: &Path) -> Result<Journal> {
     let (lines, whole) = (directory.join(JOURNAL), directory.join(WHOLE));
-    let (file, is_whole) = if lines.exists() || !whole.exists() { (lines, false) } else { (whole, true) };
+    let (file, is_whole) =
+        if lines.exists() || !whole.exists() { (lines, false) } else { (whole, true) };
     let invalid = |reason: String| Error::Json { file: file.clone(), reason };
     let text = read_file(&file, MOST_BYTES)?;
-    let newer = |version: u32| invalid(format!("it has version {version}, this program reads {VERSION} and {WHOLE_VERSION}"));
+    let newer = |version: u32| {
+        invalid(format!(
+            "it has version {version}, this program reads {VERSION} and {WHOLE_VERSION}"
+        ))
+    };
     let journal = match is_whole {
         true => {
             let whole: Whole = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
@@ -424,14 +471,18 @@ fn read(directory: &Path) -> Result<Journal> {
             Journal { head: whole.head, states: whole.states, length: None }
         }
         false => {
-            let (mut head, mut states, mut length, mut version) = (None::<Head>, Vec::<Line>::new(), 0, None);
+            let (mut head, mut states, mut length, mut version) =
+                (None::<Head>, Vec::<Line>::new(), 0, None);
             let mut undone = BTreeMap::new();
             for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
                 // What was being written when the program ended is no line.
                 let Some(entry) = line.strip_suffix(b"\n") else { break };
-                let entry: Entry = serde_json::from_slice(entry).map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;
+                let entry: Entry = serde_json::from_slice(entry)
+                    .map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;
                 match entry {
-                    Entry::Version(found) if found == VERSION && number == 0 => version = Some(found),
+                    Entry::Version(found) if found == VERSION && number == 0 => {
+                        version = Some(found)
+                    }
                     Entry::Version(found) => return Err(newer(found)),
                     Entry::State(at, state) if at < states.len() => {
                         let looked = std::mem::take(&mut states[at].looked);
@@ -441,14 +492,19 @@ fn read(directory: &Path) -> Result<Journal> {
                     Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
                     Entry::Undone(found) => undone = found,
                     Entry::State(at, _) | Entry::Looked(at, _) => {
-                        return Err(invalid(format!("state {at} comes after {} states", states.len())));
+                        return Err(invalid(format!(
+                            "state {at} comes after {} states",
+                            states.len()
+                        )));
                     }
                     Entry::Head(found) => head = Some(found),
                 }
                 length += line.len() as u64;
             }
             match (version, head) {
-                (Some(_), Some(head)) => Journal { head: Head { undone, ..head }, states, length: Some(length) },
+                (Some(_), Some(head)) => {
+                    Journal { head: Head { undone, ..head }, states, length: Some(length) }
+                }
                 _ => return Err(invalid("it is truncated before its first complete state".into())),
             }
         }
@@ -457,7 +513,9 @@ fn read(directory: &Path) -> Result<Journal> {
     let known = |state: &usize| *state < states.len();
     // A parent comes before what was made from it.
     let sound = |(i, line): (usize, &Line)| {
-        (i == 0) == line.parent.is_none() && line.parent.is_none_or(|parent| parent < i) && line.merged_by.iter().all(known)
+        (i == 0) == line.parent.is_none()
+            && line.parent.is_none_or(|parent| parent < i)
+            && line.merged_by.iter().all(known)
     };
     let named = branches.values().chain(undone.values().flatten());
     match known(here) && { named }.all(known) && states.iter().enumerate().all(sound) {

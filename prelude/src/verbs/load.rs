@@ -22,9 +22,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if arguments.words.is_empty() {
         return refuse("no source given", format!("usage: {}", VERB.usage));
     }
-    context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
+    context.models =
+        context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
     context.merged = None;
-    let again = if context.dam.take().is_some() { "the merge is of other sources now: wrap again" } else { "" };
+    let again = if context.dam.take().is_some() {
+        "the merge is of other sources now: wrap again"
+    } else {
+        ""
+    };
     let report = context.models.report();
     Ok(Reply::shown(&report, json!({"sources": report.0})).and(again))
 }
@@ -32,7 +37,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let specs = strings(arguments.words.iter().map(|spec| source_at_home(spec)));
-    let loaded = if code.has_models() { format!("{}.and_load([", code.models()) } else { "load([".into() };
+    let loaded =
+        if code.has_models() { format!("{}.and_load([", code.models()) } else { "load([".into() };
     code.let_models(&call(&loaded, &specs, "])?"));
     code.show("models");
     Ok(())

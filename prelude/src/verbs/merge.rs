@@ -30,9 +30,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         [] => return refuse("no method given", format!("usage: {}", VERB.usage)),
         _ => return refuse("too many arguments", format!("usage: {}", VERB.usage)),
     };
-    let (writing, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
+    let (writing, parameters): (Vec<_>, Vec<_>) =
+        arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
     if let (Some((key, _)), None) = (writing.first(), &directory) {
-        return refuse(format!("`{key}` needs an output directory"), "add a directory, or use: bake DIR");
+        return refuse(
+            format!("`{key}` needs an output directory"),
+            "add a directory, or use: bake DIR",
+        );
     }
     if let Some(directory) = &directory {
         check_options(directory, &arguments.pairs)?;
@@ -40,7 +44,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let options = options(&writing, arguments.force())?;
     let merged = match is_recipe(name) {
         true if !parameters.is_empty() => {
-            return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe has its own parameters");
+            return refuse(
+                format!("`{}` is not for a recipe", parameters[0].0),
+                "a recipe has its own parameters",
+            );
         }
         true => context.current().merge_recipe(at_home(name))?,
         false if name == GREEDY_SOUP => soup(context, &parameters)?,
@@ -68,8 +75,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::shown(&report, fields))
 }
 
-/// The average of sources that are added while the mean loss does not rise, on the files of `data=` or on the data
-/// that the sources were tuned on.
+/// The average of sources that are added while the mean loss does not rise, on the files of `data=`
+/// or on the data that the sources were tuned on.
 fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
     let mut files = Vec::new();
     for (key, value) in parameters {
@@ -88,10 +95,15 @@ fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
 /// All methods with their parameters.
 fn list() -> Reply {
     let mut table = Table::new("", ["method", "what it makes", "parameters"]);
-    table.rows = METHODS.iter().map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()]).collect();
-    let soup = ["the average of sources that are added while the loss on their data does not rise", "[data=FILE,...]"];
+    table.rows =
+        METHODS.iter().map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()]).collect();
+    let soup = [
+        "the average of sources that are added while the loss on their data does not rise",
+        "[data=FILE,...]",
+    ];
     table.rows.insert(1, [GREEDY_SOUP, soup[0], soup[1]].map(str::to_owned).to_vec());
-    let all = table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
+    let all =
+        table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
     let all: Vec<Value> = all.collect();
     Reply::shown(&table, json!({"methods": all}))
 }
@@ -99,12 +111,16 @@ fn list() -> Reply {
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
     let Some(name) = arguments.words.first() else { return Ok(()) };
-    let (baked, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
+    let (baked, parameters): (Vec<_>, Vec<_>) =
+        arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
     let models = code.models();
     let merged = match *name {
         recipe if is_recipe(recipe) => format!("{models}.merge_recipe({})?", path(recipe)),
         GREEDY_SOUP => {
-            let files = parameters.iter().flat_map(|(_, files)| files.split(',')).map(|file| format!("{}.into()", path(file)));
+            let files = parameters
+                .iter()
+                .flat_map(|(_, files)| files.split(','))
+                .map(|file| format!("{}.into()", path(file)));
             let files: Vec<String> = files.collect();
             let score = match files.is_empty() {
                 true => format!("candidate.training_loss({})?", Compare::default().examples),
@@ -113,7 +129,8 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
             format!("{models}.greedy_soup(|candidate| Ok(-{score}))?")
         }
         name => {
-            let pairs: Vec<String> = parameters.iter().map(|(key, value)| format!("({key:?}, {value:?})")).collect();
+            let pairs: Vec<String> =
+                parameters.iter().map(|(key, value)| format!("({key:?}, {value:?})")).collect();
             call(&format!("{models}.merge_named({name:?}, &["), &pairs, "])?")
         }
     };

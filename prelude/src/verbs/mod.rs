@@ -52,7 +52,9 @@ pub use export::Code;
 pub use help::reference;
 pub use journal::Recovered;
 pub use next::{is_possible, next};
-pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, path, pieces, quoted, statements};
+pub use parse::{
+    Piece, Statement, Unclosed, Word, is_complete, line, path, pieces, quoted, statements,
+};
 pub use timeline::{State, Timeline};
 pub use topics::{TOPICS, Topic};
 
@@ -69,7 +71,8 @@ pub struct Verb {
     pub about: &'static str,
     /// A line that does it.
     pub example: &'static str,
-    /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do again.
+    /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do
+    /// again.
     pub rust: Option<Rust>,
     /// Does it, with its arguments.
     pub run: fn(&mut Context, &[String]) -> Result<Reply>,

@@ -41,7 +41,11 @@ pub fn next(context: &Context) -> String {
             Some(data) => data,
             None if status.steps == 0 => format!("train {STEPS}"),
             None if !status.is_scored => "eval --all".into(),
-            None => written(if context.timeline().lacks_saving() { format!("save {FILE}") } else { String::new() }),
+            None => written(if context.timeline().lacks_saving() {
+                format!("save {FILE}")
+            } else {
+                String::new()
+            }),
         },
     }
 }

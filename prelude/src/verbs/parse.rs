@@ -1,9 +1,9 @@
 //! What a line means: verbs with their arguments. Pure.
 //!
-//! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps the
-//! next character. They keep a `=` too: `bake "a=b"` is `bake ./a=b`, a path. Verbs are separated by `;` or a line end; `#`
-//! before a word begins a comment. A prompt that was copied along with a line, `dam> ` or `dam 3 sources · step 100 > `, is
-//! none of its words.
+//! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps
+//! the next character. They keep a `=` too: `bake "a=b"` is `bake ./a=b`, a path. Verbs are
+//! separated by `;` or a line end; `#` before a word begins a comment. A prompt that was copied
+//! along with a line, `dam> ` or `dam 3 sources · step 100 > `, is none of its words.
 
 use std::ops::Range;
 
@@ -71,7 +71,8 @@ pub fn path(verb: &str, path: &str) -> String {
     if parts(verb, path) { format!("./{path}") } else { path.to_owned() }
 }
 
-/// All parts of `text`, in order. Every text has some: a quotation mark that nothing closes makes a word up to the end.
+/// All parts of `text`, in order. Every text has some: a quotation mark that nothing closes makes a
+/// word up to the end.
 pub fn pieces(text: &str) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut word: Option<Word> = None;
@@ -108,7 +109,11 @@ pub fn pieces(text: &str) -> Vec<Piece> {
                         (word.open, word.range.end) = (None, at + 1);
                         break;
                     }
-                    let kept = if next == '\\' && c == '"' { chars.next().map(|(_, c)| c) } else { Some(next) };
+                    let kept = if next == '\\' && c == '"' {
+                        chars.next().map(|(_, c)| c)
+                    } else {
+                        Some(next)
+                    };
                     word.together |= kept == Some('=') && !word.text.contains('=');
                     word.text.extend(kept);
                 }
@@ -167,7 +172,8 @@ pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
 /// A line that means `statement`.
 pub fn line(statement: &Statement) -> String {
     let arguments = statement.arguments.iter().map(|word| argument(&statement.verb, word));
-    let text = std::iter::once(quoted(&statement.verb)).chain(arguments).collect::<Vec<_>>().join(" ");
+    let text =
+        std::iter::once(quoted(&statement.verb)).chain(arguments).collect::<Vec<_>>().join(" ");
     match prompt(&text) {
         0 => text,
         // It would be taken for a prompt.
@@ -179,7 +185,9 @@ pub fn line(statement: &Statement) -> String {
 fn argument(verb: &str, word: &str) -> String {
     let whole = quoted(word);
     match word.split_once('=') {
-        Some((key, value)) if whole != word && parts(verb, word) => format!("{}={}", quoted(key), quoted(value)),
+        Some((key, value)) if whole != word && parts(verb, word) => {
+            format!("{}={}", quoted(key), quoted(value))
+        }
         _ => whole,
     }
 }
@@ -217,21 +225,31 @@ mod tests {
 
     #[test]
     fn verbs_are_separated_by_semicolons_and_lines() {
-        assert_eq!(words("load a b; wrap\n\n;step 5 "), [vec!["load", "a", "b"], vec!["wrap"], vec!["step", "5"]]);
+        assert_eq!(
+            words("load a b; wrap\n\n;step 5 "),
+            [vec!["load", "a", "b"], vec!["wrap"], vec!["step", "5"]]
+        );
         assert!(words(" ;\n# only a comment").is_empty());
     }
 
     #[test]
     fn quotes_keep_blanks_separators_and_hashes() {
-        assert_eq!(words(r#"generate "a; \"b\" # c" 'd e'f"#), [vec!["generate", "a; \"b\" # c", "d ef"]]);
+        assert_eq!(
+            words(r#"generate "a; \"b\" # c" 'd e'f"#),
+            [vec!["generate", "a; \"b\" # c", "d ef"]]
+        );
         assert_eq!(words("save a#b # note; not a verb\nstep"), [vec!["save", "a#b"], vec!["step"]]);
         assert_eq!(words("bake ''"), [vec!["bake", ""]]);
     }
 
     #[test]
     fn pasted_prompts_are_no_words() {
-        let text = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold; step\n  dam> help";
-        assert_eq!(words(text), [vec!["load", "a", "b"], vec!["branch", "bold"], vec!["step"], vec!["help"]]);
+        let text =
+            "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold; step\n  dam> help";
+        assert_eq!(
+            words(text),
+            [vec!["load", "a", "b"], vec!["branch", "bold"], vec!["step"], vec!["help"]]
+        );
         let text = "dam>\ndam>load a\ndam 2 sources · step 0 >\ndam 2 sources >wrap\ndam>";
         assert_eq!(words(text), [vec!["load", "a"], vec!["wrap"]]);
         // Within a text in quotation marks it is text.
@@ -241,18 +259,26 @@ mod tests {
 
     #[test]
     fn a_statement_knows_its_line() {
-        let lines = |text| statements(text).unwrap().into_iter().map(|s| s.line).collect::<Vec<_>>();
-        assert_eq!(lines("# one\n\nload a; wrap\n  step # note\ngenerate 'a\nb'\nloss"), [3, 3, 4, 5, 7]);
+        let lines =
+            |text| statements(text).unwrap().into_iter().map(|s| s.line).collect::<Vec<_>>();
+        assert_eq!(
+            lines("# one\n\nload a; wrap\n  step # note\ngenerate 'a\nb'\nloss"),
+            [3, 3, 4, 5, 7]
+        );
     }
 
     #[test]
     fn a_line_means_its_statement() {
         for word in [
-            "a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb", "\u{3000}", "'\"", "x=a b", "=a b",
-            "x='b'", "./x=a b", "x y=b",
+            "a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb",
+            "\u{3000}", "'\"", "x=a b", "=a b", "x='b'", "./x=a b", "x y=b",
         ] {
             for verb in ["v", "load", "data"] {
-                let statement = Statement { verb: verb.into(), arguments: vec![word.into(), "z".into()], line: 1 };
+                let statement = Statement {
+                    verb: verb.into(),
+                    arguments: vec![word.into(), "z".into()],
+                    line: 1,
+                };
                 assert_eq!(statements(&line(&statement)).unwrap(), [statement]);
             }
         }
@@ -278,8 +304,12 @@ mod tests {
         assert_eq!(words(paths), expected);
         // Where every word has a `=`, or none is parted, it stays as it is.
         let others = "data \"m=a b\"; set \"lr=1\"; generate \"x=1\"; save \"o=p\"";
-        assert_eq!(words(others), [["data", "m=a b"], ["set", "lr=1"], ["generate", "x=1"], ["save", "o=p"]]);
-        let back: Vec<String> = statements(&format!("{paths}; {others}")).unwrap().iter().map(line).collect();
+        assert_eq!(
+            words(others),
+            [["data", "m=a b"], ["set", "lr=1"], ["generate", "x=1"], ["save", "o=p"]]
+        );
+        let back: Vec<String> =
+            statements(&format!("{paths}; {others}")).unwrap().iter().map(line).collect();
         assert_eq!(back[..2], ["bake ./o=p", "merge linear ./o2=p dtype=f32"]);
         assert_eq!(back[2], "load ./x=b m=x=b n=\"a b\"");
         assert_eq!(back[4..], ["data \"m=a b\"", "set lr=1", "generate x=1", "save o=p"]);
@@ -308,7 +338,9 @@ mod tests {
 
     #[test]
     fn what_is_quoted_is_read_as_it_was() {
-        for text in ["", "plain", "a b", "it's", "a\"b", "a\\ b", "\\", "#x", "a;b", "two\nlines", "ja=a b"] {
+        for text in
+            ["", "plain", "a b", "it's", "a\"b", "a\\ b", "\\", "#x", "a;b", "two\nlines", "ja=a b"]
+        {
             assert_eq!(words(&format!("save {}", quoted(text))), [vec!["save", text]], "{text:?}");
         }
     }

@@ -41,11 +41,15 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 
 /// The file, where there is one, and the other words.
 fn sorted(arguments: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
-    let is_file = |word: &&str| Figure::FORMATS.iter().any(|end| word.to_lowercase().ends_with(end));
+    let is_file =
+        |word: &&str| Figure::FORMATS.iter().any(|end| word.to_lowercase().ends_with(end));
     let arguments = Arguments::read(arguments, &[], &[])?;
     let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
     if words.is_empty() || files.len() > 1 {
-        return refuse("an argument is missing, or there are too many", format!("usage: {}", VERB.usage));
+        return refuse(
+            "an argument is missing, or there are too many",
+            format!("usage: {}", VERB.usage),
+        );
     }
     Ok((files, words))
 }

@@ -14,5 +14,8 @@ pub const VERB: Verb = Verb {
 };
 
 fn run(_: &mut Context, _: &[String]) -> Result<Reply> {
-    refuse("`rust` is for the prompt of `dam`", "in a script or a notebook, write Rust in a program or a cell")
+    refuse(
+        "`rust` is for the prompt of `dam`",
+        "in a script or a notebook, write Rust in a program or a cell",
+    )
 }

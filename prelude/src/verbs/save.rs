@@ -20,12 +20,18 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--force"])?;
     let dam = context.dam()?;
     let file = at_home(arguments.word(VERB.usage)?);
-    let own = context.file.as_ref().filter(|(path, _)| std::path::absolute(&file).is_ok_and(|file| file == *path));
+    let own = context
+        .file
+        .as_ref()
+        .filter(|(path, _)| std::path::absolute(&file).is_ok_and(|file| file == *path));
     let written = match own {
         _ if arguments.force() => dam.save(file)?,
         Some((path, stamp)) if path.exists() => {
             if stamp.check(path).is_err() {
-                let message = format!("`{}` was changed by another program since this session saved it", path.display());
+                let message = format!(
+                    "`{}` was changed by another program since this session saved it",
+                    path.display()
+                );
                 return refuse(message, "use another name, or replace it: save FILE --force");
             }
             dam.save(file)?

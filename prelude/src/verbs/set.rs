@@ -24,12 +24,17 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut given = Vec::new();
     for argument in arguments {
         // A key alone only shows its value.
-        let (key, value) = argument.split_once('=').map_or((argument.as_str(), None), |(key, value)| (key, Some(value)));
+        let (key, value) = argument
+            .split_once('=')
+            .map_or((argument.as_str(), None), |(key, value)| (key, Some(value)));
         match value {
             Some(value) => settings.set(key, value)?,
             None if KEYS.contains(&key) => {}
             None if given.last().is_some_and(|last| arguments.contains(last)) => {
-                return refuse(format!("`{key}` stands alone"), "settings are written KEY=VALUE, as in lr=1e-3");
+                return refuse(
+                    format!("`{key}` stands alone"),
+                    "settings are written KEY=VALUE, as in lr=1e-3",
+                );
             }
             None => return Err(Error::unknown("key", key, KEYS)),
         }
@@ -41,7 +46,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         None => context.models.settings = settings.clone(),
     }
     let shown = KEYS.iter().filter(|key| given.is_empty() || given.iter().any(|g| g == *key));
-    let shown: Vec<(&str, String)> = shown.map(|key| (*key, settings.get(key).unwrap_or_default())).collect();
+    let shown: Vec<(&str, String)> =
+        shown.map(|key| (*key, settings.get(key).unwrap_or_default())).collect();
     let mut table = Table::new("", ["setting", "value"]);
     table.rows = shown.iter().map(|(key, value)| vec![(*key).to_owned(), value.clone()]).collect();
     let text = if arguments.is_empty() {
@@ -49,7 +55,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     } else {
         shown.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
     };
-    let json: Map<_, _> = shown.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
+    let json: Map<_, _> =
+        shown.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
     Ok(Reply::new(text, json!({"settings": json})))
 }
 
@@ -76,11 +83,17 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
         _ => json[key].to_string(),
     };
     if code.has_dam() {
-        let (weights, others): (Vec<&str>, Vec<&str>) = given.iter().partition(|key| is_weight(key));
-        let mut all: Vec<(&str, String)> = others.into_iter().map(|key| (key, literal(key))).collect();
+        let (weights, others): (Vec<&str>, Vec<&str>) =
+            given.iter().partition(|key| is_weight(key));
+        let mut all: Vec<(&str, String)> =
+            others.into_iter().map(|key| (key, literal(key))).collect();
         if !weights.is_empty() {
-            let weights: Vec<(&str, String)> = weights.into_iter().map(|key| (key, literal(key))).collect();
-            all.push(("weights", fields("train::TermWeights", &weights, Some("dam.settings().weights"))));
+            let weights: Vec<(&str, String)> =
+                weights.into_iter().map(|key| (key, literal(key))).collect();
+            all.push((
+                "weights",
+                fields("train::TermWeights", &weights, Some("dam.settings().weights")),
+            ));
         }
         code.line(format!("dam.set({})?;", fields("Settings", &all, Some("dam.settings()"))));
         code.show_in_cell("dam.settings()");

@@ -23,9 +23,16 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let steps = arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("step", n))?;
     let mut last = None;
     let train = trained(context, steps, |step| last = Some(step.clone()))?;
-    let Some(step) = last else { return refuse("no step was made", format!("usage: {}", VERB.usage)) };
-    let stopped = if train.stopped { format!("stopped after step {}: everything is kept", step.step) } else { String::new() };
-    let json = json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});
+    let Some(step) = last else {
+        return refuse("no step was made", format!("usage: {}", VERB.usage));
+    };
+    let stopped = if train.stopped {
+        format!("stopped after step {}: everything is kept", step.step)
+    } else {
+        String::new()
+    };
+    let json =
+        json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});
     Ok(Reply::shown(&step, json).and(stopped))
 }
 

@@ -1,12 +1,13 @@
-//! What was done, as a tree of states: every change is one that can be gone back to, and none is lost.
+//! What was done, as a tree of states: every change is one that can be gone back to, and none is
+//! lost.
 //!
 //! ```text
 //! 0 ── 1 load ── 2 wrap ── 3 train 100          main
 //!                  └────── 4 train 50           cautious
 //! ```
 //!
-//! A state keeps the sources, data and settings, the merge and a moment of it. Moments take memory up to a budget; the
-//! oldest beyond it are in files.
+//! A state keeps the sources, data and settings, the merge and a moment of it. Moments take memory
+//! up to a budget; the oldest beyond it are in files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -159,14 +160,15 @@ impl Timeline {
 
     /// The states from the first change to `state`.
     pub fn path(&self, state: usize) -> Vec<usize> {
-        let mut path: Vec<usize> = std::iter::successors(Some(state), |s| self.states[*s].parent).collect();
+        let mut path: Vec<usize> =
+            std::iter::successors(Some(state), |s| self.states[*s].parent).collect();
         path.pop();
         path.reverse();
         path
     }
 
-    /// Steps of training at the ends of branches, and before a merge was wrapped anew on the way there, that were not taken
-    /// out: by branch, the present one first.
+    /// Steps of training at the ends of branches, and before a merge was wrapped anew on the way
+    /// there, that were not taken out: by branch, the present one first.
     pub fn unsaved(&self) -> Vec<(&str, usize)> {
         let mut counted = BTreeSet::new();
         let mut ends: Vec<(&String, &usize)> = self.branches.iter().collect();
@@ -184,7 +186,11 @@ impl Timeline {
                 // Where another branch ends, it counts.
                 let is_others = next.is_some() && self.branches.values().any(|end| end == at);
                 if next.is_none_or(|next| next < state.step) {
-                    lost += if !is_others && counted.insert(*at) { state.step - saved.min(state.step) } else { 0 };
+                    lost += if !is_others && counted.insert(*at) {
+                        state.step - saved.min(state.step)
+                    } else {
+                        0
+                    };
                     saved = 0;
                 }
             }
@@ -210,16 +216,18 @@ impl Timeline {
         }
         match name.parse::<usize>() {
             Ok(number) if number < self.states.len() => Ok(number),
-            Ok(number) => {
-                refuse(format!("there is no state {number}"), format!("the last is {}: history", self.states.len() - 1))
-            }
+            Ok(number) => refuse(
+                format!("there is no state {number}"),
+                format!("the last is {}: history", self.states.len() - 1),
+            ),
             Err(_) => Err(Error::unknown("branch", name, self.branches.keys().map(String::as_str))),
         }
     }
 }
 
 impl Timeline {
-    /// Has moments in files, the oldest first, until the others fit the budget; that of the present state stays.
+    /// Has moments in files, the oldest first, until the others fit the budget; that of the present
+    /// state stays.
     ///
     /// # Errors
     /// A place that has no room.
@@ -234,12 +242,18 @@ impl Timeline {
                 break;
             }
             let state = &self.states[number];
-            let Some((dam, snapshot)) = moment(state).filter(|(_, snapshot)| snapshot.bytes() > 0) else { continue };
+            let Some((dam, snapshot)) = moment(state).filter(|(_, snapshot)| snapshot.bytes() > 0)
+            else {
+                continue;
+            };
             let file = match (&self.directory, state.in_file) {
                 (Some(directory), true) => directory.join(file_of(number)),
                 _ => {
                     let io = |e| Error::io("write", std::env::temp_dir(), e);
-                    let spilled = self.spilled.take().map_or_else(|| private_directory("dam-states-").map_err(io), Ok)?;
+                    let spilled = self
+                        .spilled
+                        .take()
+                        .map_or_else(|| private_directory("dam-states-").map_err(io), Ok)?;
                     let file = spilled.path().join(file_of(number));
                     self.spilled = Some(spilled);
                     dam.save_at(snapshot, &file)?;
@@ -278,7 +292,8 @@ impl Context {
         reply
     }
 
-    /// Keeps what was done otherwise than by a verb as a state of its own, unless somebody works on the merge.
+    /// Keeps what was done otherwise than by a verb as a state of its own, unless somebody works on
+    /// the merge.
     ///
     /// # Errors
     /// None on the CPU.
@@ -301,7 +316,11 @@ impl Context {
             return Ok(false);
         }
         let merged_before = kept.and_then(|kept| kept.merged.clone());
-        let dam = self.dam.clone().map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?))).transpose()?;
+        let dam = self
+            .dam
+            .clone()
+            .map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?)))
+            .transpose()?;
         // A merge that is left keeps no answers of its teachers, which are large.
         if let Some((left, _)) = kept.and_then(|kept| kept.dam.as_ref())
             && dam.as_ref().is_none_or(|(dam, _)| !dam.is_same(left))
@@ -315,13 +334,31 @@ impl Context {
             (Some(now), Some(then)) if now.is_same(then) => self.timeline.states[before].merged_by,
             _ => Some(number),
         };
-        let recipe = self.merged.as_ref().filter(|_| merged_by == Some(number)).and_then(Merged::recipe).map(str::to_owned);
-        let done = done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
+        let recipe = self
+            .merged
+            .as_ref()
+            .filter(|_| merged_by == Some(number))
+            .and_then(Merged::recipe)
+            .map(str::to_owned);
+        let done =
+            done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
         let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
         let (looked, scored, in_file) = (Vec::new(), None, false);
         let saved = self.dam.as_ref().is_some_and(|dam| self.saved == Some(dam.state()));
         let parent = Some(before);
-        let state = State { parent, done, looked, step, loss, scored, saved, merged_by, recipe, kept, in_file };
+        let state = State {
+            parent,
+            done,
+            looked,
+            step,
+            loss,
+            scored,
+            saved,
+            merged_by,
+            recipe,
+            kept,
+            in_file,
+        };
         self.timeline.states.push(state);
         self.timeline.touch(number);
         self.timeline.undone.remove(&self.timeline.branch);
@@ -339,7 +376,8 @@ impl Context {
             && dam.scores().as_ref() != snapshot.scores()
         {
             snapshot.set_scores(dam.scores());
-            state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
+            state.scored =
+                snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
             self.timeline.touched.insert(here);
         }
     }
@@ -356,7 +394,9 @@ impl Context {
             dam.restore(snapshot)?;
         }
         let dam = kept.dam.map(|(dam, _)| dam);
-        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left))) {
+        if let Some(left) =
+            self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left)))
+        {
             left.free_caches();
         }
         set_latest(dam.as_ref());
@@ -377,9 +417,15 @@ impl Context {
     /// Nothing to undo.
     pub fn undo(&mut self, count: usize) -> Result<()> {
         let Timeline { states, here, branch, .. } = &self.timeline;
-        let way: Vec<usize> = std::iter::successors(Some(*here), |s| states[*s].parent).take(count.saturating_add(1)).collect();
-        let (Some(to), branch) = (way.last().copied().filter(|to| to != here), branch.clone()) else {
-            return refuse("nothing to undo", "history lists all states; redo restores what was undone");
+        let way: Vec<usize> = std::iter::successors(Some(*here), |s| states[*s].parent)
+            .take(count.saturating_add(1))
+            .collect();
+        let (Some(to), branch) = (way.last().copied().filter(|to| to != here), branch.clone())
+        else {
+            return refuse(
+                "nothing to undo",
+                "history lists all states; redo restores what was undone",
+            );
         };
         self.go(to)?;
         self.timeline.undone.entry(branch).or_default().extend(&way[..way.len() - 1]);
@@ -409,11 +455,22 @@ impl Context {
     /// A name that is taken or none.
     pub fn begin_branch(&mut self, name: &str) -> Result<()> {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || !name.chars().all(plain) || name.parse::<usize>().is_ok() || name.len() > 64 {
-            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is not a number"));
+        if name.is_empty()
+            || !name.chars().all(plain)
+            || name.parse::<usize>().is_ok()
+            || name.len() > 64
+        {
+            return Err(Error::bad_value(
+                "branch",
+                name,
+                "a name of letters, digits, `-`, `_` and `.` that is not a number",
+            ));
         }
         if self.timeline.branches.contains_key(name) {
-            return refuse(format!("there is a branch `{name}` already"), format!("go there: switch {name}"));
+            return refuse(
+                format!("there is a branch `{name}` already"),
+                format!("go there: switch {name}"),
+            );
         }
         // What was undone can be done again on either.
         if let Some(undone) = self.timeline.undone.get(&self.timeline.branch).cloned() {
@@ -469,7 +526,9 @@ impl Context {
         self.bring(state)?;
         match self.timeline.states[state].kept.as_ref().and_then(|kept| kept.dam.as_ref()) {
             Some((dam, snapshot)) => dam.fork_at(snapshot),
-            None => refuse(format!("state {state} has no wrapped merge"), "history lists all states"),
+            None => {
+                refuse(format!("state {state} has no wrapped merge"), "history lists all states")
+            }
         }
     }
 
@@ -483,7 +542,10 @@ impl Context {
         let mut all = states[0].looked.clone();
         for number in self.timeline.path(*here) {
             let Some(done) = states[number].done.clone() else {
-                return refuse("a Rust cell changed the merge; it cannot be exported", "save the coefficients: save FILE");
+                return refuse(
+                    "a Rust cell changed the merge; it cannot be exported",
+                    "save the coefficients: save FILE",
+                );
             };
             all.push(done);
             all.extend(states[number].looked.iter().cloned());
@@ -496,7 +558,9 @@ impl Kept {
     /// Whether this is what `context` is.
     fn is(&self, context: &Context) -> bool {
         let same_dam = match (&self.dam, &context.dam) {
-            (Some((dam, snapshot)), Some(now)) => dam.is_same(now) && now.state() == snapshot.state(),
+            (Some((dam, snapshot)), Some(now)) => {
+                dam.is_same(now) && now.state() == snapshot.state()
+            }
             (None, None) => self.models.is_same(&context.models),
             _ => false,
         };
@@ -542,7 +606,13 @@ mod tests {
             }
         };
         let bytes = |context: &Context| -> Vec<usize> {
-            let moment = |state: &State| state.kept.as_ref().and_then(|k| k.dam.as_ref()).map(|(_, snapshot)| snapshot.bytes());
+            let moment = |state: &State| {
+                state
+                    .kept
+                    .as_ref()
+                    .and_then(|k| k.dam.as_ref())
+                    .map(|(_, snapshot)| snapshot.bytes())
+            };
             context.timeline.states.iter().filter_map(moment).collect()
         };
         let begin = "load builtin:japanese builtin:math; wrap; step; step; step; step; step";

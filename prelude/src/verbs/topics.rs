@@ -1,5 +1,5 @@
-//! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists come from where they
-//! are defined.
+//! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists
+//! come from where they are defined.
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
@@ -27,17 +27,42 @@ pub const TOPICS: &[Topic] = &[
         text: sources,
         example: "load base=builtin:base ja=builtin:japanese math=builtin:math",
     },
-    Topic { name: "data", about: "tuning data and its formats", text: data, example: "data math=builtin:math" },
-    Topic { name: "schemes", about: "what each coefficient scales", text: schemes, example: "wrap low_rank rank=2" },
-    Topic { name: "settings", about: "every key of set, with its default", text: settings, example: "set lr=1e-2 batch_size=4" },
+    Topic {
+        name: "data",
+        about: "tuning data and its formats",
+        text: data,
+        example: "data math=builtin:math",
+    },
+    Topic {
+        name: "schemes",
+        about: "what each coefficient scales",
+        text: schemes,
+        example: "wrap low_rank rank=2",
+    },
+    Topic {
+        name: "settings",
+        about: "every key of set, with its default",
+        text: settings,
+        example: "set lr=1e-2 batch_size=4",
+    },
     Topic {
         name: "penalties",
         about: "the terms of the loss, with their formulas",
         text: penalties,
         example: "set cosine=0.1 l1=1e-6",
     },
-    Topic { name: "tensors", about: "tensor names and patterns", text: tensors, example: "inspect layers.*.mlp.up_proj.weight" },
-    Topic { name: "methods", about: "static merge methods", text: methods, example: "merge ties density=0.5" },
+    Topic {
+        name: "tensors",
+        about: "tensor names and patterns",
+        text: tensors,
+        example: "inspect layers.*.mlp.up_proj.weight",
+    },
+    Topic {
+        name: "methods",
+        about: "static merge methods",
+        text: methods,
+        example: "merge ties density=0.5",
+    },
     Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
 
@@ -111,17 +136,30 @@ fn either(names: &[&str]) -> String {
 }
 
 fn schemes() -> String {
-    let mut lines = vec!["`wrap SCHEME` chooses what shares a coefficient: W = sum_i f(c_i) W_i, where c_i is".to_owned()];
-    lines.extend(SCHEMES.iter().map(|s| line(s.name, &format!("{} {}", s.about, s.usage)).trim_end().to_owned()));
+    let mut lines = vec![
+        "`wrap SCHEME` chooses what shares a coefficient: W = sum_i f(c_i) W_i, where c_i is"
+            .to_owned(),
+    ];
+    lines.extend(
+        SCHEMES
+            .iter()
+            .map(|s| line(s.name, &format!("{} {}", s.about, s.usage)).trim_end().to_owned()),
+    );
     let f = Nonlinearity::ALL.map(Nonlinearity::name).join("|");
     lines.push("Options of all schemes:".into());
     let options = [
         (format!("f={f}"), "function applied to c"),
         ("train=linear,embedding,norm".into(), "the kinds of tensors that train"),
-        ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, random, or nearest to a static merge"),
+        (
+            "init=uniform|random|METHOD|RECIPE.yml".into(),
+            "1/N, random, or nearest to a static merge",
+        ),
         ("bias=one|same".into(), "biases start at 1 each, or like weights"),
         ("base=off|on".into(), "whether the base is merged too"),
-        ("rest=average|base|first".into(), "tensors of a multimodal model other than its text decoder, which do not train"),
+        (
+            "rest=average|base|first".into(),
+            "tensors of a multimodal model other than its text decoder, which do not train",
+        ),
     ];
     lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
     lines.join("\n")
@@ -132,17 +170,27 @@ fn settings() -> String {
     let one = |key: &&str| {
         let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
         let choices = choices(key);
-        let of = if choices.is_empty() { String::new() } else { format!(": {}", choices.join(", ")) };
+        let of =
+            if choices.is_empty() { String::new() } else { format!(": {}", choices.join(", ")) };
         format!("  {given:22} {}{of}", about(key))
     };
-    let first = "`set KEY=VALUE...` changes settings at any time; `set` alone shows them. Defaults:".to_owned();
+    let first =
+        "`set KEY=VALUE...` changes settings at any time; `set` alone shows them. Defaults:"
+            .to_owned();
     let last = "lr=1e-2 suits the built-in models with batch_size=8 and is too high for real ones. Loss terms: help penalties";
-    std::iter::once(first).chain(KEYS.iter().map(one)).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
+    std::iter::once(first)
+        .chain(KEYS.iter().map(one))
+        .chain([last.to_owned()])
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The terms of the loss with their formulas.
 const TERMS: [(&str, &str); 8] = [
-    ("kl", "T^2/(B n) sum over tokens of KL(softmax(z_i/T) || softmax(z/T)), on the data of source i"),
+    (
+        "kl",
+        "T^2/(B n) sum over tokens of KL(softmax(z_i/T) || softmax(z/T)), on the data of source i",
+    ),
     ("mse", "1/n sum over tokens of the mean over the vocabulary of (z - z_i)^2"),
     ("entropy", "T^2/n sum over tokens of H(softmax(z/T)): rewards confident predictions"),
     ("cosine", "mean over pairs of cos(c_a, c_b): encourages distinct columns"),
@@ -191,11 +239,19 @@ fn methods() -> String {
     ];
     for method in METHODS {
         lines.push(line(method.name, method.about));
-        lines.extend(Some(method.usage()).filter(|usage| !usage.is_empty()).map(|usage| line("", &usage)));
+        lines.extend(
+            Some(method.usage()).filter(|usage| !usage.is_empty()).map(|usage| line("", &usage)),
+        );
     }
-    lines.push(line(GREEDY_SOUP, "the average of sources that are added while the loss on their data does not rise"));
+    lines.push(line(
+        GREEDY_SOUP,
+        "the average of sources that are added while the loss on their data does not rise",
+    ));
     lines.push(line("", "[data=FILE,...]"));
-    lines.push("`evolve METHOD` searches weights and densities, `compare METHOD...` compares methods,".into());
+    lines.push(
+        "`evolve METHOD` searches weights and densities, `compare METHOD...` compares methods,"
+            .into(),
+    );
     lines.push("`wrap init=METHOD` starts training from one, and `merge RECIPE.yml` follows a mergekit recipe.".into());
     lines.join("\n")
 }
@@ -228,7 +284,8 @@ mod tests {
         let from = KEYS.iter().position(|key| *key == "kl").unwrap();
         assert!(KEYS[from..from + 8].iter().zip(&terms).all(|(key, term)| key == term));
         terms.sort_unstable();
-        let mut known: Vec<&str> = weights.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known: Vec<&str> =
+            weights.as_object().unwrap().keys().map(String::as_str).collect();
         known.sort_unstable();
         assert_eq!(terms, known);
     }
@@ -236,9 +293,16 @@ mod tests {
     #[test]
     fn every_example_runs() {
         for Topic { name, example, text, .. } in TOPICS {
-            assert!(text().lines().all(|line| line.chars().count() <= 140 && line == line.trim_end()), "{name}: {}", text());
-            let before =
-                if example.starts_with("load") { "" } else { "load base=builtin:base builtin:japanese builtin:math; wrap; " };
+            assert!(
+                text().lines().all(|line| line.chars().count() <= 140 && line == line.trim_end()),
+                "{name}: {}",
+                text()
+            );
+            let before = if example.starts_with("load") {
+                ""
+            } else {
+                "load base=builtin:base builtin:japanese builtin:math; wrap; "
+            };
             let mut context = Context::default();
             for statement in statements(&format!("{before}{example}")).unwrap() {
                 // The verbs that go back come with the timeline.

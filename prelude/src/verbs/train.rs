@@ -30,8 +30,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::shown(&report, json))
 }
 
-/// Makes `steps` steps, with a look after each. Where none was made, what was made last is still that.
-pub(super) fn trained(context: &mut Context, steps: usize, mut after: impl FnMut(&StepReport)) -> Result<TrainReport> {
+/// Makes `steps` steps, with a look after each. Where none was made, what was made last is still
+/// that.
+pub(super) fn trained(
+    context: &mut Context,
+    steps: usize,
+    mut after: impl FnMut(&StepReport),
+) -> Result<TrainReport> {
     let merged = context.merged.clone();
     let dam = context.trainee()?.clone();
     let before = dam.steps();

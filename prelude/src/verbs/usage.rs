@@ -1,4 +1,5 @@
-//! What a verb's usage says: what may stand where. Help, completion and checks all read the one string.
+//! What a verb's usage says: what may stand where. Help, completion and checks all read the one
+//! string.
 //!
 //! ```text
 //! usage  = VERB item...
@@ -92,8 +93,11 @@ impl Usage {
         let mut rest = usage.split_once(' ').map_or("", |(_, rest)| rest).trim_start();
         while !rest.is_empty() {
             let bracketed = rest.starts_with('[').then(|| rest.find(']')).flatten();
-            // A bracket within a word, as in `[NAME=]SOURCE`, makes a part of it optional, not the item.
-            let whole = bracketed.filter(|close| rest[close + 1..].is_empty() || rest[close + 1..].starts_with([' ', '.']));
+            // A bracket within a word, as in `[NAME=]SOURCE`, makes a part of it optional, not the
+            // item.
+            let whole = bracketed.filter(|close| {
+                rest[close + 1..].is_empty() || rest[close + 1..].starts_with([' ', '.'])
+            });
             let end = match whole {
                 Some(close) => close + rest[close..].find(' ').unwrap_or(rest.len() - close),
                 None => rest.find(' ').unwrap_or(rest.len()),
@@ -106,12 +110,14 @@ impl Usage {
 
     /// All flags.
     pub fn flags(&self) -> impl Iterator<Item = &'static str> {
-        self.choices().filter_map(|choice| if let Choice::Flag(flag) = choice { Some(*flag) } else { None })
+        self.choices()
+            .filter_map(|choice| if let Choice::Flag(flag) = choice { Some(*flag) } else { None })
     }
 
     /// All keys with their values.
     pub fn pairs(&self) -> impl Iterator<Item = &Pair> {
-        self.choices().filter_map(|choice| if let Choice::Pair(pair) = choice { Some(pair) } else { None })
+        self.choices()
+            .filter_map(|choice| if let Choice::Pair(pair) = choice { Some(pair) } else { None })
     }
 
     /// The items that stand in order: those that are words or places, not flags or keys.
@@ -146,7 +152,9 @@ impl Item {
 
     /// The places among its choices.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
-        self.choices.iter().filter_map(|choice| if let Choice::Place(place) = choice { Some(place) } else { None })
+        self.choices
+            .iter()
+            .filter_map(|choice| if let Choice::Place(place) = choice { Some(place) } else { None })
     }
 
     /// Whether a file may stand here that has an ending of its own.
@@ -202,10 +210,12 @@ impl Place {
 
 impl Pair {
     fn read(text: &'static str) -> Self {
-        let (text, of) = text.split_once(" of ").map_or((text, None), |(text, of)| (text, Some(of)));
+        let (text, of) =
+            text.split_once(" of ").map_or((text, None), |(text, of)| (text, Some(of)));
         let (key, values) = text.split_once('=').unwrap_or((text, ""));
         let list = values.contains(',');
-        let values = values.strip_suffix(",...").unwrap_or(values).split(if list { ',' } else { '|' });
+        let values =
+            values.strip_suffix(",...").unwrap_or(values).split(if list { ',' } else { '|' });
         let value = |text: &'static str| match Place::read(text) {
             Some(place) => Value::Place(place),
             None if text.starts_with(|c: char| c.is_ascii_digit()) => Value::Example(text),
@@ -221,7 +231,9 @@ impl Pair {
 
     /// The words that may be its value.
     pub fn words(&self) -> impl Iterator<Item = &'static str> {
-        self.values.iter().filter_map(|value| if let Value::Word(word) = value { Some(*word) } else { None })
+        self.values
+            .iter()
+            .filter_map(|value| if let Value::Word(word) = value { Some(*word) } else { None })
     }
 
     /// Whether only its words may be its value.
@@ -268,7 +280,8 @@ impl fmt::Display for Choice {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, mark) = (if self.named { "[NAME=]" } else { "" }, if self.text { "\"" } else { "" });
+        let (name, mark) =
+            (if self.named { "[NAME=]" } else { "" }, if self.text { "\"" } else { "" });
         write!(f, "{name}{mark}{}{}{mark}", self.name, self.ending)
     }
 }
@@ -305,7 +318,11 @@ mod tests {
             assert_eq!(format!("{} {read}", verb.name).trim_end(), verb.usage);
             for choice in read.choices() {
                 if let Choice::Word(word) = choice {
-                    assert!(word.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "`{word}` of {}", verb.usage);
+                    assert!(
+                        word.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+                        "`{word}` of {}",
+                        verb.usage
+                    );
                 }
             }
         }
@@ -313,8 +330,9 @@ mod tests {
 
     #[test]
     fn a_usage_says_what_may_stand_where() {
-        let usage =
-            Usage::read("wrap [a|b_c] [f=none|tanh] [train=x,y] [init=uniform|METHOD|RECIPE.yml] [rank=4 of b_c] [--force]");
+        let usage = Usage::read(
+            "wrap [a|b_c] [f=none|tanh] [train=x,y] [init=uniform|METHOD|RECIPE.yml] [rank=4 of b_c] [--force]",
+        );
         assert_eq!(usage.flags().collect::<Vec<_>>(), ["--force"]);
         assert_eq!(usage.places().len(), 1);
         assert!(usage.places()[0].takes("b_c") && !usage.places()[0].takes("c"));
@@ -328,11 +346,20 @@ mod tests {
                 ("rank", false, false, Some("b_c")),
             ]
         );
-        assert_eq!(pairs[2].values[2], Value::Place(Place { ending: ".yml", ..Place::of("RECIPE") }));
+        assert_eq!(
+            pairs[2].values[2],
+            Value::Place(Place { ending: ".yml", ..Place::of("RECIPE") })
+        );
 
-        let usage = Usage::read("x [NAME=]SOURCE... [NAME=FILE...] \"PROMPT\" [on=FILE,...] [FILE.svg|FILE.png]");
+        let usage = Usage::read(
+            "x [NAME=]SOURCE... [NAME=FILE...] \"PROMPT\" [on=FILE,...] [FILE.svg|FILE.png]",
+        );
         let (names, text) = (&usage.items[0], &usage.items[2]);
-        assert!(names.repeated && !names.optional && matches!(names.choices[0], Choice::Place(Place { named: true, .. })));
+        assert!(
+            names.repeated
+                && !names.optional
+                && matches!(names.choices[0], Choice::Place(Place { named: true, .. }))
+        );
         assert!(matches!(text.choices[0], Choice::Place(Place { text: true, name: "PROMPT", .. })));
         assert!(usage.pairs().next().unwrap().is_open() && usage.pairs().nth(1).unwrap().list);
         assert!(usage.places()[2].takes("a.PNG") && !usage.places()[2].takes("a.jpg"));

@@ -33,7 +33,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let how = Wrap { scheme, options };
     let dam = match start {
         None => models.wrap(how)?,
-        Some(recipe) if is_recipe(recipe) => models.wrap_from(how, &models.merge_recipe(at_home(recipe))?)?,
+        Some(recipe) if is_recipe(recipe) => {
+            models.wrap_from(how, &models.merge_recipe(at_home(recipe))?)?
+        }
         Some(name) => {
             let known = ["uniform", "random"].into_iter().chain(METHODS.iter().map(|m| m.name));
             if !known.clone().any(|k| k == name) {
@@ -64,29 +66,43 @@ struct Asked<'a> {
 }
 
 fn asked(arguments: &[String]) -> Result<Asked<'_>> {
-    let keys: Vec<&str> = OPTIONS.into_iter().chain(SCHEMES.iter().flat_map(|s| s.keys.iter().copied())).collect();
+    let keys: Vec<&str> =
+        OPTIONS.into_iter().chain(SCHEMES.iter().flat_map(|s| s.keys.iter().copied())).collect();
     let arguments = Arguments::read(arguments, &keys, &[])?;
     let builtin = find(arguments.optional(VERB.usage)?.unwrap_or(COLUMNS))?;
     let known = |key: &str| OPTIONS.contains(&key) || builtin.keys.contains(&key);
     if let Some((key, _)) = arguments.pairs.iter().find(|(key, _)| !known(key)) {
-        return Err(Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())));
+        return Err(Error::unknown(
+            "key",
+            key,
+            OPTIONS.into_iter().chain(builtin.keys.iter().copied()),
+        ));
     }
     let (mut options, mut settings, mut start) = (Options::default(), Vec::new(), None);
     for (key, value) in arguments.pairs {
         match key {
             "f" => options.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
             "train" => {
-                let kinds = [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
-                options.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_>>()?;
+                let kinds =
+                    [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
+                options.train = value
+                    .split(',')
+                    .map(|kind| choose(key, kind, &kinds))
+                    .collect::<Result<_>>()?;
             }
             "init" => match value {
                 "uniform" => options.init = Init::Uniform,
                 "random" => options.init = Init::Random,
                 _ => start = Some(value),
             },
-            "bias" => options.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
+            "bias" => {
+                options.bias =
+                    choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?
+            }
             "base" => options.with_base = choose(key, value, &[("off", false), ("on", true)])?,
-            "rest" => options.rest = choose(key, value, &Rest::ALL.map(|rest| (rest.name(), rest)))?,
+            "rest" => {
+                options.rest = choose(key, value, &Rest::ALL.map(|rest| (rest.name(), rest)))?
+            }
             _ => settings.push((key, value)),
         }
     }
@@ -111,9 +127,15 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     put("rest", options.rest != default.rest, format!("Rest::{:?}", options.rest));
     let models = code.models();
     given.extend(code.seed());
-    let with = |name: &str| fields(name, &given, (given.len() < 7).then_some(&format!("{name}::default()")));
+    let with = |name: &str| {
+        fields(name, &given, (given.len() < 7).then_some(&format!("{name}::default()")))
+    };
     let settings: Vec<(&str, String)> = (builtin.build)(&settings)?.settings();
-    let scheme = if settings.is_empty() { builtin.rust.to_owned() } else { fields(builtin.rust, &settings, None) };
+    let scheme = if settings.is_empty() {
+        builtin.rust.to_owned()
+    } else {
+        fields(builtin.rust, &settings, None)
+    };
     let how = match (builtin.name, given.is_empty()) {
         (COLUMNS, true) => "Columns::default()".to_owned(),
         (COLUMNS, false) => with("Columns"),

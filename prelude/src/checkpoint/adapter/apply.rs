@@ -1,5 +1,5 @@
-//! Applies an adapter to a model in the same order as PEFT: layer replication, initial changes to the base, stored tensors,
-//! then low-rank parts, magnitudes, biases and trainable tokens.
+//! Applies an adapter to a model in the same order as PEFT: layer replication, initial changes to
+//! the base, stored tensors, then low-rank parts, magnitudes, biases and trainable tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +27,15 @@ enum Layout {
     Embedding,
 }
 
-/// Families whose layers of the names below are stored transposed (`Conv1D` in transformers). Others are not.
-const TRANSPOSED_FAMILIES: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
+/// Families whose layers of the names below are stored transposed (`Conv1D` in transformers).
+/// Others are not.
+const TRANSPOSED_FAMILIES: [&str; 5] =
+    ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
 const TRANSPOSED_LAYERS: [&str; 4] = ["c_attn", "c_fc", "c_proj", "q_attn"];
 
 /// The hint for weights that do not match their configuration.
-pub(super) const MATCHING_CONFIG_HINT: &str = "use the adapter_config.json that was saved with these weights";
+pub(super) const MATCHING_CONFIG_HINT: &str =
+    "use the adapter_config.json that was saved with these weights";
 
 /// A low-rank part with the weight it applies to.
 struct LowRankTarget<'a> {
@@ -67,7 +70,9 @@ impl Adapter {
         for (name, whole) in &self.parts.whole {
             let weight = self.find(base, name)?;
             self.check_shape(base, &weight, &whole.view, [&embedding, &output].contains(&&weight))?;
-            for other in names(&weight).into_iter().filter(|other| *other == weight || whole.is_base) {
+            for other in
+                names(&weight).into_iter().filter(|other| *other == weight || whole.is_base)
+            {
                 // A full tensor under its own name takes precedence over a tied one.
                 if other == weight || !replaced.contains_key(&other) {
                     replaced.insert(other, whole.view.clone());
@@ -75,28 +80,42 @@ impl Adapter {
             }
         }
         let stored_bases = self.parts.whole.iter().filter(|(_, whole)| whole.is_base);
-        let stored_bases = stored_bases.map(|(name, _)| self.find(base, name)).collect::<Result<Vec<_>>>()?;
+        let stored_bases =
+            stored_bases.map(|(name, _)| self.find(base, name)).collect::<Result<Vec<_>>>()?;
         let mut left_out = Vec::new();
         let mut targets = Vec::new();
         for (module, part) in &self.parts.low_rank {
             match self.config.targets(module)? {
-                true => targets.push((module.as_str(), part, self.find(base, &format!("{module}.weight"))?)),
+                true => targets.push((
+                    module.as_str(),
+                    part,
+                    self.find(base, &format!("{module}.weight"))?,
+                )),
                 false => left_out.push(module.as_str()),
             }
         }
         if let Some(first) = left_out.first().filter(|_| targets.is_empty()) {
-            let reason = format!("it matches none of the modules in the weight file, for example `{first}`");
+            let reason =
+                format!("it matches none of the modules in the weight file, for example `{first}`");
             return Err(self.config.key_error("target_modules", reason, MATCHING_CONFIG_HINT));
         }
-        let shape = |weight: &String| replaced.get(weight).unwrap_or(&base.tensors[weight]).shape.clone();
-        let targets =
-            targets.into_iter().map(|(module, part, weight)| self.low_rank_target(base, module, shape(&weight), weight, part));
+        let shape =
+            |weight: &String| replaced.get(weight).unwrap_or(&base.tensors[weight]).shape.clone();
+        let targets = targets.into_iter().map(|(module, part, weight)| {
+            self.low_rank_target(base, module, shape(&weight), weight, part)
+        });
         let targets = targets.collect::<Result<Vec<_>>>()?;
         // The base as it was before training.
-        let changed = |weight: &String| names(weight).iter().all(|name| !stored_bases.contains(name));
-        let linear = targets.iter().filter(|target| target.layout != Layout::Embedding && changed(&target.weight));
-        let jobs: Vec<initial::Job<'_>> = linear.map(|target| (target.module, target.weight.clone(), target.term.rank)).collect();
-        for (weight, change) in initial::changes(self, base, &jobs, |weight| is_transposed(&base.family, weight))? {
+        let changed =
+            |weight: &String| names(weight).iter().all(|name| !stored_bases.contains(name));
+        let linear = targets
+            .iter()
+            .filter(|target| target.layout != Layout::Embedding && changed(&target.weight));
+        let jobs: Vec<initial::Job<'_>> =
+            linear.map(|target| (target.module, target.weight.clone(), target.term.rank)).collect();
+        for (weight, change) in
+            initial::changes(self, base, &jobs, |weight| is_transposed(&base.family, weight))?
+        {
             for name in names(&weight) {
                 base.tensors.entry(name).and_modify(|view| view.deltas.push(change.clone()));
             }
@@ -106,7 +125,8 @@ impl Adapter {
         let follows = self.config.keeps_tied && was_tied && self.has_part_for(base, &embedding);
         let targets = targets.into_iter().filter(|target| !follows || target.weight != output);
         let targets: Vec<LowRankTarget<'_>> = targets.collect();
-        let biases = targets.iter().map(|target| self.bias(base, target)).collect::<Result<Vec<_>>>()?;
+        let biases =
+            targets.iter().map(|target| self.bias(base, target)).collect::<Result<Vec<_>>>()?;
         let changes = targets.into_par_iter().map(|target| {
             let weight = target.weight.clone();
             Ok((weight.clone(), self.changes(&base.tensors[&weight], target)?))
@@ -129,7 +149,8 @@ impl Adapter {
     pub(super) fn find(&self, base: &Base<'_>, name: &str) -> Result<String> {
         resolve(base.tensors, name).ok_or_else(|| match mismatch(base.tensors, name) {
             Some(reason) => {
-                let hint = format!("{}, or to a model with a tensor named `{name}`", self.base_hint());
+                let hint =
+                    format!("{}, or to a model with a tensor named `{name}`", self.base_hint());
                 Error::Adapter { path: self.path.clone(), reason: reason.into(), hint }
             }
             None => {
@@ -153,21 +174,35 @@ impl Adapter {
 
     /// Whether the adapter has a low-rank part for the weight `name` of `base`.
     pub(super) fn has_part_for(&self, base: &Base<'_>, name: &str) -> bool {
-        let is = |module: &String| resolve(base.tensors, &format!("{module}.weight")).as_deref() == Some(name);
+        let is = |module: &String| {
+            resolve(base.tensors, &format!("{module}.weight")).as_deref() == Some(name)
+        };
         self.parts.low_rank.keys().any(is)
     }
 
-    /// Returns an error if a full tensor does not have the base's shape. Vocabularies may differ in rows.
-    fn check_shape(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
+    /// Returns an error if a full tensor does not have the base's shape. Vocabularies may differ in
+    /// rows.
+    fn check_shape(
+        &self,
+        base: &Base<'_>,
+        name: &str,
+        view: &View,
+        is_vocabulary: bool,
+    ) -> Result<()> {
         let expected = &base.tensors[name].shape;
         let fits = match is_vocabulary {
-            true => matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b),
+            true => {
+                matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b)
+            }
             false => view.shape == *expected,
         };
         match fits {
             true => Ok(()),
             false => Err(self.mismatch_error(
-                format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape),
+                format!(
+                    "its tensor `{name}` has shape {:?}, but the base's has {expected:?}",
+                    view.shape
+                ),
                 self.base_hint(),
             )),
         }
@@ -184,8 +219,14 @@ impl Adapter {
     ) -> Result<LowRankTarget<'a>> {
         let file = &self.parts.file;
         let rank = part.rank(self)?;
-        let missing = |kind: &str| Error::MissingTensor { file: file.clone(), tensor: format!("{module}.{kind}") };
-        let (a, b) = (part.a.as_ref().ok_or_else(|| missing("lora_A"))?, part.b.as_ref().ok_or_else(|| missing("lora_B"))?);
+        let missing = |kind: &str| Error::MissingTensor {
+            file: file.clone(),
+            tensor: format!("{module}.{kind}"),
+        };
+        let (a, b) = (
+            part.a.as_ref().ok_or_else(|| missing("lora_A"))?,
+            part.b.as_ref().ok_or_else(|| missing("lora_B"))?,
+        );
         let &[out, other] = b.shape.as_slice() else {
             return Err(Error::Shape {
                 file: file.clone(),
@@ -196,7 +237,12 @@ impl Adapter {
         };
         if rank != other || rank == 0 {
             let (tensor, expected) = (format!("{module}.lora_B"), vec![out, rank]);
-            return Err(Error::Shape { file: file.clone(), tensor, expected, found: b.shape.clone() });
+            return Err(Error::Shape {
+                file: file.clone(),
+                tensor,
+                expected,
+                found: b.shape.clone(),
+            });
         }
         a.check_finite(&format!("{module}.lora_A"))?;
         b.check_finite(&format!("{module}.lora_B"))?;
@@ -207,11 +253,14 @@ impl Adapter {
         };
         let scale = self.config.scale(module, rank)?;
         let (a, b) = (floats(a)?, (floats(b)? * scale)?);
-        // For an embedding, the rows of the weight are tokens and come from A; the columns come from B.
+        // For an embedding, the rows of the weight are tokens and come from A; the columns come
+        // from B.
         let (left, right) = if layout == Layout::Linear { (b, a) } else { (a.t()?, b.t()?) };
         let (rows, columns) = (left.dims2()?.0, right.dims2()?.1);
         if found != [rows, columns] {
-            let reason = format!("its part for `{module}` needs a weight of {rows} x {columns}, but the base's is {found:?}");
+            let reason = format!(
+                "its part for `{module}` needs a weight of {rows} x {columns}, but the base's is {found:?}"
+            );
             let is_vocabulary = Some(&weight) == base.embedding.as_ref() || weight == base.output;
             let hint = match is_vocabulary && found.get(1) == Some(&columns) {
                 true => format!(
@@ -222,14 +271,17 @@ impl Adapter {
             };
             return Err(self.mismatch_error(reason, hint));
         }
-        let values = |t: Tensor| -> Result<Vec<f32>> { Ok(t.contiguous()?.flatten_all()?.to_vec1()?) };
+        let values =
+            |t: Tensor| -> Result<Vec<f32>> { Ok(t.contiguous()?.flatten_all()?.to_vec1()?) };
         let term = LowRank { rank, columns, b: values(left)?, a: values(right)? };
         Ok(LowRankTarget { module, weight, part, layout, term, scale })
     }
 
     /// The changes that `target` makes to its weight; `view` is the weight before them.
     fn changes(&self, view: &View, target: LowRankTarget<'_>) -> Result<Vec<Change>> {
-        let Some(magnitudes) = target.part.magnitudes.as_ref().filter(|_| self.config.has_magnitudes) else {
+        let Some(magnitudes) =
+            target.part.magnitudes.as_ref().filter(|_| self.config.has_magnitudes)
+        else {
             if self.config.has_magnitudes || target.part.magnitudes.is_some() {
                 let reason = match self.config.has_magnitudes {
                     true => format!("the weight file has no magnitudes for `{}`", target.module),
@@ -241,7 +293,8 @@ impl Adapter {
         };
         let tensor = format!("{}.lora_magnitude_vector", target.module);
         magnitudes.check_finite(&tensor)?;
-        let along = if target.layout == Layout::Linear { NormAxis::Rows } else { NormAxis::Columns };
+        let along =
+            if target.layout == Layout::Linear { NormAxis::Rows } else { NormAxis::Columns };
         let expected = if along == NormAxis::Rows { view.shape[0] } else { view.columns() };
         if magnitudes.shape.iter().product::<usize>() != expected {
             let (file, found) = (self.parts.file.clone(), magnitudes.shape.clone());
@@ -250,7 +303,12 @@ impl Adapter {
         let magnitudes: Vec<f32> = floats(magnitudes)?.flatten_all()?.to_vec1()?;
         let gains = gains(view, &target.term, &magnitudes, along);
         if let Some(position) = gains.iter().position(|gain| !gain.is_finite()) {
-            return Err(Error::NonFinite { file: self.parts.file.clone(), tensor, position, value: gains[position] });
+            return Err(Error::NonFinite {
+                file: self.parts.file.clone(),
+                tensor,
+                position,
+                value: gains[position],
+            });
         }
         let gain = match along {
             NormAxis::Rows => Change::GainOfRows(gains),
@@ -260,7 +318,11 @@ impl Adapter {
     }
 
     /// What `target` adds to the bias of its layer: `scale` times the bias of `B`.
-    fn bias(&self, base: &Base<'_>, target: &LowRankTarget<'_>) -> Result<Option<(String, Vec<Change>)>> {
+    fn bias(
+        &self,
+        base: &Base<'_>,
+        target: &LowRankTarget<'_>,
+    ) -> Result<Option<(String, Vec<Change>)>> {
         let Some(bias) = &target.part.bias else { return Ok(None) };
         if !self.config.has_biases {
             let reason = format!("the weight file has a `lora_B` bias for `{}`", target.module);
@@ -269,7 +331,10 @@ impl Adapter {
         let name = target.weight.strip_suffix("weight").map(|module| format!("{module}bias"));
         let found = name.and_then(|name| Some((base.tensors.get(&name)?.shape.clone(), name)));
         let Some((shape, name)) = found else {
-            let reason = format!("`{}` has a bias in the adapter but not in the base, so it cannot be merged", target.module);
+            let reason = format!(
+                "`{}` has a bias in the adapter but not in the base, so it cannot be merged",
+                target.module
+            );
             return Err(self.config.key_error(
                 "lora_bias",
                 reason,
@@ -277,7 +342,10 @@ impl Adapter {
             ));
         };
         if bias.shape != shape {
-            let reason = format!("its bias for `{}` has shape {:?}, but the base's has {shape:?}", target.module, bias.shape);
+            let reason = format!(
+                "its bias for `{}` has shape {:?}, but the base's has {shape:?}",
+                target.module, bias.shape
+            );
             return Err(self.mismatch_error(reason, self.base_hint()));
         }
         bias.check_finite(&format!("{}.lora_B.bias", target.module))?;
@@ -293,9 +361,12 @@ impl LowRankPart {
         let file = || adapter.parts.file.clone();
         match self.a.as_ref().map(|a| a.shape.as_slice()) {
             Some(&[rank, _]) => Ok(rank),
-            Some(other) => {
-                Err(Error::Shape { file: file(), tensor: "lora_A".into(), expected: vec![0, 0], found: other.to_vec() })
-            }
+            Some(other) => Err(Error::Shape {
+                file: file(),
+                tensor: "lora_A".into(),
+                expected: vec![0, 0],
+                found: other.to_vec(),
+            }),
             None => Err(Error::MissingTensor { file: file(), tensor: "*.lora_A.weight".into() }),
         }
     }

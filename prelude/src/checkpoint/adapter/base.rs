@@ -1,7 +1,9 @@
-//! The base model that adapters are applied to: tensors and configuration, before they become a source.
+//! The base model that adapters are applied to: tensors and configuration, before they become a
+//! source.
 //!
-//! In a tied model, the output layer is the embedding. If the checkpoint stores an output layer that differs from the
-//! embedding, the model is untied: `tie_word_embeddings` becomes false, so that readers do not ignore the output layer.
+//! In a tied model, the output layer is the embedding. If the checkpoint stores an output layer
+//! that differs from the embedding, the model is untied: `tie_word_embeddings` becomes false, so
+//! that readers do not ignore the output layer.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,23 +34,34 @@ pub(in crate::checkpoint) struct Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// The model with `config` (the bytes of `config_file`) and `tensors`. It is untied if it stores an output layer that
-    /// differs from its embedding.
+    /// The model with `config` (the bytes of `config_file`) and `tensors`. It is untied if it
+    /// stores an output layer that differs from its embedding.
     ///
     /// # Errors
     /// A configuration that is not a JSON object.
-    pub fn new(config_file: &'a Path, config: Vec<u8>, tensors: &'a mut BTreeMap<String, View>) -> Result<Self> {
+    pub fn new(
+        config_file: &'a Path,
+        config: Vec<u8>,
+        tensors: &'a mut BTreeMap<String, View>,
+    ) -> Result<Self> {
         let family = Architecture::family_of(config_file, &config)?;
         // In unsupported families, the largest tensor that looks like an embedding.
-        let seems = |(name, view): &(&String, &View)| kind(name, view.shape.len()) == Kind::Embedding;
+        let seems =
+            |(name, view): &(&String, &View)| kind(name, view.shape.len()) == Kind::Embedding;
         let embedding = match tensors.contains_key(TensorSpec::EMBEDDING) {
             true => Some(TensorSpec::EMBEDDING.to_owned()),
-            false => tensors.iter().filter(seems).max_by_key(|(_, view)| view.shape[0]).map(|(name, _)| name.clone()),
+            false => tensors
+                .iter()
+                .filter(seems)
+                .max_by_key(|(_, view)| view.shape[0])
+                .map(|(name, _)| name.clone()),
         };
         let stored = tensors.keys().find(|name| is_suffix(name, OUTPUT)).cloned();
         // In a multimodal model, the output layer may be stored next to the text model.
         let inside = embedding.as_ref().is_some_and(|name| name.starts_with("language_model."));
-        let output = stored.unwrap_or_else(|| if inside { format!("language_model.{OUTPUT}") } else { OUTPUT.into() });
+        let output = stored.unwrap_or_else(|| {
+            if inside { format!("language_model.{OUTPUT}") } else { OUTPUT.into() }
+        });
         let mut base = Self {
             config_file,
             config,
@@ -61,7 +74,10 @@ impl<'a> Base<'a> {
             notes: Vec::new(),
         };
         base.is_tied = base.config_ties()?;
-        if base.is_tied && base.tensors.contains_key(&base.output) && !base.has_one_vocabulary_tensor()? {
+        if base.is_tied
+            && base.tensors.contains_key(&base.output)
+            && !base.has_one_vocabulary_tensor()?
+        {
             base.untie("the checkpoint stores an output layer that differs from the embedding, although config.json ties them")?;
         }
         Ok(base)

@@ -1,5 +1,5 @@
-//! The changes an adapter makes to one weight as it is decoded: a low-rank term, a gain per row or column, or replaced
-//! rows.
+//! The changes an adapter makes to one weight as it is decoded: a low-rank term, a gain per row or
+//! column, or replaced rows.
 
 /// A change to a stored tensor, applied to a piece of a row at a time.
 pub(in crate::checkpoint) enum Change {
@@ -39,10 +39,14 @@ impl Change {
         match self {
             Change::Add(term) => term.add(row, column, elements),
             Change::GainOfRows(gains) => elements.iter_mut().for_each(|x| *x *= gains[row]),
-            Change::GainOfColumns(gains) => elements.iter_mut().zip(&gains[column..]).for_each(|(x, gain)| *x *= gain),
+            Change::GainOfColumns(gains) => {
+                elements.iter_mut().zip(&gains[column..]).for_each(|(x, gain)| *x *= gain)
+            }
             Change::Rows(rows) => {
                 if let Ok(at) = rows.numbers.binary_search(&(row as u32)) {
-                    elements.copy_from_slice(&rows.values[at * rows.columns + column..][..elements.len()]);
+                    elements.copy_from_slice(
+                        &rows.values[at * rows.columns + column..][..elements.len()],
+                    );
                 }
             }
         }
@@ -52,8 +56,12 @@ impl Change {
     pub fn parts(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
             Change::Add(term) => Box::new(term.b.iter().chain(&term.a).map(|x| x.to_bits())),
-            Change::GainOfRows(gains) | Change::GainOfColumns(gains) => Box::new(gains.iter().map(|x| x.to_bits())),
-            Change::Rows(rows) => Box::new(rows.numbers.iter().copied().chain(rows.values.iter().map(|x| x.to_bits()))),
+            Change::GainOfRows(gains) | Change::GainOfColumns(gains) => {
+                Box::new(gains.iter().map(|x| x.to_bits()))
+            }
+            Change::Rows(rows) => Box::new(
+                rows.numbers.iter().copied().chain(rows.values.iter().map(|x| x.to_bits())),
+            ),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reads adapter_config.json: which keys are supported, which have no effect on the merged weights, and which are
-//! unsupported. The keys are those of PEFT 0.21.
+//! Reads adapter_config.json: which keys are supported, which have no effect on the merged weights,
+//! and which are unsupported. The keys are those of PEFT 0.21.
 
 use std::path::{Path, PathBuf};
 
@@ -120,16 +120,27 @@ const UNSUPPORTED: [(&str, &str, &str); 7] = [
         "adapters are selected per token, so they cannot be merged into weights",
         "load the individual adapters separately",
     ),
-    ("kasa_config", "it removes the smallest singular values of the base before training, which is not supported", MERGE_HINT),
-    ("megatron_config", "it uses Megatron layers", "convert it to an adapter for transformers layers first"),
-    ("target_parameters", "adapters of parameters outside linear layers are not supported", MERGE_HINT),
+    (
+        "kasa_config",
+        "it removes the smallest singular values of the base before training, which is not supported",
+        MERGE_HINT,
+    ),
+    (
+        "megatron_config",
+        "it uses Megatron layers",
+        "convert it to an adapter for transformers layers first",
+    ),
+    (
+        "target_parameters",
+        "adapters of parameters outside linear layers are not supported",
+        MERGE_HINT,
+    ),
     ("use_bdlora", "block-diagonal factors are not supported", MERGE_HINT),
     ("use_qalora", "it belongs to GPTQ-quantized weights and pools their inputs", MERGE_HINT),
 ];
 
 /// The hint that always works if PEFT can merge the adapter.
-pub(super) const MERGE_HINT: &str =
-    "merge it with PEFT and load the result: PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload().save_pretrained(DIR)";
+pub(super) const MERGE_HINT: &str = "merge it with PEFT and load the result: PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload().save_pretrained(DIR)";
 
 impl Config {
     /// Parses the bytes of `file`.
@@ -138,12 +149,17 @@ impl Config {
     /// Invalid JSON, or an unsupported key.
     pub fn read(file: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.into(), reason };
-        let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
+        let map: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
         let keys = Keys { file, map: &map };
         let kind = keys.text("peft_type")?.unwrap_or("none");
         let is_tokens = kind == "TRAINABLE_TOKENS";
         if kind != "LORA" && !is_tokens {
-            return Err(keys.key_error("peft_type", format!("`{kind}` is not LORA or TRAINABLE_TOKENS"), MERGE_HINT));
+            return Err(keys.key_error(
+                "peft_type",
+                format!("`{kind}` is not LORA or TRAINABLE_TOKENS"),
+                MERGE_HINT,
+            ));
         }
         keys.check_keys()?;
         let rank = keys.number("r")?.map(|r| r as usize);
@@ -153,23 +169,33 @@ impl Config {
             true => keys.tokens("token_indices")?,
             false => keys.tokens("trainable_token_indices")?,
         };
-        if let Some(bias) = keys.text("bias")?.filter(|bias| !["none", "all", "lora_only"].contains(bias)) {
+        if let Some(bias) =
+            keys.text("bias")?.filter(|bias| !["none", "all", "lora_only"].contains(bias))
+        {
             return Err(bad("bias", format!("`{bias}` is not none, all or lora_only")));
         }
         Ok(Self {
             file: file.into(),
-            base: keys.text("base_model_name_or_path")?.filter(|base| !base.is_empty()).map(str::to_owned),
+            base: keys
+                .text("base_model_name_or_path")?
+                .filter(|base| !base.is_empty())
+                .map(str::to_owned),
             rank,
             alpha,
-            ranks: serde_json::from_slice::<Ranks>(bytes).map_err(|e| bad("rank_pattern", e.to_string()))?.rank_pattern,
-            alphas: serde_json::from_slice::<Alphas>(bytes).map_err(|e| bad("alpha_pattern", e.to_string()))?.alpha_pattern,
+            ranks: serde_json::from_slice::<Ranks>(bytes)
+                .map_err(|e| bad("rank_pattern", e.to_string()))?
+                .rank_pattern,
+            alphas: serde_json::from_slice::<Alphas>(bytes)
+                .map_err(|e| bad("alpha_pattern", e.to_string()))?
+                .alpha_pattern,
             has_root_scale: keys.flag("use_rslora")?,
             init: keys.init()?,
             has_magnitudes: keys.flag("use_dora")?,
             has_biases: keys.flag("lora_bias")?,
             targets: match is_tokens {
                 true => Targets::default(),
-                false => Targets::read(|key| keys.value(key)).map_err(|(key, reason)| bad(key, reason))?,
+                false => Targets::read(|key| keys.value(key))
+                    .map_err(|(key, reason)| bad(key, reason))?,
             },
             saved: keys.list("modules_to_save")?,
             keeps_tied: keys.flag("ensure_weight_tying")?,
@@ -179,23 +205,41 @@ impl Config {
     }
 
     /// The error for `key`.
-    pub fn key_error(&self, key: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
-        Error::AdapterKey { file: self.file.clone(), key: key.into(), reason: reason.into(), hint: hint.into() }
+    pub fn key_error(
+        &self,
+        key: &str,
+        reason: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Error {
+        Error::AdapterKey {
+            file: self.file.clone(),
+            key: key.into(),
+            reason: reason.into(),
+            hint: hint.into(),
+        }
     }
 
     /// Whether PEFT adds a low-rank part to `module`.
     pub fn targets(&self, module: &str) -> Result<bool> {
-        self.targets.has(module).map_err(|reason| self.key_error("target_modules", reason, "name the modules in a list"))
+        self.targets.has(module).map_err(|reason| {
+            self.key_error("target_modules", reason, "name the modules in a list")
+        })
     }
 
-    /// The scale of the low-rank part of `module` with rank `rank`: `alpha / r`, or with rslora `alpha / sqrt(r)`
-    /// (arXiv 2312.03732).
+    /// The scale of the low-rank part of `module` with rank `rank`: `alpha / r`, or with rslora
+    /// `alpha / sqrt(r)` (arXiv 2312.03732).
     pub fn scale(&self, module: &str, rank: usize) -> Result<f64> {
-        let at = |key: &'static str| move |reason: String| self.key_error(key, reason, "correct it in the file");
+        let at = |key: &'static str| {
+            move |reason: String| self.key_error(key, reason, "correct it in the file")
+        };
         let expected = self.ranks.get(module).map_err(at("rank_pattern"))?.or(self.rank);
         if let Some(r) = expected.filter(|r| *r != rank) {
             let reason = format!("`{r}` is not the rank `{rank}` of `{module}`");
-            return Err(self.key_error("r", reason, "use the adapter_config.json that was saved with these weights"));
+            return Err(self.key_error(
+                "r",
+                reason,
+                "use the adapter_config.json that was saved with these weights",
+            ));
         }
         let alpha = self.alphas.get(module).map_err(at("alpha_pattern"))?.unwrap_or(self.alpha);
         Ok(alpha / if self.has_root_scale { (rank as f64).sqrt() } else { rank as f64 })
@@ -224,7 +268,12 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     fn key_error(&self, key: &str, reason: impl Into<String>, hint: &str) -> Error {
-        Error::AdapterKey { file: self.file.into(), key: key.into(), reason: reason.into(), hint: hint.into() }
+        Error::AdapterKey {
+            file: self.file.into(),
+            key: key.into(),
+            reason: reason.into(),
+            hint: hint.into(),
+        }
     }
 
     /// The value of `key`; null counts as missing.
@@ -238,7 +287,8 @@ impl<'a> Keys<'a> {
     }
 
     fn flag(&self, key: &str) -> Result<bool> {
-        self.value(key).map_or(Ok(false), |v| v.as_bool().ok_or_else(|| self.bad(key, "true or false")))
+        self.value(key)
+            .map_or(Ok(false), |v| v.as_bool().ok_or_else(|| self.bad(key, "true or false")))
     }
 
     fn text(&self, key: &str) -> Result<Option<&'a str>> {
@@ -250,7 +300,8 @@ impl<'a> Keys<'a> {
     }
 
     fn list(&self, key: &str) -> Result<Vec<String>> {
-        self.value(key).map_or(Ok(Vec::new()), |v| strings(v).ok_or_else(|| self.bad(key, "a list of names")))
+        self.value(key)
+            .map_or(Ok(Vec::new()), |v| strings(v).ok_or_else(|| self.bad(key, "a list of names")))
     }
 
     /// Returns an error for the first unsupported key.
@@ -297,12 +348,17 @@ impl<'a> Keys<'a> {
             "eva" | "orthogonal" => Ok(Init::Plain),
             _ if lower == "gaussian" || lower == "mica" => Ok(Init::Plain),
             _ => {
-                let changes = ["corda", "loftq", "lora_ga"].iter().any(|start| lower.starts_with(start));
+                let changes =
+                    ["corda", "loftq", "lora_ga"].iter().any(|start| lower.starts_with(start));
                 let reason = match changes {
                     true => {
-                        format!("`{name}` changes the base in a way that the adapter does not record")
+                        format!(
+                            "`{name}` changes the base in a way that the adapter does not record"
+                        )
                     }
-                    false => format!("the initialization `{name}` is unknown and may change the base"),
+                    false => {
+                        format!("the initialization `{name}` is unknown and may change the base")
+                    }
                 };
                 let hint = "save the adapter again relative to the unchanged base, with PEFT's \
                             save_pretrained(DIR, path_initial_model_for_weight_conversion=INITIAL), or merge it where it was trained";
@@ -324,15 +380,22 @@ impl<'a> Keys<'a> {
 
     fn tokens(&self, key: &str) -> Result<Tokens> {
         let ids = |v: &Value| -> Option<Vec<u32>> {
-            v.as_array()?.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+            v.as_array()?
+                .iter()
+                .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
+                .collect()
         };
         match self.value(key) {
             None => Ok(Tokens::None),
             Some(Value::Object(modules)) => {
                 let each = modules.iter().map(|(module, v)| Some((module.clone(), ids(v)?)));
-                each.collect::<Option<_>>().map(Tokens::ByModule).ok_or_else(|| self.bad(key, "lists of token ids by module"))
+                each.collect::<Option<_>>()
+                    .map(Tokens::ByModule)
+                    .ok_or_else(|| self.bad(key, "lists of token ids by module"))
             }
-            Some(list) => ids(list).map(Tokens::OfEmbedding).ok_or_else(|| self.bad(key, "a list of token ids")),
+            Some(list) => ids(list)
+                .map(Tokens::OfEmbedding)
+                .ok_or_else(|| self.bad(key, "a list of token ids")),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Adapters that are relative to a changed base: PiSSA and OLoRA.
 //!
-//! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter and leaves `W - top_r(W)`. OLoRA (arXiv
-//! 2406.01775) takes `W = Q R`, moves the first `r` columns of `Q` and rows of `R`, and leaves `W - s Q_r R_r`, where `s` is
-//! the adapter's scale. Both are low-rank terms, so only their factors are kept in memory. The base is taken as stored, in
-//! f32. PEFT computes `pissa_niter_N` with a new random decomposition at each load; here it is exact. On random matrices of
-//! 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this library, differ by up to 0.5, where the
-//! weights' spread is 0.3.
+//! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter and leaves `W -
+//! top_r(W)`. OLoRA (arXiv 2406.01775) takes `W = Q R`, moves the first `r` columns of `Q` and rows
+//! of `R`, and leaves `W - s Q_r R_r`, where `s` is the adapter's scale. Both are low-rank terms,
+//! so only their factors are kept in memory. The base is taken as stored, in f32. PEFT computes
+//! `pissa_niter_N` with a new random decomposition at each load; here it is exact. On random
+//! matrices of 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this
+//! library, differ by up to 0.5, where the weights' spread is 0.3.
 
 use std::sync::Arc;
 
@@ -42,16 +43,20 @@ pub(super) fn changes(
         view.check_finite(weight)?;
         let scale = match adapter.config.init {
             Init::LeadingColumns if is_transposed(weight) => {
-                let reason = format!("`olora` does not support `{module}`, which is stored transposed");
+                let reason =
+                    format!("`olora` does not support `{module}`, which is stored transposed");
                 return Err(adapter.config.key_error("init_lora_weights", reason, MERGE_HINT));
             }
             Init::LeadingColumns => adapter.config.scale(module, *rank)?,
             _ => 1.0,
         };
-        let term = removed_part(view, adapter.config.init, *rank, scale as f32).ok_or_else(|| Error::BadTensor {
-            tensor: weight.clone(),
-            reason: "its singular values could not be computed".into(),
-        })?;
+        let term =
+            removed_part(view, adapter.config.init, *rank, scale as f32).ok_or_else(|| {
+                Error::BadTensor {
+                    tensor: weight.clone(),
+                    reason: "its singular values could not be computed".into(),
+                }
+            })?;
         view.release();
         Ok((weight.clone(), Arc::new(Change::Add(term))))
     };

@@ -1,5 +1,5 @@
-//! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, by rows; by columns for embeddings and layers that are stored
-//! transposed.
+//! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, by rows; by columns for embeddings and
+//! layers that are stored transposed.
 
 use rayon::prelude::*;
 
@@ -33,7 +33,10 @@ pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Norm
                     let squares = tile.iter().map(|x| f64::from(*x) * f64::from(*x));
                     match along {
                         NormAxis::Rows => sums[row - start] += squares.sum::<f64>(),
-                        NormAxis::Columns => sums[column..].iter_mut().zip(squares).for_each(|(sum, square)| *sum += square),
+                        NormAxis::Columns => sums[column..]
+                            .iter_mut()
+                            .zip(squares)
+                            .for_each(|(sum, square)| *sum += square),
                     }
                 }
             }
@@ -49,5 +52,9 @@ pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Norm
             sums
         }),
     };
-    magnitudes.iter().zip(sums).map(|(magnitude, sum)| (f64::from(*magnitude) / sum.sqrt()) as f32).collect()
+    magnitudes
+        .iter()
+        .zip(sums)
+        .map(|(magnitude, sum)| (f64::from(*magnitude) / sum.sqrt()) as f32)
+        .collect()
 }

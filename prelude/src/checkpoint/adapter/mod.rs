@@ -1,4 +1,5 @@
-//! LoRA adapters with PEFT's semantics: `W + s B A` (arXiv 2106.09685) and its variants, applied as a weight is decoded.
+//! LoRA adapters with PEFT's semantics: `W + s B A` (arXiv 2106.09685) and its variants, applied as
+//! a weight is decoded.
 //!
 //! | what | where |
 //! | --- | --- |
@@ -11,8 +12,9 @@
 //! | the tokenizer and chat template stored with it | [`side_files`] |
 //! | changes to a weight as it is decoded | [`change`] |
 //!
-//! PEFT's merged weights and its model with the adapter active differ for adapters of only one of a tied embedding and
-//! output layer: merging adds to both. This module reproduces the active model, which is what was trained.
+//! PEFT's merged weights and its model with the adapter active differ for adapters of only one of a
+//! tied embedding and output layer: merging adds to both. This module reproduces the active model,
+//! which is what was trained.
 
 mod apply;
 mod base;
@@ -57,14 +59,17 @@ impl Adapter {
     /// # Errors
     /// Missing or corrupt files, and unsupported keys.
     pub fn open(directory: &Path) -> Result<Self> {
-        let mut path = std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
+        let mut path =
+            std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
         if !path.exists()
             && let Some(reference) = directory.to_str().and_then(|spec| HubRef::parse(spec, false))
         {
             path = Hub::from_env()?.snapshot(&reference, SnapshotKind::Adapter)?.directory;
         }
         // A path to the weights or the configuration stands for their directory.
-        if path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_")) {
+        if path.is_file()
+            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_"))
+        {
             path.pop();
         }
         let file = path.join(CONFIG);
@@ -77,19 +82,28 @@ impl Adapter {
         Ok(Self { path, config, parts })
     }
 
-    /// Renames the modules of an adapter for a multimodal model with `known`, which maps names to those used here.
+    /// Renames the modules of an adapter for a multimodal model with `known`, which maps names to
+    /// those used here.
     pub fn renamed(mut self, known: impl Fn(&str) -> String) -> Self {
         let module = |name: String| known(&format!("{name}.")).trim_end_matches('.').to_owned();
         let Parts { low_rank, tokens, whole, .. } = &mut self.parts;
-        *low_rank = std::mem::take(low_rank).into_iter().map(|(name, part)| (module(name), part)).collect();
-        *tokens = std::mem::take(tokens).into_iter().map(|(name, rows)| (module(name), rows)).collect();
-        *whole = std::mem::take(whole).into_iter().map(|(name, tensor)| (known(&name), tensor)).collect();
+        *low_rank =
+            std::mem::take(low_rank).into_iter().map(|(name, part)| (module(name), part)).collect();
+        *tokens =
+            std::mem::take(tokens).into_iter().map(|(name, rows)| (module(name), rows)).collect();
+        *whole = std::mem::take(whole)
+            .into_iter()
+            .map(|(name, tensor)| (known(&name), tensor))
+            .collect();
         self
     }
 
     /// The name of its directory.
     fn name(&self) -> String {
-        self.path.file_name().map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+        self.path.file_name().map_or_else(
+            || self.path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
     }
 
     /// Adds the tokenizer and chat template stored with it; they override `files`.
@@ -123,8 +137,12 @@ pub(super) fn needs_base(path: &Path, json: &[u8]) -> Error {
     let base = json["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
     let shown = path.display();
     let hint = match base {
-        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{shown}"),
-        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{shown}"),
+        Some(base) => {
+            format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{shown}")
+        }
+        None => format!(
+            "did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{shown}"
+        ),
     };
     Error::Adapter { path: path.into(), reason: "it is an adapter, not a model".into(), hint }
 }

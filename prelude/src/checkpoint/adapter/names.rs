@@ -24,7 +24,9 @@ pub(super) fn resolve(tensors: &BTreeMap<String, View>, name: &str) -> Option<St
     if tensors.contains_key(name) {
         return Some(name.to_owned());
     }
-    let others = EQUIVALENT_PREFIXES.iter().filter_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+    let others = EQUIVALENT_PREFIXES
+        .iter()
+        .filter_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
     others.into_iter().find(|other| tensors.contains_key(other))
 }
 

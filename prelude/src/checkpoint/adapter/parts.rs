@@ -1,7 +1,7 @@
 //! Sorts the tensors of an adapter's weight file by module and part.
 //!
-//! PEFT names them `base_model.model.MODULE.PART`. Training wrappers (torch.compile, FSDP, data parallelism) and the
-//! adapter's name may add further parts.
+//! PEFT names them `base_model.model.MODULE.PART`. Training wrappers (torch.compile, FSDP, data
+//! parallelism) and the adapter's name may add further parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -47,12 +47,14 @@ pub(super) struct LowRankPart {
 /// A tensor that is stored in full.
 pub(super) struct FullTensor {
     pub view: View,
-    /// Whether it is a tensor of the base that was trained in place; otherwise the adapter replaces the base's.
+    /// Whether it is a tensor of the base that was trained in place; otherwise the adapter replaces
+    /// the base's.
     pub is_base: bool,
 }
 
 /// Prefixes that training wrappers add before or within module names.
-const WRAPPERS: [&str; 4] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module."];
+const WRAPPERS: [&str; 4] =
+    ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module."];
 
 /// The tensors of the adapter in `directory`, and their file.
 ///
@@ -78,7 +80,8 @@ fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
 }
 
 impl Parts {
-    /// Reads and sorts the tensors of the adapter in `directory`. `saved` names the modules that are stored in full.
+    /// Reads and sorts the tensors of the adapter in `directory`. `saved` names the modules that
+    /// are stored in full.
     ///
     /// # Errors
     /// A corrupt file, unknown parts, several adapters in one file.
@@ -113,20 +116,30 @@ impl Parts {
                 let (kind, rest) = part.split_once('.').unwrap_or((part, ""));
                 adapters.extend(Some(rest).filter(|rest| !rest.is_empty()).map(str::to_owned));
                 match kind {
-                    "delta" => drop(parts.tokens.insert(module.trim_end_matches(".token_adapter").to_owned(), view)),
+                    "delta" => drop(
+                        parts
+                            .tokens
+                            .insert(module.trim_end_matches(".token_adapter").to_owned(), view),
+                    ),
                     "original" => {}
                     _ => return Err(parts.unknown(directory, &key)),
                 }
             } else if name.contains(".original_module.") {
                 // The base's own module, which the saved one replaces.
             } else if let Some((module, rest)) = name.split_once(".modules_to_save.") {
-                let (adapter, end) = rest.split_once('.').map_or((None, rest), |(adapter, end)| (Some(adapter), end));
+                let (adapter, end) = rest
+                    .split_once('.')
+                    .map_or((None, rest), |(adapter, end)| (Some(adapter), end));
                 adapters.extend(adapter.map(str::to_owned));
                 parts.whole.insert(format!("{module}.{end}"), FullTensor { view, is_base: false });
             } else {
-                let plain = name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".");
+                let plain =
+                    name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".");
                 let module = plain.rsplit_once('.').map_or("", |(module, _)| module);
-                let has = |saved: &String| is_suffix(module, saved) || format!(".{module}.").contains(&format!(".{saved}."));
+                let has = |saved: &String| {
+                    is_suffix(module, saved)
+                        || format!(".{module}.").contains(&format!(".{saved}."))
+                };
                 let is_base = plain != name || !saved.iter().any(has);
                 parts.whole.insert(plain, FullTensor { view, is_base });
             }
@@ -136,12 +149,16 @@ impl Parts {
             return Err(Error::Adapter {
                 path: directory.into(),
                 reason: format!("its file contains several adapters: {names}"),
-                hint: "save a single one: model.save_pretrained(DIR, selected_adapters=[NAME])".into(),
+                hint: "save a single one: model.save_pretrained(DIR, selected_adapters=[NAME])"
+                    .into(),
             });
         }
-        let is_empty = parts.low_rank.is_empty() && parts.tokens.is_empty() && parts.whole.is_empty();
+        let is_empty =
+            parts.low_rank.is_empty() && parts.tokens.is_empty() && parts.whole.is_empty();
         match is_empty {
-            true => Err(Error::MissingTensor { file: parts.file, tensor: "*.lora_A.weight".into() }),
+            true => {
+                Err(Error::MissingTensor { file: parts.file, tensor: "*.lora_A.weight".into() })
+            }
             false => Ok(parts),
         }
     }
@@ -151,7 +168,9 @@ impl Parts {
         let mut name = key;
         loop {
             let wrapper = WRAPPERS.into_iter().find(|wrapper| name.starts_with(wrapper));
-            let prefix = ["base_model.model.", "base_model."].into_iter().find(|prefix| name.starts_with(prefix));
+            let prefix = ["base_model.model.", "base_model."]
+                .into_iter()
+                .find(|prefix| name.starts_with(prefix));
             let Some(prefix) = wrapper.or(prefix) else { break };
             self.stripped_prefixes.extend(wrapper);
             name = &name[prefix.len()..];

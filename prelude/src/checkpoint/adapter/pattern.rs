@@ -1,5 +1,5 @@
-//! Matches modules against the patterns of adapter_config.json with PEFT's rules: names, suffixes of names and Python's
-//! regular expressions, tried in file order.
+//! Matches modules against the patterns of adapter_config.json with PEFT's rules: names, suffixes
+//! of names and Python's regular expressions, tried in file order.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,7 +16,8 @@ const BYTES: usize = 1 << 20;
 
 /// Compiles `pattern`; the error explains why it is invalid.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(pattern).backtrack_limit(STEPS).delegate_size_limit(BYTES).build();
+    let built =
+        RegexBuilder::new(pattern).backtrack_limit(STEPS).delegate_size_limit(BYTES).build();
     built.map_err(|e| e.to_string())
 }
 
@@ -64,7 +65,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByPattern<T> {
                 while let Some((key, value)) = map.next_entry::<String, T>()? {
                     // The pattern matches the whole name or a suffix of its parts.
                     let regex = compile(&format!(r"^(?:.*\.)?(?:{key})$"));
-                    entries.push((regex.map_err(|e| A::Error::custom(format!("`{key}`: {e}")))?, value));
+                    entries.push((
+                        regex.map_err(|e| A::Error::custom(format!("`{key}`: {e}")))?,
+                        value,
+                    ));
                 }
                 Ok(ByPattern(entries))
             }
@@ -93,19 +97,29 @@ impl Targets {
     ///
     /// # Errors
     /// The invalid key, and the reason.
-    pub fn read<'a>(value: impl Fn(&str) -> Option<&'a Value>) -> Result<Self, (&'static str, String)> {
+    pub fn read<'a>(
+        value: impl Fn(&str) -> Option<&'a Value>,
+    ) -> Result<Self, (&'static str, String)> {
         let names = |key: &'static str| -> Result<Option<Names>, (&'static str, String)> {
             match value(key) {
                 None => Ok(None),
-                Some(Value::String(all)) if key == "target_modules" && all.eq_ignore_ascii_case("all-linear") => Ok(None),
+                Some(Value::String(all))
+                    if key == "target_modules" && all.eq_ignore_ascii_case("all-linear") =>
+                {
+                    Ok(None)
+                }
                 Some(Value::String(pattern)) => {
-                    let regex = compile(&format!("^(?:{pattern})$")).map_err(|reason| (key, reason))?;
+                    let regex =
+                        compile(&format!("^(?:{pattern})$")).map_err(|reason| (key, reason))?;
                     Ok(Some(Names::Pattern(regex)))
                 }
                 Some(list) => match strings(list) {
                     Some(list) if list.is_empty() => Ok(None),
                     Some(list) => Ok(Some(Names::List(list))),
-                    None => Err((key, format!("`{list}` is not a name, a list of names or a regular expression"))),
+                    None => Err((
+                        key,
+                        format!("`{list}` is not a name, a list of names or a regular expression"),
+                    )),
                 },
             }
         };
@@ -113,20 +127,28 @@ impl Targets {
             None => Vec::new(),
             Some(layers) => {
                 let one = layers.as_u64().map(|layer| vec![layer]);
-                let many = || layers.as_array().and_then(|all| all.iter().map(Value::as_u64).collect());
-                let found =
-                    one.or_else(many).ok_or_else(|| ("layers_to_transform", format!("`{layers}` is not a list of numbers")))?;
+                let many =
+                    || layers.as_array().and_then(|all| all.iter().map(Value::as_u64).collect());
+                let found = one.or_else(many).ok_or_else(|| {
+                    ("layers_to_transform", format!("`{layers}` is not a list of numbers"))
+                })?;
                 found.into_iter().map(|layer| layer as usize).collect()
             }
         };
         let list = |key: &'static str| match value(key) {
             None => Ok(Vec::new()),
             Some(Value::String(one)) => Ok(vec![one.clone()]),
-            Some(list) => strings(list).ok_or_else(|| (key, format!("`{list}` is not a list of names"))),
+            Some(list) => {
+                strings(list).ok_or_else(|| (key, format!("`{list}` is not a list of names")))
+            }
         };
-        let regexes = |key: &'static str, pattern: &dyn Fn(&str) -> String| -> Result<Vec<Regex>, _> {
-            list(key)?.iter().map(|name| compile(&pattern(name)).map_err(|reason| (key, reason))).collect()
-        };
+        let regexes =
+            |key: &'static str, pattern: &dyn Fn(&str) -> String| -> Result<Vec<Regex>, _> {
+                list(key)?
+                    .iter()
+                    .map(|name| compile(&pattern(name)).map_err(|reason| (key, reason)))
+                    .collect()
+            };
         let mut layer = regexes("layers_pattern", &|name| format!(r"^(?:.*?\.)?{name}\.(\d+)\."))?;
         if layer.is_empty() {
             layer.extend(compile(r"^.*?\.[^.]*\.(\d+)\."));
@@ -154,7 +176,8 @@ impl Targets {
         if by_name || self.layers.is_empty() {
             return wanted.has(module);
         }
-        Ok(wanted.has(module)? && self.layer_of(module)?.is_some_and(|layer| self.layers.contains(&layer)))
+        Ok(wanted.has(module)?
+            && self.layer_of(module)?.is_some_and(|layer| self.layers.contains(&layer)))
     }
 
     fn layer_of(&self, module: &str) -> Result<Option<usize>, String> {
@@ -195,7 +218,10 @@ mod tests {
     #[test]
     fn patterns_are_tried_in_file_order_and_match_as_in_python() {
         let read = |text: &str| serde_json::from_str::<ByPattern<usize>>(text);
-        let ranks = read(r#"{"q_proj": 2, "layers\\.1\\..*": 3, "(k|v)_proj": 4, "(?!.*2)o_.*": 5, "n": 6}"#).unwrap();
+        let ranks = read(
+            r#"{"q_proj": 2, "layers\\.1\\..*": 3, "(k|v)_proj": 4, "(?!.*2)o_.*": 5, "n": 6}"#,
+        )
+        .unwrap();
         let expected = [
             // From Python: re.match(rf"(.*\.)?({key})$", name).
             ("model.layers.0.self_attn.q_proj", Some(2)),
@@ -221,7 +247,10 @@ mod tests {
     fn targeted_modules_match_peft() {
         let targets = |json: Value| {
             let keep = json.clone();
-            Targets::read(move |key| Box::leak(Box::new(keep.clone())).get(key).filter(|v| !v.is_null())).unwrap()
+            Targets::read(move |key| {
+                Box::leak(Box::new(keep.clone())).get(key).filter(|v| !v.is_null())
+            })
+            .unwrap()
         };
         let has = |json: Value, module: &str| targets(json).has(module).unwrap();
         let q = |layer: usize| format!("model.layers.{layer}.self_attn.q_proj");
@@ -236,7 +265,10 @@ mod tests {
         assert!(!has(in_blocks.clone(), &q(1)) && has(in_blocks, "model.blocks.1.q_proj"));
         assert!(!has(json!({"target_modules": ["q_proj"], "exclude_modules": [q(0)]}), &q(0)));
         assert!(!has(json!({"target_modules": ["q_proj"], "exclude_modules": ".*0.*"}), &q(0)));
-        assert!(!has(json!({"target_modules": ["q_proj"], "modules_to_save": ["self_attn"]}), &q(0)));
+        assert!(!has(
+            json!({"target_modules": ["q_proj"], "modules_to_save": ["self_attn"]}),
+            &q(0)
+        ));
         assert!(has(json!({"target_modules": "all-linear"}), &q(0)) && has(json!({}), &q(0)));
     }
 }

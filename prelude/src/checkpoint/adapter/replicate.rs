@@ -1,4 +1,5 @@
-//! `layer_replication`: stacks the base's layers in a new order, some more than once, each copy with its own adapter part.
+//! `layer_replication`: stacks the base's layers in a new order, some more than once, each copy
+//! with its own adapter part.
 
 use std::collections::BTreeMap;
 
@@ -29,16 +30,25 @@ pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
         let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
         Some((number.parse().ok()?, rest.to_owned()))
     };
-    let count = base.tensors.keys().filter_map(|name| number(name)).map(|(layer, _)| layer + 1).max().unwrap_or(0);
+    let count = base
+        .tensors
+        .keys()
+        .filter_map(|name| number(name))
+        .map(|(layer, _)| layer + 1)
+        .max()
+        .unwrap_or(0);
     let bad = |(from, to): &&(usize, usize)| from >= to || *to > count;
     if let Some((from, to)) = adapter.config.layers.iter().find(bad) {
-        return Err(key_error(format!("layers {from} to {to} are not among the base's {count} layers `{LAYERS}*`")));
+        return Err(key_error(format!(
+            "layers {from} to {to} are not among the base's {count} layers `{LAYERS}*`"
+        )));
     }
     let total: usize = adapter.config.layers.iter().map(|(from, to)| to - from).sum();
     if total > MAX_LAYERS {
         return Err(key_error(format!("it would create {total} layers, more than {MAX_LAYERS}")));
     }
-    let layers: Vec<usize> = adapter.config.layers.iter().flat_map(|(from, to)| *from..*to).collect();
+    let layers: Vec<usize> =
+        adapter.config.layers.iter().flat_map(|(from, to)| *from..*to).collect();
     let old = std::mem::take(base.tensors);
     let mut inside: BTreeMap<usize, Vec<(String, View)>> = BTreeMap::new();
     for (name, view) in old {
@@ -49,7 +59,8 @@ pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
     }
     for (new, layer) in layers.iter().enumerate() {
         let tensors = inside.get(layer).into_iter().flatten();
-        base.tensors.extend(tensors.map(|(rest, view)| (format!("{LAYERS}{new}.{rest}"), view.clone())));
+        base.tensors
+            .extend(tensors.map(|(rest, view)| (format!("{LAYERS}{new}.{rest}"), view.clone())));
     }
     base.edit(|config| {
         move_layers(config, &layers, count);

@@ -26,9 +26,9 @@ pub(in crate::checkpoint) const FILES: [&str; 8] = [
 /// Files that replace the base's, with their directories; `None` hides the base's file.
 pub(in crate::checkpoint) type FileOverrides = BTreeMap<&'static str, (PathBuf, Option<Bytes>)>;
 
-/// Adds the files stored with the adapter in `directory`; they override files that are already there. A tokenizer comes
-/// with its own settings and template and hides all of the base's. Settings or a template alone hide only what they
-/// replace.
+/// Adds the files stored with the adapter in `directory`; they override files that are already
+/// there. A tokenizer comes with its own settings and template and hides all of the base's.
+/// Settings or a template alone hide only what they replace.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -41,7 +41,9 @@ pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
-    let settings = found.get(SETTINGS).and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
+    let settings = found
+        .get(SETTINGS)
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
     let has_template = settings.is_some_and(|settings| !settings["chat_template"].is_null());
     let hidden: &[&'static str] = match (found.contains_key(TOKENIZER), has_template) {
         (true, _) => &FILES,
@@ -49,6 +51,7 @@ pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
         (false, false) => &[],
     };
     files.extend(hidden.iter().map(|name| (*name, (directory.to_owned(), None))));
-    files.extend(found.into_iter().map(|(name, bytes)| (name, (directory.to_owned(), Some(bytes)))));
+    files
+        .extend(found.into_iter().map(|(name, bytes)| (name, (directory.to_owned(), Some(bytes)))));
     Ok(())
 }

@@ -13,12 +13,18 @@ use crate::error::Result;
 impl Adapter {
     /// Replaces the rows of trained tokens.
     pub(super) fn put_tokens(&self, base: &mut Base<'_>, was_tied: bool) -> Result<()> {
-        let key = if self.parts.low_rank.is_empty() { "token_indices" } else { "trainable_token_indices" };
+        let key = if self.parts.low_rank.is_empty() {
+            "token_indices"
+        } else {
+            "trainable_token_indices"
+        };
         let bad = |reason: String| self.config.key_error(key, reason, MATCHING_CONFIG_HINT);
         let mut done = Vec::new();
         for (module, view) in &self.parts.tokens {
             let ids = match &self.config.tokens {
-                Tokens::None => return Err(bad(format!("`{module}` has token rows but no token ids"))),
+                Tokens::None => {
+                    return Err(bad(format!("`{module}` has token rows but no token ids")));
+                }
                 Tokens::OfEmbedding(ids) => ids,
                 Tokens::ByModule(modules) => {
                     let found = modules.iter().find(|(name, _)| is_suffix(module, name));
@@ -48,7 +54,11 @@ impl Adapter {
                 ));
             }
             if self.has_part_for(base, &weight) {
-                return Err(self.config.key_error(key, format!("`{module}` also has a low-rank part"), MERGE_HINT));
+                return Err(self.config.key_error(
+                    key,
+                    format!("`{module}` also has a low-rank part"),
+                    MERGE_HINT,
+                ));
             }
             view.check_finite(&format!("{module}.trainable_tokens_delta"))?;
             let values: Vec<f32> = floats(view)?.flatten_all()?.to_vec1()?;
@@ -58,7 +68,8 @@ impl Adapter {
                 return Err(bad("a token appears twice".into()));
             }
             let numbers = order.iter().map(|at| ids[*at]).collect();
-            let values = order.iter().flat_map(|at| &values[at * columns..][..columns]).copied().collect();
+            let values =
+                order.iter().flat_map(|at| &values[at * columns..][..columns]).copied().collect();
             done.push((weight, Arc::new(Change::Rows(Rows { numbers, columns, values }))));
         }
         // A tied output layer uses the embedding's tokens unless it has its own.

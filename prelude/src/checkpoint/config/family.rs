@@ -1,4 +1,5 @@
-//! The supported decoder families as data: how each differs from llama, and the defaults of transformers for missing keys.
+//! The supported decoder families as data: how each differs from llama, and the defaults of
+//! transformers for missing keys.
 
 use super::{Norms, Pairs, QkNorm};
 
@@ -14,13 +15,15 @@ pub(super) struct Family {
     pub head_dim: Option<usize>,
     pub norm_eps: f64,
     pub theta: f64,
-    /// The rotary base of sliding-window layers if they have their own and config.json does not give it: [`Local`].
+    /// The rotary base of sliding-window layers if they have their own and config.json does not
+    /// give it: [`Local`].
     pub local: Option<Local>,
     pub max_positions: usize,
     pub tied: bool,
     /// Default end-of-sequence tokens in nested configurations.
     pub eos: &'static [u32],
-    /// Whether norms use `1 + w`, embeddings are scaled by the root of the hidden size, and the activation is gelu.
+    /// Whether norms use `1 + w`, embeddings are scaled by the root of the hidden size, and the
+    /// activation is gelu.
     pub gemma: bool,
     pub norms: Norms,
     pub qk_norm: QkNorm,
@@ -173,7 +176,13 @@ const QWEN2: Family = Family {
     windows: Windows::FromLayer(28),
     ..LLAMA
 };
-const QWEN3: Family = Family { name: "qwen3", head_dim: Some(128), biases: Biases::Attention, qk_norm: QkNorm::Heads, ..QWEN2 };
+const QWEN3: Family = Family {
+    name: "qwen3",
+    head_dim: Some(128),
+    biases: Biases::Attention,
+    qk_norm: QkNorm::Heads,
+    ..QWEN2
+};
 const GEMMA: Family = Family {
     name: "gemma",
     sizes: [256_000, 3072, 24_576, 28, 16],
@@ -248,8 +257,13 @@ const OLMO2: Family = Family {
     mlp_bias: false,
     ..LLAMA
 };
-const OLMO3: Family =
-    Family { name: "olmo3", theta: 500_000.0, local: Some(Local::SameBase), windows: Windows::Pattern(4), ..OLMO2 };
+const OLMO3: Family = Family {
+    name: "olmo3",
+    theta: 500_000.0,
+    local: Some(Local::SameBase),
+    windows: Windows::Pattern(4),
+    ..OLMO2
+};
 const EXAONE4: Family = Family {
     name: "exaone4",
     sizes: [102_400, 4096, 16_384, 32, 32],
@@ -305,8 +319,10 @@ const ERNIE: Family = Family {
 };
 
 /// Families that are loaded on their own or within a multimodal model.
-pub(super) const FAMILIES: [Family; 16] =
-    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GRANITE, GLM, GLM4, ERNIE];
+pub(super) const FAMILIES: [Family; 16] = [
+    LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, SMOLLM3, OLMO2, OLMO3, EXAONE4,
+    GRANITE, GLM, GLM4, ERNIE,
+];
 
 const QWEN2_VL: Family = Family {
     name: "qwen2_vl_text",
@@ -324,5 +340,12 @@ const QWEN2_VL: Family = Family {
 pub(super) const NESTED: [Family; 3] = [
     QWEN2_VL,
     Family { name: "qwen2_5_vl_text", ..QWEN2_VL },
-    Family { name: "qwen3_vl_text", theta: 500_000.0, max_positions: 128_000, mrope: true, windows: Windows::Never, ..QWEN3 },
+    Family {
+        name: "qwen3_vl_text",
+        theta: 500_000.0,
+        max_positions: 128_000,
+        mrope: true,
+        windows: Windows::Never,
+        ..QWEN3
+    },
 ];

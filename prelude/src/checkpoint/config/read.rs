@@ -1,6 +1,7 @@
 //! Reads config.json: families by name, the keys of transformers 4 and 5, every value checked.
 //!
-//! Settings that would change the logits but are not supported are errors that name the key; they are never ignored.
+//! Settings that would change the logits but are not supported are errors that name the key; they
+//! are never ignored.
 
 use std::path::Path;
 
@@ -37,24 +38,26 @@ impl Architecture {
     /// # Errors
     /// A file that is not a JSON object.
     pub fn family_of(file: &Path, bytes: &[u8]) -> Result<String> {
-        let map: Map<String, Value> =
-            serde_json::from_slice(bytes).map_err(|e| Error::Json { file: file.into(), reason: e.to_string() })?;
+        let map: Map<String, Value> = serde_json::from_slice(bytes)
+            .map_err(|e| Error::Json { file: file.into(), reason: e.to_string() })?;
         Ok(map.get("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned())
     }
 
-    /// Reads config.json, with the defaults of transformers for missing keys. For a multimodal model, this reads its text
-    /// decoder.
+    /// Reads config.json, with the defaults of transformers for missing keys. For a multimodal
+    /// model, this reads its text decoder.
     ///
     /// # Errors
     /// Unsupported families; values that are missing, of the wrong type or inconsistent.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.into(), reason };
-        let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
+        let map: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
         let root = Config { file, map: &map, within: None };
         let name = root.value("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned();
         let (config, family) = decoder(&root, &name)?;
         let [vocabulary, hidden, intermediate, layers, heads] = family.sizes;
-        let (hidden, heads) = (config.sized("hidden_size", hidden)?, config.sized("num_attention_heads", heads)?);
+        let (hidden, heads) =
+            (config.sized("hidden_size", hidden)?, config.sized("num_attention_heads", heads)?);
         let key_value_heads = match config.size("num_key_value_heads")? {
             Some(count) => count,
             // An explicit null means as many as heads.
@@ -62,21 +65,36 @@ impl Architecture {
             None => family.key_value_heads.unwrap_or(heads),
         };
         if heads % key_value_heads != 0 {
-            return Err(config.bad("num_key_value_heads", format!("`{key_value_heads}` does not divide `{heads}` heads")));
+            return Err(config.bad(
+                "num_key_value_heads",
+                format!("`{key_value_heads}` does not divide `{heads}` heads"),
+            ));
         }
         let head_dim = match config.size("head_dim")?.or(family.head_dim) {
             Some(dim) => dim,
             None if hidden % heads == 0 => hidden / heads,
-            None => return Err(config.bad("hidden_size", format!("`{hidden}` is not a multiple of `{heads}` heads"))),
+            None => {
+                return Err(config.bad(
+                    "hidden_size",
+                    format!("`{hidden}` is not a multiple of `{heads}` heads"),
+                ));
+            }
         };
         let layers = config.sized("num_hidden_layers", layers)?;
         if layers > MAX_LAYERS {
-            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MAX_LAYERS}`")));
+            return Err(
+                config.bad("num_hidden_layers", format!("`{layers}` is more than `{MAX_LAYERS}`"))
+            );
         }
         let (ropes, attention) = config.attention(family, layers, head_dim)?;
         let [qkv_bias, output_bias, mlp_bias] = config.biases(family)?;
-        let query_scalar = if family.query_scalar { config.number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
-        let multiplier = |key: &str| if family.multipliers { config.number(key, 1.0) } else { Ok(1.0) };
+        let query_scalar = if family.query_scalar {
+            config.number("query_pre_attn_scalar", 256.0)?
+        } else {
+            head_dim as f64
+        };
+        let multiplier =
+            |key: &str| if family.multipliers { config.number(key, 1.0) } else { Ok(1.0) };
         Ok(Self {
             vocabulary: config.sized("vocab_size", vocabulary)?,
             hidden,
@@ -89,13 +107,21 @@ impl Architecture {
             norm_offset: if family.gemma { 1.0 } else { 0.0 },
             qk_norm: family.qk_norm,
             norms: family.norms,
-            embedding_scale: if family.gemma { (hidden as f64).sqrt() } else { multiplier("embedding_multiplier")? },
+            embedding_scale: if family.gemma {
+                (hidden as f64).sqrt()
+            } else {
+                multiplier("embedding_multiplier")?
+            },
             residual_scale: multiplier("residual_multiplier")?,
             logit_scale: multiplier("logits_scaling")?.recip(),
             activation: config.activation(family.gemma)?,
             fused_qkv: family.fused_qkv,
             fused_gate_up: family.fused_gate_up,
-            attention_scale: if family.multipliers { multiplier("attention_multiplier")? } else { query_scalar.sqrt().recip() },
+            attention_scale: if family.multipliers {
+                multiplier("attention_multiplier")?
+            } else {
+                query_scalar.sqrt().recip()
+            },
             attention_cap: config.cap("attn_logit_softcapping", family.attention_cap, family)?,
             logit_cap: config.cap("final_logit_softcapping", family.logit_cap, family)?,
             ropes,
@@ -126,8 +152,8 @@ impl Config<'_> {
         Ok(self.size("max_position_embeddings")?.unwrap_or(family.max_positions))
     }
 
-    /// Whether the output layer is the embedding. In a multimodal model, the key may be at the top level or in the text
-    /// configuration: releases of transformers differ, and either counts.
+    /// Whether the output layer is the embedding. In a multimodal model, the key may be at the top
+    /// level or in the text configuration: releases of transformers differ, and either counts.
     fn tied(&self, family: &Family) -> Result<bool> {
         const KEY: &str = "tie_word_embeddings";
         let own = self.value(KEY).map(|_| self.flag(KEY, false)).transpose()?;
@@ -176,7 +202,9 @@ impl Config<'_> {
     fn cap(&self, key: &str, default: Option<Option<f64>>, family: &Family) -> Result<Option<f64>> {
         match default {
             Some(default) => self.switchable(key, default),
-            None => self.value(key).map_or(Ok(None), |_| Err(self.bad(key, format!("`{}` does not support it", family.name)))),
+            None => self.value(key).map_or(Ok(None), |_| {
+                Err(self.bad(key, format!("`{}` does not support it", family.name)))
+            }),
         }
     }
 
@@ -188,11 +216,16 @@ impl Config<'_> {
                 _ => Err(self.unknown_activation("hidden_act", "silu or gelu_pytorch_tanh")),
             };
         }
-        // In the first gemma, `hidden_act: gelu` means the tanh approximation, as named by `hidden_activation`.
-        for (key, known) in
-            [("hidden_activation", &["gelu_pytorch_tanh"][..]), ("hidden_act", &["gelu_pytorch_tanh", "gelu"][..])]
-        {
-            if self.value(key).is_some_and(|v| !v.as_str().is_some_and(|name| known.contains(&name))) {
+        // In the first gemma, `hidden_act: gelu` means the tanh approximation, as named by
+        // `hidden_activation`.
+        for (key, known) in [
+            ("hidden_activation", &["gelu_pytorch_tanh"][..]),
+            ("hidden_act", &["gelu_pytorch_tanh", "gelu"][..]),
+        ] {
+            if self
+                .value(key)
+                .is_some_and(|v| !v.as_str().is_some_and(|name| known.contains(&name)))
+            {
                 return Err(self.unknown_activation(key, "gelu_pytorch_tanh"));
             }
         }

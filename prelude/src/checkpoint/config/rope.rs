@@ -37,12 +37,15 @@ impl Rope {
                 format!("theta {theta}, yarn by {factor} from pair {low} to {high}, {attention}")
             }
             Scaling::Long { short, long, original, attention } => {
-                format!("theta {theta} over {dims}, longrope {short:?} and {long:?} over {original}, {attention}")
+                format!(
+                    "theta {theta} over {dims}, longrope {short:?} and {long:?} over {original}, {attention}"
+                )
             }
         }
     }
 
-    /// The rotation of pair `k` of `dims / 2` per position, in a sequence of `length` positions: `theta^(-2k/d)`, scaled.
+    /// The rotation of pair `k` of `dims / 2` per position, in a sequence of `length` positions:
+    /// `theta^(-2k/d)`, scaled.
     pub(crate) fn frequency(&self, k: usize, length: usize) -> f64 {
         let plain = self.theta.powf(-2.0 * k as f64 / self.dims as f64);
         match &self.scaling {
@@ -94,7 +97,8 @@ pub enum Scaling {
         /// The original context length in positions.
         original: f64,
     },
-    /// YaRN (arXiv 2309.00071): pairs up to `low` are kept, those from `high` are divided, those between are interpolated.
+    /// YaRN (arXiv 2309.00071): pairs up to `low` are kept, those from `high` are divided, those
+    /// between are interpolated.
     Yarn {
         /// The divisor for slow pairs.
         factor: f64,
@@ -105,7 +109,8 @@ pub enum Scaling {
         /// The multiplier of cosines and sines.
         attention: f64,
     },
-    /// Phi-3's longrope: a divisor per frequency, with a second set for long sequences (arXiv 2402.13753).
+    /// Phi-3's longrope: a divisor per frequency, with a second set for long sequences (arXiv
+    /// 2402.13753).
     Long {
         /// Divisors for sequences of up to `original` positions.
         short: Vec<f64>,

@@ -80,7 +80,9 @@ impl<'a> Config<'a> {
     pub fn flag_in(&self, map: &Map<String, Value>, key: &str, default: bool) -> Result<bool> {
         match value_in(map, key) {
             None => Ok(default),
-            Some(v) => v.as_bool().ok_or_else(|| self.bad(key, format!("`{v}` is not true or false"))),
+            Some(v) => {
+                v.as_bool().ok_or_else(|| self.bad(key, format!("`{v}` is not true or false")))
+            }
         }
     }
 

@@ -1,7 +1,9 @@
-//! Multimodal models around a text decoder: where config.json describes the decoder, and how it is written back.
+//! Multimodal models around a text decoder: where config.json describes the decoder, and how it is
+//! written back.
 //!
-//! transformers nests the decoder's configuration as `text_config`; transformers 4 wrote that of Qwen models at the top
-//! level. For text, positions in time, height and width are equal, so the rotary embedding is the plain one.
+//! transformers nests the decoder's configuration as `text_config`; transformers 4 wrote that of
+//! Qwen models at the top level. For text, positions in time, height and width are equal, so the
+//! rotary embedding is the plain one.
 
 use serde_json::{Map, Value};
 
@@ -13,7 +15,8 @@ use crate::error::Result;
 const TEXT: &str = "text_config";
 const TIED: &str = "tie_word_embeddings";
 
-/// The supported multimodal models, with the family of their text decoder if `text_config` does not give it.
+/// The supported multimodal models, with the family of their text decoder if `text_config` does not
+/// give it.
 pub(super) const WRAPPERS: [(&str, &str); 12] = [
     ("gemma3", "gemma3_text"),
     ("mistral3", "mistral"),
@@ -47,16 +50,19 @@ pub(super) fn decoder<'a>(root: &Config<'a>, found: &str) -> Result<(Config<'a>,
         None => return Err(root.bad(TEXT, "it is missing, and nothing else describes the decoder")),
     };
     // At the top level, `model_type` belongs to the whole model.
-    let named = text.within.and_then(|_| text.value("model_type")).and_then(Value::as_str).unwrap_or(usual);
+    let named =
+        text.within.and_then(|_| text.value("model_type")).and_then(Value::as_str).unwrap_or(usual);
     let named = if named == found { usual } else { named };
     let own = NESTED.iter().filter(|family| family.name == *usual);
     let family = FAMILIES.iter().chain(own).find(|family| family.name == named);
     Ok((text, family.ok_or_else(|| unknown(&format!("{found} with {named}")))?))
 }
 
-/// Writes `key` to the decoder's configuration in `config`, and to the top level if readers look there too.
+/// Writes `key` to the decoder's configuration in `config`, and to the top level if readers look
+/// there too.
 pub(crate) fn set(config: &mut Map<String, Value>, key: &str, value: Value) {
-    let nested = config.get_mut(TEXT).and_then(Value::as_object_mut).filter(|text| !text.is_empty());
+    let nested =
+        config.get_mut(TEXT).and_then(Value::as_object_mut).filter(|text| !text.is_empty());
     match nested {
         None => drop(config.insert(key.into(), value)),
         Some(text) => {

@@ -31,14 +31,19 @@ impl SideFiles {
         }
     }
 
-    /// Replaces files by others of the given sizes, or hides them (`None`). A tokenizer that comes with its own settings hides
-    /// all other tokenizer files.
+    /// Replaces files by others of the given sizes, or hides them (`None`). A tokenizer that comes
+    /// with its own settings hides all other tokenizer files.
     pub fn with(mut self, replaced: &BTreeMap<&str, Option<u64>>) -> Self {
         let stands_alone = replaced.get("tokenizer.json").is_some_and(Option::is_some);
         let stands_alone = stands_alone && replaced.contains_key("tokenizer_config.json");
-        let is_hidden = |name: &str, group| replaced.contains_key(name) || stands_alone && group == Group::Tokenizer;
+        let is_hidden = |name: &str, group| {
+            replaced.contains_key(name) || stands_alone && group == Group::Tokenizer
+        };
         self.files.retain(|(name, group, _)| !is_hidden(name, *group));
-        replaced.iter().filter_map(|(name, size)| Some((*name, (*size)?))).for_each(|(name, size)| self.add(name.into(), size));
+        replaced
+            .iter()
+            .filter_map(|(name, size)| Some((*name, (*size)?)))
+            .for_each(|(name, size)| self.add(name.into(), size));
         self.files.sort();
         self
     }
@@ -51,10 +56,13 @@ impl Files {
         match self {
             Files::Builtin(dir, _) => walk_builtin(dir, dir.path(), &mut side_files),
             Files::Gguf(gguf) => {
-                gguf.side_files.iter().for_each(|(name, text)| side_files.add((*name).to_owned(), text.len() as u64));
+                gguf.side_files
+                    .iter()
+                    .for_each(|(name, text)| side_files.add((*name).to_owned(), text.len() as u64));
             }
             Files::Disk(directory) | Files::Hub(directory, _) => {
-                let mut walk = Walk { roots: roots(directory), entries: 0, side_files: &mut side_files };
+                let mut walk =
+                    Walk { roots: roots(directory), entries: 0, side_files: &mut side_files };
                 walk.directory(directory, "", 0);
             }
         }
@@ -73,7 +81,8 @@ fn walk_builtin(dir: &Dir<'_>, root: &Path, side_files: &mut SideFiles) {
     dir.dirs().for_each(|dir| walk_builtin(dir, root, side_files));
 }
 
-/// The directories in which files of `directory` may be: itself, and the blobs of the hub cache that a snapshot links to.
+/// The directories in which files of `directory` may be: itself, and the blobs of the hub cache
+/// that a snapshot links to.
 fn roots(directory: &Path) -> Vec<PathBuf> {
     let real = fs::canonicalize(directory).ok();
     let snapshot = real.as_deref().filter(|d| d.parent().is_some_and(|p| p.ends_with("snapshots")));
@@ -93,10 +102,14 @@ impl Walk<'_> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         // Names that are not valid UTF-8 cannot be recorded.
         let named = entries.filter_map(|e| Some((e.file_name().into_string().ok()?, e.path())));
-        let mut entries: Vec<(String, PathBuf)> = named.take(MAX_ENTRIES.saturating_sub(self.entries)).collect();
+        let mut entries: Vec<(String, PathBuf)> =
+            named.take(MAX_ENTRIES.saturating_sub(self.entries)).collect();
         self.entries += entries.len();
         entries.sort();
-        if depth > 0 && !is_module(prefix) && entries.iter().any(|(name, _)| name == "config.json" || is_weights(name)) {
+        if depth > 0
+            && !is_module(prefix)
+            && entries.iter().any(|(name, _)| name == "config.json" || is_weights(name))
+        {
             // Another model with its own files.
             return;
         }
@@ -104,14 +117,18 @@ impl Walk<'_> {
             let name = format!("{prefix}{name}");
             let Ok(meta) = fs::metadata(&path) else { continue };
             if meta.is_dir() {
-                let entered = group(&format!("{name}/x")).is_some() && depth < MAX_DEPTH && self.is_inside(&path);
+                let entered = group(&format!("{name}/x")).is_some()
+                    && depth < MAX_DEPTH
+                    && self.is_inside(&path);
                 if entered {
                     self.directory(&path, &format!("{name}/"), depth + 1);
                 }
             } else if meta.is_file() {
                 match self.is_inside(&path) {
                     true => self.side_files.add(name, meta.len()),
-                    false if group(&name).is_some() => self.side_files.left_out.push((name, "a link that leaves its directory")),
+                    false if group(&name).is_some() => {
+                        self.side_files.left_out.push((name, "a link that leaves its directory"))
+                    }
                     false => {}
                 }
             }
@@ -120,7 +137,8 @@ impl Walk<'_> {
 
     /// Whether `path`, with links resolved, is within the checkpoint.
     fn is_inside(&self, path: &Path) -> bool {
-        fs::canonicalize(path).is_ok_and(|real| self.roots.iter().any(|root| real.starts_with(root)))
+        fs::canonicalize(path)
+            .is_ok_and(|real| self.roots.iter().any(|root| real.starts_with(root)))
     }
 }
 
@@ -132,12 +150,24 @@ mod tests {
     fn a_tokenizer_with_its_own_settings_hides_the_other() {
         let with = |replaced: &[(&'static str, Option<u64>)]| {
             let mut side_files = SideFiles::default();
-            ["a.txt", "chat_template.json", "tokenizer.json"].iter().for_each(|name| side_files.add((*name).to_owned(), 1));
+            ["a.txt", "chat_template.json", "tokenizer.json"]
+                .iter()
+                .for_each(|name| side_files.add((*name).to_owned(), 1));
             let files = side_files.with(&replaced.iter().copied().collect()).files;
-            files.into_iter().map(|(name, _, size)| format!("{name} {size}")).collect::<Vec<_>>().join(", ")
+            files
+                .into_iter()
+                .map(|(name, _, size)| format!("{name} {size}"))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
-        assert_eq!(with(&[("tokenizer.json", Some(2))]), "a.txt 1, chat_template.json 1, tokenizer.json 2");
-        assert_eq!(with(&[("tokenizer.json", Some(2)), ("tokenizer_config.json", None)]), "a.txt 1, tokenizer.json 2");
+        assert_eq!(
+            with(&[("tokenizer.json", Some(2))]),
+            "a.txt 1, chat_template.json 1, tokenizer.json 2"
+        );
+        assert_eq!(
+            with(&[("tokenizer.json", Some(2)), ("tokenizer_config.json", None)]),
+            "a.txt 1, tokenizer.json 2"
+        );
         assert_eq!(with(&[("chat_template.json", None)]), "a.txt 1, tokenizer.json 1");
     }
 
@@ -159,17 +189,34 @@ mod tests {
         write("model/pictures/a.png", b"a");
         write("model/train.jsonl", b"{}");
         write("model/.git/config", b"");
-        fs::File::create(root.join("model/large.json")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        fs::File::create(root.join("model/large.json"))
+            .unwrap()
+            .set_len(MAX_FILE_BYTES + 1)
+            .unwrap();
         std::os::unix::fs::symlink("../secret.txt", root.join("model/NOTICE")).unwrap();
         std::os::unix::fs::symlink("..", root.join("model/up")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.join("model/broken.json")).unwrap();
         std::os::unix::fs::symlink("config.json", root.join("model/alias.json")).unwrap();
         let side_files = Files::Disk(root.join("model")).side_files();
         let names: Vec<&str> = side_files.files.iter().map(|(name, ..)| name.as_str()).collect();
-        let expected = ["1_Pooling/config.json", "2_Dense/model.safetensors", "alias.json", "config.json", "pictures/a.png"];
+        let expected = [
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
+            "alias.json",
+            "config.json",
+            "pictures/a.png",
+        ];
         assert_eq!(names, expected);
-        let left: Vec<(&str, &str)> = side_files.left_out.iter().map(|(name, why)| (name.as_str(), *why)).collect();
-        assert_eq!(left, [("NOTICE", "a link that leaves its directory"), ("large.json", "too large"), ("train.jsonl", "data")]);
+        let left: Vec<(&str, &str)> =
+            side_files.left_out.iter().map(|(name, why)| (name.as_str(), *why)).collect();
+        assert_eq!(
+            left,
+            [
+                ("NOTICE", "a link that leaves its directory"),
+                ("large.json", "too large"),
+                ("train.jsonl", "data")
+            ]
+        );
 
         // A snapshot of the hub cache consists of links to blobs.
         write("hub/models--o--n/blobs/1", b"{}");

@@ -1,8 +1,9 @@
-//! Sums up the sizes that page headers claim before a page is read, because the parquet crate allocates whatever they claim.
+//! Sums up the sizes that page headers claim before a page is read, because the parquet crate
+//! allocates whatever they claim.
 //!
-//! A header is a struct in Thrift's compact protocol, `PageHeader` of parquet.thrift. The crate reads fields by number and
-//! ignores their declared types. A field of an unexpected type is therefore an error here: the crate would read what
-//! follows it differently.
+//! A header is a struct in Thrift's compact protocol, `PageHeader` of parquet.thrift. The crate
+//! reads fields by number and ignores their declared types. A field of an unexpected type is
+//! therefore an error here: the crate would read what follows it differently.
 
 /// Field types of the compact protocol; integers have 16, 32 or 64 bits.
 const BOOLEANS: [u8; 2] = [1, 2];
@@ -69,22 +70,27 @@ impl<'a> Compact<'a> {
         Some(header)
     }
 
-    /// Reads a struct whose fields up to `last` are integers and whose field `flag` is a boolean. Returns the first integer,
-    /// the number of values of a page.
+    /// Reads a struct whose fields up to `last` are integers and whose field `flag` is a boolean.
+    /// Returns the first integer, the number of values of a page.
     fn page(&mut self, last: i16, flag: Option<i16>) -> Option<i32> {
         let (mut values, mut field) = (0, 0);
         while let Some(kind) = self.field(&mut field)? {
             match kind {
                 NUMBER if field == 1 => values = self.number()?,
                 NUMBER if (1..=last).contains(&field) => drop(self.number()?),
-                _ if (1..=last).contains(&field) || (flag == Some(field) && !BOOLEANS.contains(&kind)) => return None,
+                _ if (1..=last).contains(&field)
+                    || (flag == Some(field) && !BOOLEANS.contains(&kind)) =>
+                {
+                    return None;
+                }
                 _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         Some(values)
     }
 
-    /// The type of the next field, whose number is stored in `field`; `Some(None)` at the end of a struct.
+    /// The type of the next field, whose number is stored in `field`; `Some(None)` at the end of a
+    /// struct.
     fn field(&mut self, field: &mut i16) -> Option<Option<u8>> {
         let first = self.byte()?;
         let (delta, kind) = (first >> 4, first & 15);
@@ -152,13 +158,19 @@ impl<'a> Compact<'a> {
 mod tests {
     use super::*;
 
-    /// Hand-written: a dictionary page of 3 entries with 2 bytes that claims 100, and a page with 1 byte that claims 7.
+    /// Hand-written: a dictionary page of 3 entries with 2 bytes that claims 100, and a page with 1
+    /// byte that claims 7.
     #[test]
     fn claims_are_summed() {
-        let dictionary = [0x15, 4, 0x15, 200, 1, 0x15, 4, 0x4c, 0x15, 6, 0x15, 0, 0x11, 0, 0, b'a', b'b'];
+        let dictionary =
+            [0x15, 4, 0x15, 200, 1, 0x15, 4, 0x4c, 0x15, 6, 0x15, 0, 0x11, 0, 0, b'a', b'b'];
         let statistics = [0x1c, 0x18, 1, b'x', 0x16, 2, 0];
-        let page =
-            [&[0x15, 0, 0x15, 14, 0x15, 2, 0x2c, 0x15, 6, 0x15, 0, 0x15, 6, 0x15, 6][..], &statistics, &[0, 0, b'c']].concat();
+        let page = [
+            &[0x15, 0, 0x15, 14, 0x15, 2, 0x2c, 0x15, 6, 0x15, 0, 0x15, 6, 0x15, 6][..],
+            &statistics,
+            &[0, 0, b'c'],
+        ]
+        .concat();
         let chunk = [&dictionary[..], &page].concat();
         assert_eq!(claims(&chunk), Some(Claims { bytes: 107, entries: 3 }));
         for end in 1..chunk.len() {
@@ -166,7 +178,8 @@ mod tests {
         }
     }
 
-    /// The parquet crate reads integers regardless of the declared type: here one is hidden behind a boolean.
+    /// The parquet crate reads integers regardless of the declared type: here one is hidden behind
+    /// a boolean.
     #[test]
     fn fields_of_unexpected_types_are_errors() {
         for header in [

@@ -1,5 +1,5 @@
-//! The recipes of one file, as in mergekit-multi. A recipe may use the merge of another by its `name`. The result of
-//! the file is the recipe without a name, or else the last.
+//! The recipes of one file, as in mergekit-multi. A recipe may use the merge of another by its
+//! `name`. The result of the file is the recipe without a name, or else the last.
 
 use std::path::Path;
 
@@ -48,17 +48,32 @@ impl Documents {
         if values.is_empty() {
             return Err(yaml("it is empty".into()));
         }
-        let order = |i: usize| orders.get(i).and_then(|o| o.tokenizer.as_ref()?.tokens.as_ref()).map_or(&[][..], |keys| &keys.0);
-        let recipes = values.iter().enumerate().map(|(i, value)| Recipe::read(file, value, text.clone(), order(i)));
+        let order = |i: usize| {
+            orders
+                .get(i)
+                .and_then(|o| o.tokenizer.as_ref()?.tokens.as_ref())
+                .map_or(&[][..], |keys| &keys.0)
+        };
+        let recipes = values
+            .iter()
+            .enumerate()
+            .map(|(i, value)| Recipe::read(file, value, text.clone(), order(i)));
         let recipes: Vec<Recipe> = recipes.collect::<Result<_>>()?;
-        let bad =
-            |reason: String, hint: &str| Err(Error::Recipe { file: file.into(), key: "name".into(), reason, hint: hint.into() });
+        let bad = |reason: String, hint: &str| {
+            Err(Error::Recipe { file: file.into(), key: "name".into(), reason, hint: hint.into() })
+        };
         for (i, recipe) in recipes.iter().enumerate() {
             let same = |other: &Recipe| other.name == recipe.name;
             if recipes[..i].iter().any(same) {
                 return match &recipe.name {
-                    Some(name) => bad(format!("two recipes are called `{name}`"), "give each recipe a unique name"),
-                    None => bad("two recipes have no name".into(), "name all recipes except the one whose merge you want"),
+                    Some(name) => bad(
+                        format!("two recipes are called `{name}`"),
+                        "give each recipe a unique name",
+                    ),
+                    None => bad(
+                        "two recipes have no name".into(),
+                        "name all recipes except the one whose merge you want",
+                    ),
                 };
             }
         }
@@ -68,12 +83,15 @@ impl Documents {
     /// Returns the recipe whose merge is the result, and the others.
     pub fn last(mut self) -> (Option<Recipe>, Vec<Recipe>) {
         let unnamed = self.recipes.iter().position(|recipe| recipe.name.is_none());
-        let last = unnamed.or_else(|| self.recipes.len().checked_sub(1)).map(|at| self.recipes.remove(at));
+        let last =
+            unnamed.or_else(|| self.recipes.len().checked_sub(1)).map(|at| self.recipes.remove(at));
         (last, self.recipes)
     }
 }
 
-fn documents<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<Vec<T>, serde_saphyr::Error> {
+fn documents<T: serde::de::DeserializeOwned>(
+    text: &str,
+) -> std::result::Result<Vec<T>, serde_saphyr::Error> {
     // A limited number of aliases prevents nested aliases from expanding without bound.
     let options = serde_saphyr::options! {
         with_snippet: false,
@@ -90,7 +108,8 @@ fn yaml_reason(error: &serde_saphyr::Error) -> String {
     let first = text.lines().next().unwrap_or_default();
     match first.contains("from_") || first.contains("Options") || first.contains("::") {
         true => {
-            let place = error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
+            let place =
+                error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
             format!("invalid syntax{place}")
         }
         false => first.to_owned(),
@@ -113,7 +132,9 @@ struct Tokens {
 struct Keys(Vec<String>);
 
 impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
         struct InOrder;
         impl<'de> Visitor<'de> for InOrder {
             type Value = Keys;
@@ -122,7 +143,10 @@ impl<'de> Deserialize<'de> for Keys {
                 f.write_str("tokens")
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Keys, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(
+                self,
+                mut map: M,
+            ) -> std::result::Result<Keys, M::Error> {
                 let mut keys = Vec::new();
                 while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
                     keys.push(key);

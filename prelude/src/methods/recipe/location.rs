@@ -50,19 +50,31 @@ impl<'a> Location<'a> {
     }
 
     pub fn map<'v>(&self, value: &'v Value) -> Result<&'v Map<String, Value>> {
-        value.as_object().ok_or_else(|| self.wrong("expected keys and values", "write `key: value` lines with equal indentation"))
+        value.as_object().ok_or_else(|| {
+            self.wrong(
+                "expected keys and values",
+                "write `key: value` lines with equal indentation",
+            )
+        })
     }
 
-    /// Checks for keys that are not `known`, which mergekit ignores. A misspelt key is an error; keys that begin with
-    /// `_`, `.` or `x-` are ignored, because they may hold anchors; any other key gets a note.
+    /// Checks for keys that are not `known`, which mergekit ignores. A misspelt key is an error;
+    /// keys that begin with `_`, `.` or `x-` are ignored, because they may hold anchors; any other
+    /// key gets a note.
     pub fn check_keys(&self, map: &Map<String, Value>, known: &[&str]) -> Result<()> {
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
             if ["_", ".", "x-"].iter().any(|start| key.starts_with(start)) {
                 continue;
             }
-            if let Some((_, program)) = OTHERS.iter().find(|(other, _)| self.key.is_empty() && other == key) {
+            if let Some((_, program)) =
+                OTHERS.iter().find(|(other, _)| self.key.is_empty() && other == key)
+            {
                 let reason = format!("it is a key of {program}, whose recipes are not supported");
-                return Err(self.bad(key, reason, "use a recipe for mergekit-yaml: `merge_method` with `models` or `slices`"));
+                return Err(self.bad(
+                    key,
+                    reason,
+                    "use a recipe for mergekit-yaml: `merge_method` with `models` or `slices`",
+                ));
             }
             if let Some(near) = nearest(key, known.iter().copied()) {
                 return Err(self.bad(key, "unknown key", format!("did you mean `{near}`?")));
@@ -72,9 +84,18 @@ impl<'a> Location<'a> {
         Ok(())
     }
 
-    pub fn list<T>(&self, value: &Value, read: impl Fn(Self, &Value) -> Result<T>) -> Result<Vec<T>> {
+    pub fn list<T>(
+        &self,
+        value: &Value,
+        read: impl Fn(Self, &Value) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let all = value.as_array().filter(|all| !all.is_empty());
-        let bad = || self.wrong("expected a list", "write one or more entries, each on a line that begins with `- `");
+        let bad = || {
+            self.wrong(
+                "expected a list",
+                "write one or more entries, each on a line that begins with `- `",
+            )
+        };
         let place = |i: usize| Self { key: format!("{}[{i}]", self.key), ..*self };
         all.ok_or_else(bad)?.iter().enumerate().map(|(i, value)| read(place(i), value)).collect()
     }
@@ -83,7 +104,11 @@ impl<'a> Location<'a> {
         match map.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
-            Some(_) => Err(self.bad(key, "expected a name", "write it as text, in quotes if it looks like a number")),
+            Some(_) => Err(self.bad(
+                key,
+                "expected a name",
+                "write it as text, in quotes if it looks like a number",
+            )),
         }
     }
 
@@ -115,10 +140,17 @@ impl<'a> Location<'a> {
         }
     }
 
-    /// Reads the `parameters` of `map`; those of the whole merge only at a level that allows them. A parameter of
-    /// another method gets a note, because mergekit ignores it.
-    pub fn settings(&self, map: &Map<String, Value>, method: &MethodEntry, level: Level) -> Result<Settings> {
-        let Some(value) = map.get("parameters").filter(|value| !value.is_null()) else { return Ok(Settings::new()) };
+    /// Reads the `parameters` of `map`; those of the whole merge only at a level that allows them.
+    /// A parameter of another method gets a note, because mergekit ignores it.
+    pub fn settings(
+        &self,
+        map: &Map<String, Value>,
+        method: &MethodEntry,
+        level: Level,
+    ) -> Result<Settings> {
+        let Some(value) = map.get("parameters").filter(|value| !value.is_null()) else {
+            return Ok(Settings::new());
+        };
         let at = self.inner("parameters");
         let known = || method.keys.iter().filter(|key| key.scope != Scope::Verb);
         let mut settings = Settings::new();
@@ -129,21 +161,33 @@ impl<'a> Location<'a> {
             };
             if level == Level::Model && !key.is_each() {
                 let reason = format!("`{name}` of {} applies to the whole merge", method.name);
-                return Err(at.bad(name, reason, "move it to the `parameters` of the slice or the recipe"));
+                return Err(at.bad(
+                    name,
+                    reason,
+                    "move it to the `parameters` of the slice or the recipe",
+                ));
             }
-            let expected =
-                "write a number, a list of numbers to interpolate over the layers, or a list of {filter: PART, value: ...}";
-            settings.insert(name.clone(), Setting::read(value).map_err(|reason| at.bad(name, reason, expected))?);
+            let expected = "write a number, a list of numbers to interpolate over the layers, or a list of {filter: PART, value: ...}";
+            settings.insert(
+                name.clone(),
+                Setting::read(value).map_err(|reason| at.bad(name, reason, expected))?,
+            );
         }
         Ok(settings)
     }
 
-    /// Handles a parameter that `method` does not have: an error if it is misspelt, a note if other methods have it.
+    /// Handles a parameter that `method` does not have: an error if it is misspelt, a note if other
+    /// methods have it.
     fn unknown(&self, name: &str, method: &MethodEntry) -> Result<()> {
-        let own: Vec<&str> = method.keys.iter().filter(|key| key.scope != Scope::Verb).map(|key| key.name).collect();
+        let own: Vec<&str> =
+            method.keys.iter().filter(|key| key.scope != Scope::Verb).map(|key| key.name).collect();
         let others = METHODS.iter().flat_map(|method| method.keys).any(|key| key.name == name);
         if others {
-            self.note(format!("`{}` has no effect: {} has no such parameter", self.inner(name).key, method.name));
+            self.note(format!(
+                "`{}` has no effect: {} has no such parameter",
+                self.inner(name).key,
+                method.name
+            ));
             return Ok(());
         }
         let hint = match nearest(name, own.iter().copied()) {

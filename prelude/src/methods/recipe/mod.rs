@@ -1,4 +1,5 @@
-//! mergekit recipes: YAML files with models or slices and their parameters, a method, a base, dtypes and a tokenizer.
+//! mergekit recipes: YAML files with models or slices and their parameters, a method, a base,
+//! dtypes and a tokenizer.
 //!
 //! ```yaml
 //! merge_method: ties
@@ -12,9 +13,10 @@
 //! dtype: bfloat16
 //! ```
 //!
-//! A file may contain several recipes (separated by `---`), each with a `name` by which the others use its merge, as
-//! in mergekit-multi. A mergekit key that is not supported is an error. A key that mergekit does not have changes
-//! nothing, and a note reports it. Values are computed in f32 whatever `dtype` says, and rounded once, when written.
+//! A file may contain several recipes (separated by `---`), each with a `name` by which the others
+//! use its merge, as in mergekit-multi. A mergekit key that is not supported is an error. A key
+//! that mergekit does not have changes nothing, and a note reports it. Values are computed in f32
+//! whatever `dtype` says, and rounded once, when written.
 
 mod chat;
 mod documents;
@@ -78,9 +80,19 @@ struct Input {
 impl Recipe {
     /// Returns the names of its models in order of appearance, the base last.
     pub fn models(&self) -> Vec<&str> {
-        let bases = self.slices.iter().filter_map(|slice| slice.base.as_deref()).chain(self.base.as_deref());
+        let bases = self
+            .slices
+            .iter()
+            .filter_map(|slice| slice.base.as_deref())
+            .chain(self.base.as_deref());
         let mut names: Vec<&str> = Vec::new();
-        for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()).chain(bases) {
+        for name in self
+            .slices
+            .iter()
+            .flat_map(|slice| &slice.inputs)
+            .map(|input| input.model.as_str())
+            .chain(bases)
+        {
             if !names.contains(&name) {
                 names.push(name);
             }

@@ -1,5 +1,5 @@
-//! References to models in a recipe: `PATH`, `ORG/NAME@REVISION`, `MODEL+ADAPTER`, or the same as keys,
-//! `{model: {path, revision}, lora: ...}`. All become specs that `load` accepts.
+//! References to models in a recipe: `PATH`, `ORG/NAME@REVISION`, `MODEL+ADAPTER`, or the same as
+//! keys, `{model: {path, revision}, lora: ...}`. All become specs that `load` accepts.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,11 @@ use super::location::Location;
 use crate::error::Result;
 
 /// Returns the model at `key` of `map`, if the key exists.
-pub(super) fn reference(at: &Location<'_>, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
+pub(super) fn reference(
+    at: &Location<'_>,
+    map: &Map<String, Value>,
+    key: &str,
+) -> Result<Option<String>> {
     match map.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => one(&at.inner(key), value).map(Some),
@@ -27,7 +31,10 @@ pub(super) fn one(at: &Location<'_>, value: &Value) -> Result<String> {
     };
     let model = path(&at.inner("model"), model)?;
     if map.get("override_architecture").is_some_and(|name| !name.is_null()) {
-        at.note(format!("`{}` has no effect: tensors are merged as they are stored", at.inner("override_architecture").key));
+        at.note(format!(
+            "`{}` has no effect: tensors are merged as they are stored",
+            at.inner("override_architecture").key
+        ));
     }
     match map.get("lora").filter(|lora| !lora.is_null()) {
         Some(lora) => Ok(format!("{model}+{}", path(&at.inner("lora"), lora)?)),
@@ -37,7 +44,8 @@ pub(super) fn one(at: &Location<'_>, value: &Value) -> Result<String> {
 
 /// `PATH`, `PATH@REVISION` or `{path: PATH, revision: REVISION}`.
 fn path(at: &Location<'_>, value: &Value) -> Result<String> {
-    let expected = || at.wrong("expected a model", "write a path, ORG/NAME, or {path: ..., revision: ...}");
+    let expected =
+        || at.wrong("expected a model", "write a path, ORG/NAME, or {path: ..., revision: ...}");
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
         // Numbers are valid names: `model: 7`.

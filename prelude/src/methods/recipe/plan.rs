@@ -1,8 +1,8 @@
 //! Converts a recipe to a plan: the tensors and parameters of each merged tensor.
 //!
-//! A model's parameter comes from the model's own entry, else the slice, else the recipe; a parameter of the whole
-//! merge from the slice, else the recipe. `t` increases from 0 to 1 over the layers of a slice. It is 1 in a slice of
-//! one layer, and 0 for tensors outside layers.
+//! A model's parameter comes from the model's own entry, else the slice, else the recipe; a
+//! parameter of the whole merge from the slice, else the recipe. `t` increases from 0 to 1 over the
+//! layers of a slice. It is 1 in a slice of one layer, and 0 for tensors outside layers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,9 +11,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::parameters::typed;
-use super::super::{Key, Method, Operands, Origin, ParameterValues, Passthrough, Plan, Planned, Scope};
+use super::super::{
+    Key, Method, Operands, Origin, ParameterValues, Passthrough, Plan, Planned, Scope,
+};
 use super::{Input, Recipe, Slice};
-use crate::checkpoint::{Buffer, ConfigDifference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
+use crate::checkpoint::{
+    Buffer, ConfigDifference, Kind, Restacked, Source, Stack, Stacks, TensorSpec,
+};
 use crate::error::{Error, Result};
 
 /// The models of a recipe by reference.
@@ -43,8 +47,8 @@ impl Recipe {
     /// Plans the merge of the models `opened`, which must fit together.
     ///
     /// # Errors
-    /// Layers out of range, parameters that are missing or invalid, a missing base, a tokenizer or template that no
-    /// model has.
+    /// Layers out of range, parameters that are missing or invalid, a missing base, a tokenizer or
+    /// template that no model has.
     pub fn plan(mut self, opened: Opened) -> Result<PlannedRecipe> {
         let mut notes = std::mem::take(&mut self.notes);
         self.settle(&mut notes)?;
@@ -61,11 +65,17 @@ impl Recipe {
             true => (self.whole_models(&first, &stacks)?, None),
             false => self.stacked(&opened, &first, &donor, &stacks, &mut notes)?,
         };
-        let tensors = wanted.into_iter().map(|wanted| self.tensor(wanted, &opened)).collect::<Result<Vec<_>>>()?;
-        let buffers = self.buffers(&first, &opened, stacks.main().filter(|_| restacked.is_some()))?;
-        let is_base = |name: &str| self.method.origin != Origin::Never && self.base.as_deref() == Some(name);
+        let tensors = wanted
+            .into_iter()
+            .map(|wanted| self.tensor(wanted, &opened))
+            .collect::<Result<Vec<_>>>()?;
+        let buffers =
+            self.buffers(&first, &opened, stacks.main().filter(|_| restacked.is_some()))?;
+        let is_base =
+            |name: &str| self.method.origin != Origin::Never && self.base.as_deref() == Some(name);
         let measured = tensors.iter().any(|t| t.operands.has_base());
-        let others = opened.iter().map(|(_, source)| source).filter(|source| source.name() != donor.name());
+        let others =
+            opened.iter().map(|(_, source)| source).filter(|source| source.name() != donor.name());
         notes.extend(configured(&donor, others.clone())?);
         let plan = Plan {
             models: [&donor].into_iter().chain(others).cloned().collect(),
@@ -73,7 +83,11 @@ impl Recipe {
             method: self.method.name,
             tensors,
             buffers,
-            sources: opened.iter().filter(|(name, _)| !(is_base(name) && measured)).map(|(_, s)| s.clone()).collect(),
+            sources: opened
+                .iter()
+                .filter(|(name, _)| !(is_base(name) && measured))
+                .map(|(_, s)| s.clone())
+                .collect(),
             base: opened.iter().find(|(name, _)| is_base(name) && measured).map(|(_, s)| s.clone()),
             restacked,
             tokenizer,
@@ -84,15 +98,25 @@ impl Recipe {
         Ok(PlannedRecipe { plan, opened })
     }
 
-    pub(super) fn bad(&self, key: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
-        Error::Recipe { file: self.file.clone(), key: key.into(), reason: reason.into(), hint: hint.into() }
+    pub(super) fn bad(
+        &self,
+        key: &str,
+        reason: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Error {
+        Error::Recipe {
+            file: self.file.clone(),
+            key: key.into(),
+            reason: reason.into(),
+            hint: hint.into(),
+        }
     }
 
     fn source(&self, opened: &Opened, name: &str) -> Result<Source> {
         let found = opened.iter().find(|(known, _)| known == name);
-        found
-            .map(|(_, source)| source.clone())
-            .ok_or_else(|| self.bad("model", format!("`{name}` was not opened"), "name a loaded source, or a path"))
+        found.map(|(_, source)| source.clone()).ok_or_else(|| {
+            self.bad("model", format!("`{name}` was not opened"), "name a loaded source, or a path")
+        })
     }
 
     /// Sets the chat template of the models.
@@ -102,32 +126,51 @@ impl Recipe {
             notes.push("`chat_template: auto` has no effect: no model has a chat template".into());
             return Ok(opened);
         };
-        opened.into_iter().map(|(name, source)| Ok((name, source.with_chat_template(&template)?))).collect()
+        opened
+            .into_iter()
+            .map(|(name, source)| Ok((name, source.with_chat_template(&template)?)))
+            .collect()
     }
 
-    /// Adds the base to slices that do not name it, moves slerp's first, and notes settings without effect.
+    /// Adds the base to slices that do not name it, moves slerp's first, and notes settings without
+    /// effect.
     fn settle(&mut self, notes: &mut Vec<String>) -> Result<()> {
         let (whole, method) = (self.whole, self.method);
         for i in 0..self.slices.len() {
             let base = self.slices[i].base.clone().or_else(|| self.base.clone());
             let slice = &mut self.slices[i];
-            let names = |slice: &Slice, name: &str| slice.inputs.iter().position(|input| input.model == name);
-            let doubled = slice.inputs.iter().enumerate().find(|(i, input)| names(slice, &input.model) != Some(*i));
+            let names = |slice: &Slice, name: &str| {
+                slice.inputs.iter().position(|input| input.model == name)
+            };
+            let doubled = slice
+                .inputs
+                .iter()
+                .enumerate()
+                .find(|(i, input)| names(slice, &input.model) != Some(*i));
             if let Some((_, input)) = doubled {
                 let what = format!("`{}` is named twice", input.model);
                 let hint = "name every model once, with the sum of its weights";
                 return Err(self.bad(if whole { "models" } else { "slices" }, what, hint));
             }
             let Some(base) = base else {
-                if method.origin == Origin::Always || method.name == "slerp" && slice.inputs.len() > 1 {
-                    let hint =
-                        "add base_model: MODEL, the model from which the others were tuned; for slerp, the start of the arc";
-                    return Err(self.bad("base_model", format!("{} needs a base model", method.name), hint));
+                if method.origin == Origin::Always
+                    || method.name == "slerp" && slice.inputs.len() > 1
+                {
+                    let hint = "add base_model: MODEL, the model from which the others were tuned; for slerp, the start of the arc";
+                    return Err(self.bad(
+                        "base_model",
+                        format!("{} needs a base model", method.name),
+                        hint,
+                    ));
                 }
                 continue;
             };
             if whole && names(slice, &base).is_none() {
-                slice.inputs.push(Input { model: base.clone(), layers: None, parameters: super::Settings::new() });
+                slice.inputs.push(Input {
+                    model: base.clone(),
+                    layers: None,
+                    parameters: super::Settings::new(),
+                });
             }
             match names(slice, &base) {
                 Some(at) if method.name == "slerp" => slice.inputs[..=at].rotate_right(1),
@@ -144,7 +187,11 @@ impl Recipe {
                 None if method.origin != Origin::Always && slice.inputs.len() == 1 => {}
                 None => {
                     let what = format!("the base `{base}` is not among the sources of a slice");
-                    return Err(self.bad("slices", what, "add it to the sources of every slice, with its own layer_range"));
+                    return Err(self.bad(
+                        "slices",
+                        what,
+                        "add it to the sources of every slice, with its own layer_range",
+                    ));
                 }
             }
         }
@@ -152,13 +199,28 @@ impl Recipe {
     }
 
     /// Plans the tensors of a merge of whole models: those of the `first`.
-    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<TargetTensor<'a>>> {
+    fn whole_models<'a>(
+        &'a self,
+        first: &Source,
+        stacks: &Stacks,
+    ) -> Result<Vec<TargetTensor<'a>>> {
         let slice = &self.slices[0];
         for input in &slice.inputs {
             let depth = stacks.main().map(|stack| stack.depth);
-            if input.layers.as_ref().is_some_and(|layers| Some(layers.clone()) != depth.map(|depth| 0..depth)) {
-                let what = format!("`{}` has a `layer_range`, but `models` merges whole models", input.model);
-                return Err(self.bad("models", what, "use `slices` instead, with the models as `sources` of each slice"));
+            if input
+                .layers
+                .as_ref()
+                .is_some_and(|layers| Some(layers.clone()) != depth.map(|depth| 0..depth))
+            {
+                let what = format!(
+                    "`{}` has a `layer_range`, but `models` merges whole models",
+                    input.model
+                );
+                return Err(self.bad(
+                    "models",
+                    what,
+                    "use `slices` instead, with the models as `sources` of each slice",
+                ));
             }
         }
         let wanted = |spec: &TensorSpec| {
@@ -168,7 +230,8 @@ impl Recipe {
         Ok(first.tensors().iter().map(wanted).collect())
     }
 
-    /// Plans the tensors of stacked layers, and the configuration of a stack that differs from the donor's own.
+    /// Plans the tensors of stacked layers, and the configuration of a stack that differs from the
+    /// donor's own.
     fn stacked<'a>(
         &'a self,
         opened: &Opened,
@@ -185,11 +248,16 @@ impl Recipe {
         let mut stacked = Vec::new();
         for (slice, range) in self.slices.iter().zip(&ranges) {
             let source = self.source(opened, &slice.inputs[0].model)?;
-            let of_model = known.entry(source.name().to_owned()).or_insert_with(|| by_layer(&source, main));
+            let of_model =
+                known.entry(source.name().to_owned()).or_insert_with(|| by_layer(&source, main));
             for (offset, layer) in range.clone().enumerate() {
                 for (rest, spec) in of_model.get(layer).into_iter().flatten() {
                     let spec = TensorSpec { name: main.join(layers.len(), rest), ..spec.clone() };
-                    let place = SlicePosition { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
+                    let place = SlicePosition {
+                        slice,
+                        layer: Some((main, offset)),
+                        t: spread(offset, range.len()),
+                    };
                     stacked.push(TargetTensor { spec, place });
                 }
                 layers.push((source.clone(), layer));
@@ -198,24 +266,39 @@ impl Recipe {
         let (mut wanted, mut beyond, mut stacked) = (Vec::new(), 0, Some(stacked));
         for spec in first.tensors() {
             match main.split_any(&spec.name) {
-                Some((layer, _)) if layer < main.depth => wanted.extend(stacked.take().into_iter().flatten()),
+                Some((layer, _)) if layer < main.depth => {
+                    wanted.extend(stacked.take().into_iter().flatten())
+                }
                 // Layers beyond the number in config.json, whose numbers are now taken.
                 Some(_) => beyond += 1,
                 None => {
-                    let place = SlicePosition { slice: self.slice_outside(spec), layer: None, t: 0.0 };
+                    let place =
+                        SlicePosition { slice: self.slice_outside(spec), layer: None, t: 0.0 };
                     wanted.push(TargetTensor { spec: spec.clone(), place });
                 }
             }
         }
         if beyond > 0 {
-            notes.push(format!("{beyond} tensors of layers beyond the number in config.json are left out"));
+            notes.push(format!(
+                "{beyond} tensors of layers beyond the number in config.json are left out"
+            ));
         }
         let same = layers.iter().map(|(_, layer)| *layer).eq(0..self.depth(donor, main)?);
-        let order: Vec<(&Source, usize)> = layers.iter().map(|(source, layer)| (source, *layer)).collect();
-        let restacked = if same { None } else { Some(donor.restacked(self.main(donor, &donor.stacks()?)?, &order)?) };
+        let order: Vec<(&Source, usize)> =
+            layers.iter().map(|(source, layer)| (source, *layer)).collect();
+        let restacked = if same {
+            None
+        } else {
+            Some(donor.restacked(self.main(donor, &donor.stacks()?)?, &order)?)
+        };
         if let Some(restacked) = &restacked {
             notes.extend(restacked.notes.iter().cloned());
-            let others: Vec<String> = stacks.all.iter().filter(|s| *s != main).map(|s| format!("`{}`", s.name())).collect();
+            let others: Vec<String> = stacks
+                .all
+                .iter()
+                .filter(|s| *s != main)
+                .map(|s| format!("`{}`", s.name()))
+                .collect();
             if !others.is_empty() {
                 notes.push(format!(
                     "the layers of `{}` are stacked; {} comes from the first slice",
@@ -241,14 +324,20 @@ impl Recipe {
         })
     }
 
-    /// Returns the number of layers of a model in its own stack, whose name must equal that of `main`.
+    /// Returns the number of layers of a model in its own stack, whose name must equal that of
+    /// `main`.
     fn depth(&self, source: &Source, main: &Stack) -> Result<usize> {
         let stacks = source.stacks()?;
         let own = self.main(source, &stacks)?;
         match own.name() == main.name() {
             true => Ok(own.depth),
             false => {
-                let what = format!("the layers of `{}` are named `{}`, others `{}`", source.name(), own.name(), main.name());
+                let what = format!(
+                    "the layers of `{}` are named `{}`, others `{}`",
+                    source.name(),
+                    own.name(),
+                    main.name()
+                );
                 Err(self.bad("slices", what, "stack layers of models of one family"))
             }
         }
@@ -257,7 +346,9 @@ impl Recipe {
     /// Returns the first model's layers in each slice.
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
+        for name in
+            self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str())
+        {
             if let std::collections::btree_map::Entry::Vacant(place) = depths.entry(name) {
                 place.insert(self.depth(&self.source(opened, name)?, main)?);
             }
@@ -268,7 +359,11 @@ impl Recipe {
                 let layers = input.layers.clone().unwrap_or(0..depth);
                 if layers.end > depth {
                     let what = format!("`{}` has {depth} layers, not {}", input.model, layers.end);
-                    return Err(self.bad("layer_range", what, format!("use an end of at most {depth}")));
+                    return Err(self.bad(
+                        "layer_range",
+                        what,
+                        format!("use an end of at most {depth}"),
+                    ));
                 }
                 Ok(layers)
             });
@@ -284,8 +379,9 @@ impl Recipe {
         self.slices.iter().map(one).collect()
     }
 
-    /// Returns the slice that provides a tensor outside the layers: the first slice for tensors before the layers and
-    /// for parts other than text, the last slice for tensors after the layers.
+    /// Returns the slice that provides a tensor outside the layers: the first slice for tensors
+    /// before the layers and for parts other than text, the last slice for tensors after the
+    /// layers.
     pub(super) fn slice_outside(&self, spec: &TensorSpec) -> &Slice {
         let before = spec.kind == Kind::Embedding
             || spec.name.contains("embed")
@@ -294,15 +390,23 @@ impl Recipe {
     }
 
     /// Returns the copied buffers of the `first` model; in a stack, each with its layer.
-    fn buffers(&self, first: &Source, opened: &Opened, stacked: Option<&Stack>) -> Result<BTreeMap<String, Buffer>> {
+    fn buffers(
+        &self,
+        first: &Source,
+        opened: &Opened,
+        stacked: Option<&Stack>,
+    ) -> Result<BTreeMap<String, Buffer>> {
         let Some(main) = stacked else { return Ok(first.buffers().clone()) };
         let outside = first.buffers().iter().filter(|(name, _)| main.split_any(name).is_none());
-        let mut all: BTreeMap<String, Buffer> = outside.map(|(name, buffer)| (name.clone(), buffer.clone())).collect();
+        let mut all: BTreeMap<String, Buffer> =
+            outside.map(|(name, buffer)| (name.clone(), buffer.clone())).collect();
         let mut layers = 0;
         for (slice, range) in self.slices.iter().zip(self.ranges(opened, main)?) {
             let source = self.source(opened, &slice.inputs[0].model)?;
             for (name, buffer) in source.buffers() {
-                if let Some((layer, rest)) = main.split_any(name).filter(|(layer, _)| range.contains(layer)) {
+                if let Some((layer, rest)) =
+                    main.split_any(name).filter(|(layer, _)| range.contains(layer))
+                {
                     all.insert(main.join(layers + layer - range.start, rest), buffer.clone());
                 }
             }
@@ -315,19 +419,31 @@ impl Recipe {
     fn tensor(&self, wanted: TargetTensor<'_>, opened: &Opened) -> Result<Planned> {
         let TargetTensor { spec, place } = wanted;
         let base_name = place.slice.base.as_ref().or(self.base.as_ref());
-        let measures = |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
-        let (mut names, mut views, mut inputs, mut base) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let measures =
+            |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
+        let (mut names, mut views, mut inputs, mut base) =
+            (Vec::new(), Vec::new(), Vec::new(), None);
         for input in &place.slice.inputs {
             let source = self.source(opened, &input.model)?;
-            let in_layer = place.layer.and_then(|(stack, offset)| Some((stack, offset, stack.split_any(&spec.name)?.1)));
+            let in_layer = place
+                .layer
+                .and_then(|(stack, offset)| Some((stack, offset, stack.split_any(&spec.name)?.1)));
             let stored = match in_layer {
-                Some((stack, offset, rest)) => stack.join(input.layers.as_ref().map_or(0, |layers| layers.start) + offset, rest),
+                Some((stack, offset, rest)) => stack
+                    .join(input.layers.as_ref().map_or(0, |layers| layers.start) + offset, rest),
                 None => spec.name.clone(),
             };
             let view = source.view(&stored)?.clone();
             if view.shape != spec.shape {
-                let difference = format!("tensor `{stored}` has shape {:?}, but {:?} there", view.shape, spec.shape);
-                let first = place.slice.inputs.first().map_or_else(String::new, |input| input.model.clone());
+                let difference = format!(
+                    "tensor `{stored}` has shape {:?}, but {:?} there",
+                    view.shape, spec.shape
+                );
+                let first = place
+                    .slice
+                    .inputs
+                    .first()
+                    .map_or_else(String::new, |input| input.model.clone());
                 return Err(Error::Incompatible { first, second: input.model.clone(), difference });
             }
             if measures(input) {
@@ -339,12 +455,14 @@ impl Recipe {
             // Filters match names as stored.
             inputs.push((input, source.stored_name(&stored)));
         }
-        let alone = views.len() + usize::from(base.is_some()) == 1 && self.method.name != "passthrough";
+        let alone =
+            views.len() + usize::from(base.is_some()) == 1 && self.method.name != "passthrough";
         let method: Arc<dyn Method> = match (alone, self.method.name) {
             // A single model is passed through, apart from a weight that is not normalised.
             (true, "linear") => {
                 let given = self.given(&spec, &place, &inputs)?;
-                let scale = if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
+                let scale =
+                    if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
                 Arc::new(Passthrough { scale })
             }
             (true, _) => {
@@ -357,18 +475,28 @@ impl Recipe {
         };
         if !method.counts().contains(&views.len()) {
             let (least, most) = (*method.counts().start(), *method.counts().end());
-            let wanted = if least == most { format!("{least}") } else { format!("{least} or more") };
+            let wanted =
+                if least == most { format!("{least}") } else { format!("{least} or more") };
             let apart = if base.is_some() { " besides the base" } else { "" };
-            let what = format!("{} merges {wanted} models{apart}, not {}", method.name(), views.len());
+            let what =
+                format!("{} merges {wanted} models{apart}, not {}", method.name(), views.len());
             let hint = "change the number of models; `merge` without arguments lists the methods";
             return Err(self.bad(if self.whole { "models" } else { "slices" }, what, hint));
         }
         method.check(views.len())?;
-        Ok(Planned { operands: Operands::new(spec, names, views, base.map(|(_, view)| view)), method })
+        Ok(Planned {
+            operands: Operands::new(spec, names, views, base.map(|(_, view)| view)),
+            method,
+        })
     }
 
     /// Returns the parameters of one tensor.
-    fn given(&self, spec: &TensorSpec, place: &SlicePosition<'_>, inputs: &[(&Input, String)]) -> Result<ParameterValues> {
+    fn given(
+        &self,
+        spec: &TensorSpec,
+        place: &SlicePosition<'_>,
+        inputs: &[(&Input, String)],
+    ) -> Result<ParameterValues> {
         let mut given = ParameterValues::default();
         for key in self.method.keys {
             let shared = |name: &str| {
@@ -380,7 +508,11 @@ impl Recipe {
             let values: Vec<Value> = match key.is_each() {
                 true => {
                     let own = |(input, name): &(&Input, String)| {
-                        let found = input.parameters.get(key.name).and_then(|s| s.at(name, place.t)).or_else(|| shared(name));
+                        let found = input
+                            .parameters
+                            .get(key.name)
+                            .and_then(|s| s.at(name, place.t))
+                            .or_else(|| shared(name));
                         found.map_or_else(|| self.default(key, Some(&input.model), name), Ok)
                     };
                     inputs.iter().map(own).collect::<Result<_>>()?
@@ -400,8 +532,18 @@ impl Recipe {
         match (key.scope, model) {
             (Scope::Needed | Scope::NeededWhole, _) => {
                 let whose = model.map(|model| format!(" of `{model}`")).unwrap_or_default();
-                let hint = format!("add parameters: {{{}: {}}} to the model or the recipe", key.name, key.default);
-                Err(self.bad(key.name, format!("{} needs it, and no value{whose} applies to `{tensor}`", self.method.name), hint))
+                let hint = format!(
+                    "add parameters: {{{}: {}}} to the model or the recipe",
+                    key.name, key.default
+                );
+                Err(self.bad(
+                    key.name,
+                    format!(
+                        "{} needs it, and no value{whose} applies to `{tensor}`",
+                        self.method.name
+                    ),
+                    hint,
+                ))
             }
             _ => Ok(typed(key, key.default)?.swap_remove(0)),
         }
@@ -425,21 +567,36 @@ fn by_layer(source: &Source, main: &Stack) -> Vec<Vec<(String, TensorSpec)>> {
     layers
 }
 
-/// Returns notes on how the configurations of `others` differ from that of `donor`, which the merge uses.
-pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a Source>) -> Result<Vec<String>> {
+/// Returns notes on how the configurations of `others` differ from that of `donor`, which the merge
+/// uses.
+pub(crate) fn configured<'a>(
+    donor: &Source,
+    others: impl Iterator<Item = &'a Source>,
+) -> Result<Vec<String>> {
     const MOST: usize = 4;
     let mut notes = Vec::new();
     for other in others {
         let differences = donor.config_differences(other)?;
         let one = |d: &ConfigDifference| {
-            format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name())
+            format!(
+                "{} is {} in `{}` and {} in `{}`",
+                d.key,
+                d.values[0],
+                donor.name(),
+                d.values[1],
+                other.name()
+            )
         };
         let mut listed: Vec<String> = differences.iter().take(MOST).map(one).collect();
         if differences.len() > MOST {
             listed.push(format!("{} more keys differ", differences.len() - MOST));
         }
         if !listed.is_empty() {
-            notes.push(format!("the merge uses the configuration of `{}`: {}", donor.name(), listed.join("; ")));
+            notes.push(format!(
+                "the merge uses the configuration of `{}`: {}",
+                donor.name(),
+                listed.join("; ")
+            ));
         }
     }
     Ok(notes)

@@ -14,12 +14,17 @@ use crate::error::Result;
 use crate::methods::{MethodEntry, find};
 
 impl Recipe {
-    /// Reads the document `value` of `file`. `text` is the content of the file, `tokens` the order of its
-    /// `tokenizer.tokens`.
+    /// Reads the document `value` of `file`. `text` is the content of the file, `tokens` the order
+    /// of its `tokenizer.tokens`.
     ///
     /// # Errors
     /// A missing or invalid value, or an unsupported feature.
-    pub(super) fn read(file: &Path, value: &Value, text: String, tokens: &[String]) -> Result<Self> {
+    pub(super) fn read(
+        file: &Path,
+        value: &Value,
+        text: String,
+        tokens: &[String],
+    ) -> Result<Self> {
         let notes = RefCell::default();
         let at = &Location { file, key: String::new(), notes: &notes };
         let map = at.map(value)?;
@@ -40,8 +45,13 @@ impl Recipe {
                 "name",
             ],
         )?;
-        let missing =
-            || at.bad("merge_method", "it is missing", "add one, such as merge_method: linear; `help methods` lists the methods");
+        let missing = || {
+            at.bad(
+                "merge_method",
+                "it is missing",
+                "add one, such as merge_method: linear; `help methods` lists the methods",
+            )
+        };
         let method = find(&at.text(map, "merge_method")?.ok_or_else(missing)?)?;
         let module = module(at, map)?;
         let (place, what) = module.as_ref().map_or((at, map), |(place, what)| (place, *what));
@@ -50,7 +60,8 @@ impl Recipe {
             Some((place, what)) => place.settings(what, method, Level::Merge)?,
             None => super::Settings::new(),
         };
-        // The output dtype is `out_dtype`, else `dtype`. The dtype of mergekit's computation does not matter here.
+        // The output dtype is `out_dtype`, else `dtype`. The dtype of mergekit's computation does
+        // not matter here.
         let dtype = match (at.dtype(map, "out_dtype")?, map.get("dtype")) {
             (Some(written), Some(Value::String(name))) if name.ends_with("float64") => {
                 at.note("`dtype`: computation is always in float32".into());
@@ -77,8 +88,13 @@ impl Recipe {
 }
 
 /// Returns the single module of `modules`, which text models have.
-fn module<'a, 'v>(at: &Location<'a>, map: &'v Map<String, Value>) -> Result<Option<(Location<'a>, &'v Map<String, Value>)>> {
-    let Some(modules) = map.get("modules").filter(|modules| !modules.is_null()) else { return Ok(None) };
+fn module<'a, 'v>(
+    at: &Location<'a>,
+    map: &'v Map<String, Value>,
+) -> Result<Option<(Location<'a>, &'v Map<String, Value>)>> {
+    let Some(modules) = map.get("modules").filter(|modules| !modules.is_null()) else {
+        return Ok(None);
+    };
     let inner = at.inner("modules");
     let modules = inner.map(modules)?;
     if let Some(other) = modules.keys().find(|name| *name != "default") {
@@ -92,22 +108,34 @@ fn module<'a, 'v>(at: &Location<'a>, map: &'v Map<String, Value>) -> Result<Opti
     let at = inner.inner("default");
     let default = at.map(default)?;
     at.check_keys(default, &["slices", "models", "parameters"])?;
-    if let Some(twice) = ["models", "slices"].into_iter().find(|key| map.get(*key).is_some_and(|v| !v.is_null())) {
-        return Err(inner.wrong(format!("it also has `{twice}`"), "keep one of `models`, `slices` and `modules`"));
+    if let Some(twice) =
+        ["models", "slices"].into_iter().find(|key| map.get(*key).is_some_and(|v| !v.is_null()))
+    {
+        return Err(inner.wrong(
+            format!("it also has `{twice}`"),
+            "keep one of `models`, `slices` and `modules`",
+        ));
     }
     Ok(Some((at, default)))
 }
 
 /// Returns the slices, or a single one for whole models.
-fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &MethodEntry) -> Result<(Vec<Slice>, bool)> {
+fn inputs(
+    at: &Location<'_>,
+    map: &Map<String, Value>,
+    method: &MethodEntry,
+) -> Result<(Vec<Slice>, bool)> {
     let given = |key: &str| map.get(key).filter(|value| !value.is_null());
     match (given("models"), given("slices")) {
         (Some(models), None) => {
-            let inputs = at.inner("models").list(models, |at, value| Input::read(&at, value, method))?;
+            let inputs =
+                at.inner("models").list(models, |at, value| Input::read(&at, value, method))?;
             Ok((vec![Slice { inputs, base: None, parameters: super::Settings::new() }], true))
         }
         (None, Some(slices)) => {
-            let slices = at.inner("slices").list(slices, |at, value| Slice::read(&at, at.map(value)?, method))?;
+            let slices = at
+                .inner("slices")
+                .list(slices, |at, value| Slice::read(&at, at.map(value)?, method))?;
             Ok((slices, false))
         }
         (models, _) => {
@@ -125,10 +153,17 @@ impl Slice {
         if map.contains_key("residual_weight") {
             at.note(format!("`{}` has no effect, as in mergekit", at.inner("residual_weight").key));
         }
-        let missing = || at.bad("sources", "it is missing", "add sources: [{model: ..., layer_range: [0, 16]}]");
+        let missing = || {
+            at.bad("sources", "it is missing", "add sources: [{model: ..., layer_range: [0, 16]}]")
+        };
         let sources = map.get("sources").ok_or_else(missing)?;
-        let inputs = at.inner("sources").list(sources, |at, value| Input::read(&at, value, method))?;
-        Ok(Self { inputs, base: reference(at, map, "base_model")?, parameters: at.settings(map, method, Level::Merge)? })
+        let inputs =
+            at.inner("sources").list(sources, |at, value| Input::read(&at, value, method))?;
+        Ok(Self {
+            inputs,
+            base: reference(at, map, "base_model")?,
+            parameters: at.settings(map, method, Level::Merge)?,
+        })
     }
 }
 
@@ -136,11 +171,20 @@ impl Input {
     fn read(at: &Location<'_>, value: &Value, method: &MethodEntry) -> Result<Self> {
         // A bare name is a model.
         let Value::Object(map) = value else {
-            return Ok(Self { model: one(at, value)?, layers: None, parameters: super::Settings::new() });
+            return Ok(Self {
+                model: one(at, value)?,
+                layers: None,
+                parameters: super::Settings::new(),
+            });
         };
         at.check_keys(map, &["model", "layer_range", "parameters"])?;
-        let missing = || at.bad("model", "it is missing", "add model: PATH, or the name of a loaded source");
+        let missing =
+            || at.bad("model", "it is missing", "add model: PATH, or the name of a loaded source");
         let model = reference(at, map, "model")?.ok_or_else(missing)?;
-        Ok(Self { model, layers: at.range(map, "layer_range")?, parameters: at.settings(map, method, Level::Model)? })
+        Ok(Self {
+            model,
+            layers: at.range(map, "layer_range")?,
+            parameters: at.settings(map, method, Level::Model)?,
+        })
     }
 }

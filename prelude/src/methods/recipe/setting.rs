@@ -1,5 +1,5 @@
-//! A parameter's value in a recipe: one for all tensors, a list interpolated over layers, or several with filters for
-//! tensor names.
+//! A parameter's value in a recipe: one for all tensors, a list interpolated over layers, or
+//! several with filters for tensor names.
 
 use serde_json::{Value, json};
 
@@ -12,8 +12,8 @@ pub(super) enum Setting {
     Gradient(Vec<f64>),
     /// Switches, spread over the layers.
     Steps(Vec<Value>),
-    /// The first entry whose filter is part of the tensor's name; an entry without a filter, or with `*`, matches
-    /// all.
+    /// The first entry whose filter is part of the tensor's name; an entry without a filter, or
+    /// with `*`, matches all.
     Filters(Vec<(Option<String>, Setting)>),
 }
 
@@ -29,14 +29,16 @@ impl Setting {
                 Ok(Self::Gradient(all.iter().filter_map(Value::as_f64).collect()))
             }
             Value::Array(all) if all.iter().all(scalar) => Ok(Self::Steps(all)),
-            Value::Array(all) => all.iter().map(filter).collect::<Result<_, _>>().map(Self::Filters),
+            Value::Array(all) => {
+                all.iter().map(filter).collect::<Result<_, _>>().map(Self::Filters)
+            }
             Value::Object(_) => Ok(Self::Filters(vec![filter(value)?])),
             Value::Null => Err("the value is missing".into()),
         }
     }
 
-    /// Returns the value for the tensor `name` at `t` (0 in the first layer, 1 in the last); `None` if no filter
-    /// matches.
+    /// Returns the value for the tensor `name` at `t` (0 in the first layer, 1 in the last); `None`
+    /// if no filter matches.
     pub fn at(&self, name: &str, t: f64) -> Option<Value> {
         match self {
             Self::One(value) => Some(value.clone()),
@@ -49,8 +51,12 @@ impl Setting {
             }
             Self::Steps(values) => values.get((t * (values.len() - 1) as f64) as usize).cloned(),
             Self::Filters(all) => {
-                let fits = |filter: &Option<String>| filter.as_ref().is_none_or(|part| part == "*" || name.contains(part));
-                all.iter().find(|(filter, _)| fits(filter)).and_then(|(_, setting)| setting.at(name, t))
+                let fits = |filter: &Option<String>| {
+                    filter.as_ref().is_none_or(|part| part == "*" || name.contains(part))
+                };
+                all.iter()
+                    .find(|(filter, _)| fits(filter))
+                    .and_then(|(_, setting)| setting.at(name, t))
             }
         }
     }
@@ -62,13 +68,18 @@ pub(super) fn typed(value: &Value) -> Value {
     match text.to_lowercase().as_str() {
         "true" | "yes" | "on" => json!(true),
         "false" | "no" | "off" => json!(false),
-        number => number.parse::<f64>().ok().filter(|x| x.is_finite()).map_or_else(|| value.clone(), |x| json!(x)),
+        number => number
+            .parse::<f64>()
+            .ok()
+            .filter(|x| x.is_finite())
+            .map_or_else(|| value.clone(), |x| json!(x)),
     }
 }
 
 /// `{filter: PART, value: ...}`
 fn filter(value: &Value) -> Result<(Option<String>, Setting), String> {
-    let expected = "expected a number, a list of numbers, or a list of `value`s, each with a `filter`";
+    let expected =
+        "expected a number, a list of numbers, or a list of `value`s, each with a `filter`";
     let map = value.as_object().ok_or(expected)?;
     if let Some(key) = map.keys().find(|key| !["filter", "value"].contains(&key.as_str())) {
         return Err(format!("unknown key `{key}`; expected `filter` and `value`"));
@@ -76,10 +87,15 @@ fn filter(value: &Value) -> Result<(Option<String>, Setting), String> {
     let part = match map.get("filter") {
         None | Some(Value::Null) => None,
         Some(Value::String(part)) => Some(part.clone()),
-        Some(other) => return Err(format!("invalid filter `{other}`: expected part of a tensor name")),
+        Some(other) => {
+            return Err(format!("invalid filter `{other}`: expected part of a tensor name"));
+        }
     };
     match map.get("value") {
-        Some(value) if value.as_array().is_none_or(|all| !all.iter().any(Value::is_object)) && !value.is_object() => {
+        Some(value)
+            if value.as_array().is_none_or(|all| !all.iter().any(Value::is_object))
+                && !value.is_object() =>
+        {
             Ok((part, Setting::read(value)?))
         }
         _ => Err("a filter needs a `value`, a number or a list of numbers".into()),
@@ -124,8 +140,18 @@ mod tests {
 
     #[test]
     fn rejects_invalid_settings() {
-        let bad = [json!([]), json!(null), json!([1, {}]), json!([[1]]), json!({"filter": 3, "value": 1})];
-        let more = [json!({"filter": "x"}), json!({"value": 1, "when": 2}), json!({"value": [{"value": 1}]})];
+        let bad = [
+            json!([]),
+            json!(null),
+            json!([1, {}]),
+            json!([[1]]),
+            json!({"filter": 3, "value": 1}),
+        ];
+        let more = [
+            json!({"filter": "x"}),
+            json!({"value": 1, "when": 2}),
+            json!({"value": [{"value": 1}]}),
+        ];
         for value in bad.iter().chain(&more) {
             assert!(Setting::read(value).is_err(), "{value}");
         }

@@ -1,4 +1,5 @@
-//! The scaled sum and its gradient over memory-mapped sources, a tile of a row at a time, on all cores.
+//! The scaled sum and its gradient over memory-mapped sources, a tile of a row at a time, on all
+//! cores.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use super::Form;
 use crate::checkpoint::{TILE, View};
 use crate::ops::{LANES, Real, for_rows, for_rows_of};
 
-/// Rows summed per task; partial sums are added in order, so the result does not depend on the number of threads.
+/// Rows summed per task; partial sums are added in order, so the result does not depend on the
+/// number of threads.
 const BLOCK: usize = 64;
 
 /// One weight of every source, and the form of its scales.
@@ -26,7 +28,8 @@ fn real<T: Real>(w: &f32) -> T {
     T::from_f64(f64::from(*w))
 }
 
-/// Adds scaled elements to `out`, or overwrites it for the first source. There is one scale, or one per element.
+/// Adds scaled elements to `out`, or overwrites it for the first source. There is one scale, or one
+/// per element.
 #[inline(always)]
 fn add_scaled<T: Real>(out: &mut [T], scales: &[T], w: &[f32], first: bool) {
     match scales {
@@ -34,7 +37,11 @@ fn add_scaled<T: Real>(out: &mut [T], scales: &[T], w: &[f32], first: bool) {
         [s] => out.iter_mut().zip(w).for_each(|(out, w)| *out += *s * real(w)),
         _ => {
             let terms = out.iter_mut().zip(scales.iter().zip(w).map(|(s, w)| *s * real(w)));
-            if first { terms.for_each(|(out, x)| *out = x) } else { terms.for_each(|(out, x)| *out += x) }
+            if first {
+                terms.for_each(|(out, x)| *out = x)
+            } else {
+                terms.for_each(|(out, x)| *out += x)
+            }
         }
     }
 }
@@ -55,7 +62,8 @@ fn dot<T: Real>(g: &[T], w: &[f32]) -> T {
     lanes.into_iter().sum()
 }
 
-/// Adds `g w` of the columns from `start` on to the sums of a row's scales: one for all, or one each.
+/// Adds `g w` of the columns from `start` on to the sums of a row's scales: one for all, or one
+/// each.
 #[inline(always)]
 fn add_products<T: Real>(sums: &mut [T], start: usize, g: &[T], w: &[f32]) {
     if let [sum] = sums {
@@ -68,16 +76,33 @@ fn add_products<T: Real>(sums: &mut [T], start: usize, g: &[T], w: &[f32]) {
 }
 
 impl Fused<'_> {
-    /// Returns the scales of columns `start..end` in row `row` of source `i`: one for all, or one each.
+    /// Returns the scales of columns `start..end` in row `row` of source `i`: one for all, or one
+    /// each.
     #[inline(always)]
-    fn scales<'s, T>(&self, scales: &'s [T], i: usize, row: usize, start: usize, end: usize) -> &'s [T] {
+    fn scales<'s, T>(
+        &self,
+        scales: &'s [T],
+        i: usize,
+        row: usize,
+        start: usize,
+        end: usize,
+    ) -> &'s [T] {
         let Form { rows, columns } = self.form;
         let row = if rows == 1 { i } else { i * rows + row };
-        if columns == 1 { &scales[row..=row] } else { &scales[row * columns + start..row * columns + end] }
+        if columns == 1 {
+            &scales[row..=row]
+        } else {
+            &scales[row * columns + start..row * columns + end]
+        }
     }
 
     /// Sums row `source_row(i)` of every source into row i of `merged`.
-    pub(super) fn forward<T: Real>(&self, scales: &[T], merged: &mut [T], source_row: impl Fn(usize) -> usize + Sync) {
+    pub(super) fn forward<T: Real>(
+        &self,
+        scales: &[T],
+        merged: &mut [T],
+        source_row: impl Fn(usize) -> usize + Sync,
+    ) {
         let n = self.columns;
         for_rows(merged, n, |row, out| {
             let mut buffer = [0f32; TILE];
@@ -86,7 +111,12 @@ impl Fused<'_> {
                 for start in (0..n).step_by(TILE) {
                     let end = n.min(start + TILE);
                     let w = view.decode(row * n + start, &mut buffer[..end - start]);
-                    add_scaled(&mut out[start..end], self.scales(scales, i, row, start, end), w, i == 0);
+                    add_scaled(
+                        &mut out[start..end],
+                        self.scales(scales, i, row, start, end),
+                        w,
+                        i == 0,
+                    );
                 }
             }
         });
@@ -102,7 +132,12 @@ impl Fused<'_> {
             for (i, view) in self.views.iter().enumerate() {
                 let w = &mut buffer[..length];
                 view.read(start + done, w);
-                add_scaled(&mut out[done..done + length], self.scales(scales, i, row, column, column + length), w, i == 0);
+                add_scaled(
+                    &mut out[done..done + length],
+                    self.scales(scales, i, row, column, column + length),
+                    w,
+                    i == 0,
+                );
             }
             done += length;
         }
@@ -115,14 +150,20 @@ impl Fused<'_> {
         }
         let places = ids.map(|ids| {
             let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-            ids.iter().enumerate().for_each(|(place, id)| places.entry(*id as usize).or_default().push(place));
+            ids.iter()
+                .enumerate()
+                .for_each(|(place, id)| places.entry(*id as usize).or_default().push(place));
             places
         });
         self.backward_by_row(gradient, places.as_ref())
     }
 
     /// If all rows share their scales, their products are summed.
-    fn backward_summed<T: Real>(&self, gradient: &[T], source_row: impl Fn(usize) -> usize + Sync) -> Vec<T> {
+    fn backward_summed<T: Real>(
+        &self,
+        gradient: &[T],
+        source_row: impl Fn(usize) -> usize + Sync,
+    ) -> Vec<T> {
         let (n, scales, sources) = (self.columns, self.form.columns, self.views.len());
         let arch = pulp::Arch::new();
         let partial: Vec<Vec<T>> = gradient
@@ -153,14 +194,20 @@ impl Fused<'_> {
         total
     }
 
-    /// If every row has its own scales. `places` maps rows to rows of the gradient; `None` is the identity.
-    fn backward_by_row<T: Real>(&self, gradient: &[T], places: Option<&BTreeMap<usize, Vec<usize>>>) -> Vec<T> {
+    /// If every row has its own scales. `places` maps rows to rows of the gradient; `None` is the
+    /// identity.
+    fn backward_by_row<T: Real>(
+        &self,
+        gradient: &[T],
+        places: Option<&BTreeMap<usize, Vec<usize>>>,
+    ) -> Vec<T> {
         let (n, Form { rows, columns }) = (self.columns, self.form);
         let mut sums = vec![T::zero(); self.views.len() * rows * columns];
         for_rows_of(&mut sums, columns, n, |place, sums| {
             let (view, row, mut buffer) = (&self.views[place / rows], place % rows, [0f32; TILE]);
             let own = [row];
-            let places = places.map_or(&own[..], |places| places.get(&row).map_or(&[], Vec::as_slice));
+            let places =
+                places.map_or(&own[..], |places| places.get(&row).map_or(&[], Vec::as_slice));
             if places.is_empty() {
                 return;
             }

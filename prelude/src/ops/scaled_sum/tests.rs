@@ -4,13 +4,17 @@ use crate::ops::check::{agrees, random, values};
 
 /// Two sources of `shape` in `dtype`, summed by both implementations.
 fn both(shape: &[usize], columns: usize, dtype: DType) -> [ScaledSum; 2] {
-    let tensors: Vec<Tensor> = (0..2).map(|i| random(shape, 10 + i).to_dtype(dtype).unwrap()).collect();
+    let tensors: Vec<Tensor> =
+        (0..2).map(|i| random(shape, 10 + i).to_dtype(dtype).unwrap()).collect();
     let view = |t: &Tensor| {
         let values: Vec<f32> = values(t).into_iter().map(|x| x as f32).collect();
         View::of(encoded(&values, dtype), dtype, shape)
     };
     let views = tensors.iter().map(view).collect();
-    [ScaledSum::new(views, columns, &Device::Cpu).unwrap(), ScaledSum::resident(tensors, columns).unwrap()]
+    [
+        ScaledSum::new(views, columns, &Device::Cpu).unwrap(),
+        ScaledSum::resident(tensors, columns).unwrap(),
+    ]
 }
 
 /// A weight with more columns than a tile and more rows than a block, a norm, a bias.
@@ -30,8 +34,9 @@ fn scales(form: Form, seed: u64) -> Tensor {
 #[test]
 fn kernels_agree_with_candle_in_every_form_and_dtype() {
     for (shape, columns) in CASES {
-        for (dtype, form) in
-            [DType::F32, DType::F16, DType::BF16].into_iter().flat_map(|d| forms(shape, columns).into_iter().map(move |f| (d, f)))
+        for (dtype, form) in [DType::F32, DType::F16, DType::BF16]
+            .into_iter()
+            .flat_map(|d| forms(shape, columns).into_iter().map(move |f| (d, f)))
         {
             let [fused, composed] = both(shape, columns, dtype);
             let c = scales(form, 1);
@@ -45,7 +50,8 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
             // In pieces with boundaries inside rows, the same result as in one piece.
             let narrow = c.to_dtype(DType::F32).unwrap();
             for merge in [&fused, &composed] {
-                let whole: Vec<f32> = merge.forward(&narrow).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                let whole: Vec<f32> =
+                    merge.forward(&narrow).unwrap().flatten_all().unwrap().to_vec1().unwrap();
                 let mut pieces = vec![0.0; whole.len()];
                 let piece = merge.values(&narrow).unwrap();
                 pieces.chunks_mut(997).enumerate().for_each(|(i, out)| piece(i * 997, out));
@@ -53,11 +59,15 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
             }
             let rows = shape.iter().product::<usize>() / columns;
             let ids = Tensor::new(&[rows as u32 - 1, 0, rows as u32 - 1], &Device::Cpu).unwrap();
-            let selected = merged.as_tensor().reshape((rows, columns)).unwrap().index_select(&ids, 0).unwrap();
+            let selected =
+                merged.as_tensor().reshape((rows, columns)).unwrap().index_select(&ids, 0).unwrap();
             let g = random(&[3, columns], 3);
             for merge in [&fused, &composed] {
                 agrees(&merge.forward_rows(&c, &ids).unwrap(), &selected);
-                agrees(&merge.backward_rows(&g, &ids, form).unwrap(), &fused.backward_rows(&g, &ids, form).unwrap());
+                agrees(
+                    &merge.backward_rows(&g, &ids, form).unwrap(),
+                    &fused.backward_rows(&g, &ids, form).unwrap(),
+                );
             }
             // The gradient of a row counts once per request.
             let mut whole = vec![0f64; rows * columns];
@@ -65,12 +75,16 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
                 whole[id * columns..].iter_mut().zip(g).for_each(|(w, g)| *w += g);
             }
             let whole = Tensor::from_vec(whole, shape, &Device::Cpu).unwrap();
-            agrees(&fused.backward_rows(&g, &ids, form).unwrap(), &fused.backward(&whole, form).unwrap());
+            agrees(
+                &fused.backward_rows(&g, &ids, form).unwrap(),
+                &fused.backward(&whole, form).unwrap(),
+            );
             let g = random(shape, 2);
             agrees(&fused.backward(&g, form).unwrap(), &composed.backward(&g, form).unwrap());
             // In f32, to its precision.
             let narrow = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
-            let (wide, short) = (fused.backward(&g, form).unwrap(), fused.backward(&narrow(&g), form).unwrap());
+            let (wide, short) =
+                (fused.backward(&g, form).unwrap(), fused.backward(&narrow(&g), form).unwrap());
             assert!(values(&(narrow(&wide) - short).unwrap()).iter().all(|d| d.abs() < 1e-3));
         }
     }
@@ -78,7 +92,8 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
 
 #[test]
 fn a_sum_by_hand() {
-    let views = [[1f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]].map(|w| View::of(encoded(&w, DType::F32), DType::F32, &[2, 2]));
+    let views = [[1f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]
+        .map(|w| View::of(encoded(&w, DType::F32), DType::F32, &[2, 2]));
     let sum = ScaledSum::new(views.to_vec(), 2, &Device::Cpu).unwrap();
     let gradient = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
     // Rows and columns of scales, the scales, the sum, the gradient of the scales.
@@ -86,11 +101,18 @@ fn a_sum_by_hand() {
         (1, 2, &[1f32, 2.0, 0.1, 0.2][..], [2f32, 8.0, 6.0, 16.0], &[1f32, 8.0, 10.0, 80.0][..]),
         (2, 1, &[1.0, 2.0, 0.1, 0.2], [2.0, 4.0, 12.0, 16.0], &[1.0, 8.0, 10.0, 80.0]),
         (1, 1, &[1.0, 0.1], [2.0, 4.0, 6.0, 8.0], &[9.0, 90.0]),
-        (2, 2, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.1, 0.1, 0.0], [1.0, 2.0, 3.0, 4.0], &[1.0, 0.0, 0.0, 8.0, 10.0, 0.0, 0.0, 80.0]),
+        (
+            2,
+            2,
+            &[1.0, 0.0, 0.0, 1.0, 0.0, 0.1, 0.1, 0.0],
+            [1.0, 2.0, 3.0, 4.0],
+            &[1.0, 0.0, 0.0, 8.0, 10.0, 0.0, 0.0, 80.0],
+        ),
     ];
     for (rows, columns, scales, merged, by_scales) in cases {
         let scales = Tensor::from_slice(scales, (2, rows, columns), &Device::Cpu).unwrap();
-        let found: Vec<f32> = sum.forward(&scales).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let found: Vec<f32> =
+            sum.forward(&scales).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(found, merged);
         let found = sum.backward(&gradient, Form { rows, columns }).unwrap();
         assert_eq!(found.flatten_all().unwrap().to_vec1::<f32>().unwrap(), by_scales);
@@ -100,8 +122,9 @@ fn a_sum_by_hand() {
 #[test]
 fn gradients_pass_finite_differences() {
     for (shape, columns) in [(&[4, 6][..], 6), (&[5], 5), (&[5], 1)] {
-        for (merge, form) in
-            both(shape, columns, DType::F32).iter().flat_map(|m| forms(shape, columns).into_iter().map(move |f| (m, f)))
+        for (merge, form) in both(shape, columns, DType::F32)
+            .iter()
+            .flat_map(|m| forms(shape, columns).into_iter().map(move |f| (m, f)))
         {
             let (c, g) = (scales(form, 1), random(shape, 2));
             let loss = |values_of_c: &[f64]| -> f64 {
@@ -116,7 +139,10 @@ fn gradients_pass_finite_differences() {
                     loss(&c)
                 };
                 let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
-                assert!((analytic - numeric).abs() < 1e-6 * (1.0 + numeric.abs()), "{analytic} and {numeric}");
+                assert!(
+                    (analytic - numeric).abs() < 1e-6 * (1.0 + numeric.abs()),
+                    "{analytic} and {numeric}"
+                );
             }
         }
     }
@@ -137,7 +163,13 @@ fn what_does_not_fit_is_refused() {
         assert!(sum.forward_rows(&scales(columns, 1), &beyond).is_err());
         assert!(sum.backward_rows(&random(&[1, 5], 1), &beyond, columns).is_err());
         assert!(sum.backward_rows(&random(&[2, 5], 1), &beyond, columns).is_err());
-        assert!(sum.forward_into(&scales(columns, 1), &Var::zeros((3, 4), DType::F64, &Device::Cpu).unwrap()).is_err());
+        assert!(
+            sum.forward_into(
+                &scales(columns, 1),
+                &Var::zeros((3, 4), DType::F64, &Device::Cpu).unwrap()
+            )
+            .is_err()
+        );
     }
     let [fused, _] = both(&[3, 5], 5, DType::F32);
     let narrow = Var::zeros((3, 5), DType::F32, &Device::Cpu).unwrap();

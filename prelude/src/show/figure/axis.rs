@@ -51,7 +51,9 @@ impl Axis {
     pub fn place(&self, x: f64) -> f64 {
         let share = match self.spacing {
             Spacing::Linear => (x.clamp(-MOST, MOST) - self.low) / (self.high - self.low),
-            Spacing::Log => (x.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln(),
+            Spacing::Log => {
+                (x.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
+            }
         };
         if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
     }
@@ -62,10 +64,14 @@ impl Axis {
         if self.spacing == Spacing::Log {
             let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
             let of = |steps: &[f64]| -> Vec<f64> {
-                let all = decades.clone().flat_map(|d| steps.iter().map(move |s| s * 10f64.powi(d)));
+                let all =
+                    decades.clone().flat_map(|d| steps.iter().map(move |s| s * 10f64.powi(d)));
                 all.filter(within).collect()
             };
-            let found = [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]].into_iter().map(of).find(|t| t.len() <= most + 2);
+            let found = [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]]
+                .into_iter()
+                .map(of)
+                .find(|t| t.len() <= most + 2);
             let found = found.unwrap_or_else(|| of(&[1.0]));
             return if found.is_empty() { vec![self.low, self.high] } else { found };
         }
@@ -73,7 +79,8 @@ impl Axis {
         let first = (self.low / step).ceil();
         // Removes the rounding error of values that should be 0.
         let tick = |i: usize| (first + i as f64) * step;
-        let ticks: Vec<f64> = (0..=most + 1).map(tick).map(|x| if x.abs() < step * 1e-9 { 0.0 } else { x }).collect();
+        let ticks: Vec<f64> =
+            (0..=most + 1).map(tick).map(|x| if x.abs() < step * 1e-9 { 0.0 } else { x }).collect();
         ticks.into_iter().filter(|x| *x <= self.high + step * 1e-9).collect()
     }
 
@@ -86,7 +93,8 @@ impl Axis {
 /// Returns 1, 2 or 5 times a power of ten, at least `least`.
 pub(super) fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * power).find(|s| *s >= least * (1.0 - 1e-9));
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * power).find(|s| *s >= least * (1.0 - 1e-9));
     step.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0)
 }
 
@@ -96,5 +104,9 @@ pub(super) fn written(x: f64) -> String {
         return format!("{x:.0}");
     }
     let text = brief(x);
-    if text.contains('e') { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+    if text.contains('e') {
+        text
+    } else {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
 }

@@ -15,10 +15,13 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Returns the axis from 0 (or the lowest value) to the highest; `None` if there is nothing to draw.
+    /// Returns the axis from 0 (or the lowest value) to the highest; `None` if there is nothing to
+    /// draw.
     pub(super) fn axis(&self) -> Option<Axis> {
-        let values: Vec<f64> = self.series.iter().flat_map(|(_, v)| v).copied().filter(|x| x.is_finite()).collect();
-        let around = (!values.is_empty() && !self.groups.is_empty()).then(|| values.into_iter().chain([0.0]));
+        let values: Vec<f64> =
+            self.series.iter().flat_map(|(_, v)| v).copied().filter(|x| x.is_finite()).collect();
+        let around = (!values.is_empty() && !self.groups.is_empty())
+            .then(|| values.into_iter().chain([0.0]));
         let axis = Axis::around(around?, Spacing::Linear)?;
         // If all values are 0, the bars are empty.
         Some(if axis.low == -axis.high { Axis { low: 0.0, ..axis } } else { axis })
@@ -36,8 +39,13 @@ impl Bars {
             names.map(|name| width(&shortened(name, SMALL, 170.0), SMALL)).fold(0.0, f64::max)
         };
         let groups = 16.0 + widest(&mut self.groups.iter());
-        let left = if several { groups + 14.0 + widest(&mut self.series.iter().map(|(name, _)| name)) } else { groups };
-        let values = (0..self.series.len()).flat_map(|i| (0..self.groups.len()).filter_map(move |j| self.value(i, j)));
+        let left = if several {
+            groups + 14.0 + widest(&mut self.series.iter().map(|(name, _)| name))
+        } else {
+            groups
+        };
+        let values = (0..self.series.len())
+            .flat_map(|i| (0..self.groups.len()).filter_map(move |j| self.value(i, j)));
         let room = values.map(|x| width(&figure.unit.write(x), SMALL)).fold(0.0, f64::max) + 12.0;
         let right = WIDTH - 8.0 - room;
         // Labels of negative bars go to the left.
@@ -46,18 +54,36 @@ impl Bars {
         let mut y = top + 2.0;
         for (j, group) in self.groups.iter().enumerate() {
             let high = HIGH * self.series.len() as f64;
-            scene.text((8.0, y + high / 2.0), shortened(group, SMALL, 170.0), Anchor::Left, Colour::Ink);
+            scene.text(
+                (8.0, y + high / 2.0),
+                shortened(group, SMALL, 170.0),
+                Anchor::Left,
+                Colour::Ink,
+            );
             for (i, (name, _)) in self.series.iter().enumerate() {
                 let middle = y + HIGH / 2.0;
                 if several {
                     let foot = left - 6.0 - if axis.low < 0.0 { room } else { 0.0 };
-                    scene.text((foot, middle), shortened(name, SMALL, 170.0), Anchor::Right, Colour::Ink);
+                    scene.text(
+                        (foot, middle),
+                        shortened(name, SMALL, 170.0),
+                        Anchor::Right,
+                        Colour::Ink,
+                    );
                 }
                 match self.value(i, j) {
                     Some(value) => {
                         let (from, to) = (x(value.min(0.0)), x(value.max(0.0)));
-                        scene.fill((from, middle - 5.5), (to.max(from + 0.5), middle + 5.5), series_colour(i));
-                        let (at, anchor) = if value < 0.0 { (from - 5.0, Anchor::Right) } else { (to + 5.0, Anchor::Left) };
+                        scene.fill(
+                            (from, middle - 5.5),
+                            (to.max(from + 0.5), middle + 5.5),
+                            series_colour(i),
+                        );
+                        let (at, anchor) = if value < 0.0 {
+                            (from - 5.0, Anchor::Right)
+                        } else {
+                            (to + 5.0, Anchor::Left)
+                        };
                         scene.text((at, middle), figure.unit.write(value), anchor, Colour::Ink);
                     }
                     None => scene.text((x(0.0) + 5.0, middle), "-", Anchor::Left, Colour::Ink),

@@ -20,7 +20,8 @@ pub struct Series {
     pub name: String,
     /// `(x, y)`, ordered by x.
     pub points: Vec<(f64, f64)>,
-    /// Whether it is the total of the other series: drawn in the text colour, and large in a terminal.
+    /// Whether it is the total of the other series: drawn in the text colour, and large in a
+    /// terminal.
     pub is_main: bool,
 }
 
@@ -41,11 +42,21 @@ impl Series {
 }
 
 impl Curves {
-    /// Chooses a logarithmic axis if the non-zero finite values are positive and span more than a decade.
+    /// Chooses a logarithmic axis if the non-zero finite values are positive and span more than a
+    /// decade.
     pub fn new(series: Vec<Series>) -> Self {
-        let values = series.iter().flat_map(|s| &s.points).map(|(_, y)| *y).filter(|y| y.is_finite() && *y != 0.0);
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
-        let spacing = if low > 0.0 && high > 10.0 * low && high.is_finite() { Spacing::Log } else { Spacing::Linear };
+        let values = series
+            .iter()
+            .flat_map(|s| &s.points)
+            .map(|(_, y)| *y)
+            .filter(|y| y.is_finite() && *y != 0.0);
+        let (low, high) = values
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
+        let spacing = if low > 0.0 && high > 10.0 * low && high.is_finite() {
+            Spacing::Log
+        } else {
+            Spacing::Linear
+        };
         Self { series, spacing }
     }
 
@@ -129,12 +140,16 @@ impl Plot<'_> {
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
         let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
         let right = WIDTH - 20.0;
-        let entry = |line: &PlotLine| (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign);
+        let entry = |line: &PlotLine| {
+            (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign)
+        };
         let mut entries: Vec<_> = lines.iter().map(entry).collect();
         entries.sort_by_key(|(.., sign)| *sign);
         let top = if lines.len() > 1 { scene.legend(left, top, &entries) } else { top } + 4.0;
         let bottom = top + Self::HEIGHT;
-        let at = |(x, y): (f64, f64)| (left + (right - left) * self.x.place(x), bottom - Self::HEIGHT * self.y.place(y));
+        let at = |(x, y): (f64, f64)| {
+            (left + (right - left) * self.x.place(x), bottom - Self::HEIGHT * self.y.place(y))
+        };
 
         for (value, label) in ticks {
             let (_, y) = at((self.x.low, value));
@@ -152,7 +167,12 @@ impl Plot<'_> {
         }
         let mut end = bottom + 22.0;
         if !self.figure.x.is_empty() {
-            scene.text(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
+            scene.text(
+                ((left + right) / 2.0, end + 6.0),
+                self.figure.x.clone(),
+                Anchor::Middle,
+                Colour::Ink,
+            );
             end += 14.0;
         }
 
@@ -168,8 +188,11 @@ impl Plot<'_> {
                 continue;
             };
             let few = path.len() <= Self::MARKERS;
-            let share = |k: usize| (k as f64 + (i as f64 + 0.5) / lines.len() as f64) / Self::MARKERS as f64;
-            let places = (0..Self::MARKERS).map(|k| if few { k.min(last) } else { (share(k) * last as f64).round() as usize });
+            let share = |k: usize| {
+                (k as f64 + (i as f64 + 0.5) / lines.len() as f64) / Self::MARKERS as f64
+            };
+            let places = (0..Self::MARKERS)
+                .map(|k| if few { k.min(last) } else { (share(k) * last as f64).round() as usize });
             let mut places: Vec<usize> = places.collect();
             places.dedup();
             places.into_iter().for_each(|k| scene.marker(sign, path[k], colour));
@@ -185,7 +208,8 @@ fn thinned(path: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     let mut close = |group: &mut Vec<(f64, f64)>| {
         if group.len() > 4 {
             let by = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-            let ends = [group.first(), group.iter().max_by(by), group.iter().min_by(by), group.last()];
+            let ends =
+                [group.first(), group.iter().max_by(by), group.iter().min_by(by), group.last()];
             out.extend(ends.into_iter().flatten());
         } else {
             out.extend(group.iter());

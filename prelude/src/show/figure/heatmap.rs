@@ -1,4 +1,5 @@
-//! Heatmaps: a grid of cells, coloured by their difference from a neutral value (blue above, brown below).
+//! Heatmaps: a grid of cells, coloured by their difference from a neutral value (blue above, brown
+//! below).
 
 use super::axis::round_step;
 use super::curves::nothing;
@@ -37,9 +38,15 @@ pub struct Scale {
 
 impl Scale {
     /// Creates a scale for the finite `values` around `neutral`.
-    pub fn around(name: impl Into<String>, columns: usize, neutral: f64, values: impl IntoIterator<Item = f64>) -> Self {
+    pub fn around(
+        name: impl Into<String>,
+        columns: usize,
+        neutral: f64,
+        values: impl IntoIterator<Item = f64>,
+    ) -> Self {
         let within = |(low, high): (f64, f64), x: f64| (low.min(x), high.max(x));
-        let (low, high) = values.into_iter().filter(|x| x.is_finite()).fold((neutral, neutral), within);
+        let (low, high) =
+            values.into_iter().filter(|x| x.is_finite()).fold((neutral, neutral), within);
         Self { name: name.into(), columns, low, neutral, high, unit: Unit::Number }
     }
 
@@ -104,13 +111,20 @@ impl Heatmap {
         if rows == 0 || columns == 0 {
             return nothing(scene, top);
         }
-        let names: Vec<String> = self.rows.iter().map(|name| shortened(name, SMALL, 230.0)).collect();
+        let names: Vec<String> =
+            self.rows.iter().map(|name| shortened(name, SMALL, 230.0)).collect();
         let left = 16.0 + names.iter().map(|name| width(name, SMALL)).fold(0.0, f64::max);
         let gaps = (0..columns).filter(|j| self.begins(*j)).count() as f64 * GAP;
         let wide = ((WIDTH - 16.0 - left - gaps) / columns as f64).min(150.0);
-        let high =
-            if rows <= 6 && wide < 30.0 { 44.0 } else { (900.0 / rows as f64).clamp(2.0, if rows > 24 { 15.0 } else { 19.0 }) };
-        let x = |j: usize| left + wide * j as f64 + GAP * (1..=j.min(columns - 1)).filter(|k| self.begins(*k)).count() as f64;
+        let high = if rows <= 6 && wide < 30.0 {
+            44.0
+        } else {
+            (900.0 / rows as f64).clamp(2.0, if rows > 24 { 15.0 } else { 19.0 })
+        };
+        let x = |j: usize| {
+            left + wide * j as f64
+                + GAP * (1..=j.min(columns - 1)).filter(|k| self.begins(*k)).count() as f64
+        };
         // Column names go above if all fit; else some of them go below.
         let all = wide >= 34.0;
         let top = if all { top + 18.0 } else { top };
@@ -123,9 +137,12 @@ impl Heatmap {
         }
         for i in 0..rows {
             for j in 0..columns {
-                let (Some(value), Some(scale)) = (self.value(i, j), self.scale(j)) else { continue };
+                let (Some(value), Some(scale)) = (self.value(i, j), self.scale(j)) else {
+                    continue;
+                };
                 let (r, g, b) = scale.colour(value);
-                let (from, to) = ((x(j), top + high * i as f64), (x(j) + wide, top + high * (i + 1) as f64));
+                let (from, to) =
+                    ((x(j), top + high * i as f64), (x(j) + wide, top + high * (i + 1) as f64));
                 scene.fill(from, to, Colour::Rgb(r, g, b));
                 let text = scale.unit.write(value);
                 if high >= 13.0 && width(&text, SMALL) + 4.0 <= wide {
@@ -171,7 +188,11 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
     }
     let low = scale.unit.write(scale.low);
     let inside = scale.low < scale.neutral && scale.neutral < scale.high;
-    let neutral = if inside { format!(", {} is neutral", scale.unit.write(scale.neutral)) } else { String::new() };
+    let neutral = if inside {
+        format!(", {} is neutral", scale.unit.write(scale.neutral))
+    } else {
+        String::new()
+    };
     let text = format!("{}  {}{neutral}", scale.unit.write(scale.high), scale.name);
     // Moved left if it would not fit.
     let takes = width(&low, SMALL) + WIDE + 12.0 + width(&text, SMALL);

@@ -30,7 +30,8 @@ impl Histogram {
 
     /// Returns the largest fraction, above 0; `None` if there is nothing to draw.
     pub(super) fn most(&self) -> Option<f64> {
-        let most = self.series.iter().flat_map(|(_, counts)| Self::shares(counts)).fold(0.0, f64::max);
+        let most =
+            self.series.iter().flat_map(|(_, counts)| Self::shares(counts)).fold(0.0, f64::max);
         (most > 0.0 && self.from.is_finite() && self.to.is_finite()).then_some(most)
     }
 
@@ -43,7 +44,8 @@ impl Histogram {
         let edge = |i: usize| self.from + (self.to - self.from) * i as f64 / self.bins() as f64;
         let line = |(sign, (name, counts)): (usize, &(String, Vec<u64>))| {
             let steps = Self::shares(counts).into_iter().enumerate();
-            let mut points: Vec<(f64, f64)> = steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
+            let mut points: Vec<(f64, f64)> =
+                steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
             points.insert(0, (self.from, 0.0));
             points.push((self.to, 0.0));
             PlotLine { name: name.clone(), points, sign: Some(sign) }

@@ -1,8 +1,9 @@
 //! Figures: drawn by plotters as SVG and PNG, and as text for a terminal.
 //!
-//! A [`Figure`] is plain data: a title, axes and one kind of [`Mark`]. `scene.rs` lays it out as lines, boxes and
-//! text, and `paint.rs` renders that with plotters; `text/` draws the same data with characters. Text, axes and grid
-//! take the surrounding text colour; each series has a marker and a colour safe for the colour-blind (Okabe and Ito).
+//! A [`Figure`] is plain data: a title, axes and one kind of [`Mark`]. `scene.rs` lays it out as
+//! lines, boxes and text, and `paint.rs` renders that with plotters; `text/` draws the same data
+//! with characters. Text, axes and grid take the surrounding text colour; each series has a marker
+//! and a colour safe for the colour-blind (Okabe and Ito).
 
 mod axis;
 mod bars;
@@ -89,16 +90,24 @@ impl Unit {
 
 impl Figure {
     fn of(title: impl Into<String>, x: &str, y: &str, mark: Mark) -> Self {
-        Self { title: title.into(), x: x.into(), y: y.into(), unit: Unit::Number, mark, notes: Vec::new() }
+        Self {
+            title: title.into(),
+            x: x.into(),
+            y: y.into(),
+            unit: Unit::Number,
+            mark,
+            notes: Vec::new(),
+        }
     }
 
-    /// Creates curves of `y` over `x`; logarithmic if all values are positive and span more than a decade.
+    /// Creates curves of `y` over `x`; logarithmic if all values are positive and span more than a
+    /// decade.
     pub fn curve(title: impl Into<String>, x: &str, y: &str, series: Vec<Series>) -> Self {
         Self::of(title, x, y, Mark::Curves(Curves::new(series)))
     }
 
-    /// Creates a heatmap of `values`, row by row, coloured by their difference from `neutral`. `x` labels the columns
-    /// and `what` the values.
+    /// Creates a heatmap of `values`, row by row, coloured by their difference from `neutral`. `x`
+    /// labels the columns and `what` the values.
     pub fn heatmap(
         title: impl Into<String>,
         x: &str,
@@ -109,17 +118,33 @@ impl Figure {
         neutral: f64,
     ) -> Self {
         let scale = Scale::around(what, columns.len(), neutral, values.iter().flatten().copied());
-        Self::of(title, x, what, Mark::Heatmap(Heatmap { rows, columns, values, scales: vec![scale] }))
+        Self::of(
+            title,
+            x,
+            what,
+            Mark::Heatmap(Heatmap { rows, columns, values, scales: vec![scale] }),
+        )
     }
 
-    /// Creates a histogram of counts in bins of equal width between `from` and `to`. All series have the same number
-    /// of bins.
-    pub fn histogram(title: impl Into<String>, x: &str, from: f64, to: f64, series: Vec<(String, Vec<u64>)>) -> Self {
+    /// Creates a histogram of counts in bins of equal width between `from` and `to`. All series
+    /// have the same number of bins.
+    pub fn histogram(
+        title: impl Into<String>,
+        x: &str,
+        from: f64,
+        to: f64,
+        series: Vec<(String, Vec<u64>)>,
+    ) -> Self {
         Self::of(title, x, "fraction", Mark::Histogram(Histogram { from, to, series })).percent()
     }
 
     /// Creates bars of `what`: in every group one per series; NaN for none.
-    pub fn bars(title: impl Into<String>, what: &str, groups: Vec<String>, series: Vec<(String, Vec<f64>)>) -> Self {
+    pub fn bars(
+        title: impl Into<String>,
+        what: &str,
+        groups: Vec<String>,
+        series: Vec<(String, Vec<f64>)>,
+    ) -> Self {
         Self::of(title, what, "", Mark::Bars(Bars { groups, series }))
     }
 
@@ -157,11 +182,12 @@ impl Figure {
         paint::svg_file(&self.scene(), &self.title)
     }
 
-    /// Returns an HTML element for a saved page: an image that embeds the SVG file. Jupyter strips any other SVG from
-    /// untrusted notebooks and leaves its text.
+    /// Returns an HTML element for a saved page: an image that embeds the SVG file. Jupyter strips
+    /// any other SVG from untrusted notebooks and leaves its text.
     pub fn html(&self) -> String {
         let scene = self.scene();
-        let data = base64::engine::general_purpose::STANDARD.encode(paint::svg_file(&scene, &self.title));
+        let data =
+            base64::engine::general_purpose::STANDARD.encode(paint::svg_file(&scene, &self.title));
         format!(
             "<img src=\"data:image/svg+xml;base64,{data}\" alt=\"{}\" width=\"{WIDTH}\" height=\"{}\" style=\"max-width:100%;height:auto\">",
             escape(&self.title),
@@ -169,13 +195,14 @@ impl Figure {
         )
     }
 
-    /// Returns an SVG element for a live page: no background, text and axes in the page's text colour.
+    /// Returns an SVG element for a live page: no background, text and axes in the page's text
+    /// colour.
     pub fn inline(&self) -> String {
         paint::svg_inline(&self.scene(), &self.title)
     }
 
-    /// Returns a PNG file, 1280 pixels wide, on white. Letters missing from the font, such as Japanese, become boxes;
-    /// an SVG uses the viewer's fonts.
+    /// Returns a PNG file, 1280 pixels wide, on white. Letters missing from the font, such as
+    /// Japanese, become boxes; an SVG uses the viewer's fonts.
     ///
     /// # Errors
     /// None known; plotters or the encoder may fail.
@@ -183,7 +210,8 @@ impl Figure {
         paint::png(&self.scene())
     }
 
-    /// Returns the figure as text in lines of at most `width` columns; with `ascii`, in plain ASCII.
+    /// Returns the figure as text in lines of at most `width` columns; with `ascii`, in plain
+    /// ASCII.
     pub fn text(&self, width: usize, ascii: bool) -> String {
         text::draw(self, width, ascii)
     }
@@ -191,18 +219,25 @@ impl Figure {
     /// The file formats of figures, by suffix.
     pub const FORMATS: [&str; 2] = [".svg", ".png"];
 
-    /// Writes the figure as `.svg` or `.png`, depending on the suffix, and replaces an existing figure. The file is
-    /// written to a temporary sibling first.
+    /// Writes the figure as `.svg` or `.png`, depending on the suffix, and replaces an existing
+    /// figure. The file is written to a temporary sibling first.
     ///
     /// # Errors
-    /// Another suffix, an existing file that is not a figure, a full disk, or a path that is not writable.
+    /// Another suffix, an existing file that is not a figure, a full disk, or a path that is not
+    /// writable.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
         let file = file.as_ref();
         let end = file.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
         let bytes = match end.as_str() {
             "svg" => self.svg().into_bytes(),
             "png" => self.png()?,
-            _ => return Err(Error::bad_value("figure", &file.display().to_string(), "a name that ends in .svg or .png")),
+            _ => {
+                return Err(Error::bad_value(
+                    "figure",
+                    &file.display().to_string(),
+                    "a name that ends in .svg or .png",
+                ));
+            }
         };
         if file.symlink_metadata().is_ok() && !paint::is_picture(file) {
             return Err(Error::NotReplaced { path: file.into(), what: "a figure" });

@@ -1,7 +1,7 @@
 //! Renders a scene as SVG and PNG with plotters.
 //!
-//! plotters counts in whole pixels, so both are painted at four times their size. The SVG's view box scales it back;
-//! the bitmap is averaged down to twice the size, which smooths edges.
+//! plotters counts in whole pixels, so both are painted at four times their size. The SVG's view
+//! box scales it back; the bitmap is averaged down to twice the size, which smooths edges.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,7 +9,10 @@ use std::sync::OnceLock;
 
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontFamily, FontStyle, FontTransform, IntoFont, RGBAColor, ShapeStyle, TextStyle, register_font};
+use plotters::style::{
+    Color, FontFamily, FontStyle, FontTransform, IntoFont, RGBAColor, ShapeStyle, TextStyle,
+    register_font,
+};
 use plotters_backend::DrawingErrorKind;
 
 use super::WIDTH;
@@ -43,7 +46,8 @@ struct Format {
     ink: (u8, u8, u8),
     /// How far text is lowered, relative to its size: plotters centres it too high in bitmaps.
     lower: f64,
-    /// Whether a line is painted segment by segment: in a bitmap, sharp corners would become spikes.
+    /// Whether a line is painted segment by segment: in a bitmap, sharp corners would become
+    /// spikes.
     pieces: bool,
 }
 
@@ -62,7 +66,11 @@ fn paint<B: DrawingBackend>(
     for shape in &scene.shapes {
         match shape {
             Shape::Line { points, width, colour: c } => {
-                let style = ShapeStyle { color: colour(*c), filled: false, stroke_width: (width * FINE) as u32 };
+                let style = ShapeStyle {
+                    color: colour(*c),
+                    filled: false,
+                    stroke_width: (width * FINE) as u32,
+                };
                 let mut path: Vec<(i32, i32)> = points.iter().map(|p| at(*p)).collect();
                 path.dedup();
                 if !pieces && path.len() > 1 {
@@ -71,12 +79,19 @@ fn paint<B: DrawingBackend>(
                 }
                 for (i, piece) in path.windows(2).enumerate() {
                     if i > 0 && style.stroke_width > 4 {
-                        backend.draw_circle(piece[0], style.stroke_width / 2, &style.color.filled(), true)?;
+                        backend.draw_circle(
+                            piece[0],
+                            style.stroke_width / 2,
+                            &style.color.filled(),
+                            true,
+                        )?;
                     }
                     backend.draw_path(piece.iter().copied(), &style)?;
                 }
             }
-            Shape::Box { from, to, colour: c } => backend.draw_rect(at(*from), at(*to), &colour(*c).filled(), true)?,
+            Shape::Box { from, to, colour: c } => {
+                backend.draw_rect(at(*from), at(*to), &colour(*c).filled(), true)?
+            }
             Shape::Polygon { points, colour: c } => {
                 backend.fill_polygon(points.iter().map(|p| at(*p)), &colour(*c).filled())?;
             }
@@ -93,7 +108,11 @@ fn paint<B: DrawingBackend>(
                     Style::Rotated => font.transform(FontTransform::Rotate270),
                 };
                 let (c, (x, y)) = (colour(*c), *place);
-                let place = if *style == Style::Rotated { (x + lower * size, y) } else { (x, y + lower * size) };
+                let place = if *style == Style::Rotated {
+                    (x + lower * size, y)
+                } else {
+                    (x, y + lower * size)
+                };
                 let style = TextStyle::from(font).color(&c).pos(Pos::new(across, VPos::Center));
                 backend.draw_text(text, &style, at(place))?;
             }
@@ -102,15 +121,23 @@ fn paint<B: DrawingBackend>(
     backend.present()
 }
 
-/// Returns an SVG element with the colours `ink` and `background`; `label` is its text for screen readers.
+/// Returns an SVG element with the colours `ink` and `background`; `label` is its text for screen
+/// readers.
 fn svg(scene: &Scene, label: &str, ink: &str, how: &str, background: &str) -> String {
     let (mut text, size) = (String::new(), size(scene));
-    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Format { ink: INK, lower: 0.0, pieces: false });
+    let painted = paint(
+        &mut SVGBackend::with_string(&mut text, size),
+        scene,
+        Format { ink: INK, lower: 0.0, pieces: false },
+    );
     debug_assert!(painted.is_ok(), "writing to a string");
     let body = text.split_once('>').map_or("", |(_, body)| body);
-    // plotters escapes quotation marks in text, so a bare one always delimits an attribute; the replaced pair cannot
-    // occur in text.
-    let body = body.replace(INK_IN_SVG, &format!("\"{ink}\"")).replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");
+    // plotters escapes quotation marks in text, so a bare one always delimits an attribute; the
+    // replaced pair cannot occur in text.
+    let body = body
+        .replace(INK_IN_SVG, &format!("\"{ink}\""))
+        .replace(" opacity=\"1\"", "")
+        .replace(" stroke=\"none\"", "");
     let label = super::super::table::escape(label);
     let head = format!(
         "viewBox=\"0 0 {} {}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" stroke-linejoin=\"round\"",
@@ -138,15 +165,24 @@ pub(super) fn svg_file(scene: &Scene, label: &str) -> String {
 pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     static FONT: OnceLock<bool> = OnceLock::new();
     let failed = |reason: String| Error::Picture { reason };
-    let register = || register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok();
+    let register = || {
+        register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok()
+    };
     if !*FONT.get_or_init(register) {
         return Err(failed("the font cannot be read".into()));
     }
     let (width, height) = size(scene);
     let mut fine = vec![255u8; width as usize * height as usize * 3];
-    let backend = BitMapBackend::<plotters::backend::RGBPixel>::with_buffer_and_format(&mut fine, (width, height));
-    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Format { ink: DARK, lower: 0.22, pieces: true })
-        .map_err(|e| failed(e.to_string()))?;
+    let backend = BitMapBackend::<plotters::backend::RGBPixel>::with_buffer_and_format(
+        &mut fine,
+        (width, height),
+    );
+    paint(
+        &mut backend.map_err(|e| failed(e.to_string()))?,
+        scene,
+        Format { ink: DARK, lower: 0.22, pieces: true },
+    )
+    .map_err(|e| failed(e.to_string()))?;
     let (pixels, width, height) = averaged(&fine, width as usize);
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
@@ -166,7 +202,8 @@ fn averaged(fine: &[u8], width: usize) -> (Vec<u8>, usize, usize) {
     for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
         for channel in 0..3 {
             let one = |i: usize| (row * SQUARE + i / SQUARE) * width + column * SQUARE + i % SQUARE;
-            let sum: usize = (0..SQUARE * SQUARE).map(|i| usize::from(fine[3 * one(i) + channel])).sum();
+            let sum: usize =
+                (0..SQUARE * SQUARE).map(|i| usize::from(fine[3 * one(i) + channel])).sum();
             pixels.push((sum / (SQUARE * SQUARE)) as u8);
         }
     }

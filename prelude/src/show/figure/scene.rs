@@ -1,4 +1,5 @@
-//! A figure laid out as lines, boxes and text, in pixels from the upper left, for plotters to paint.
+//! A figure laid out as lines, boxes and text, in pixels from the upper left, for plotters to
+//! paint.
 
 /// The width of every figure in pixels.
 pub(super) const WIDTH: f64 = 640.0;
@@ -79,7 +80,14 @@ impl Scene {
             y += TITLE + 4.0;
             let style = Style::Bold;
             let at = (MARGIN, y - TITLE / 2.0);
-            self.shapes.push(Shape::Text { at, text: line, size: TITLE, anchor: Anchor::Left, colour: Colour::Ink, style });
+            self.shapes.push(Shape::Text {
+                at,
+                text: line,
+                size: TITLE,
+                anchor: Anchor::Left,
+                colour: Colour::Ink,
+                style,
+            });
         }
         y + 6.0
     }
@@ -94,8 +102,21 @@ impl Scene {
         self.height = (y + MARGIN).ceil();
     }
 
-    pub fn text(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
-        self.shapes.push(Shape::Text { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
+    pub fn text(
+        &mut self,
+        at: (f64, f64),
+        text: impl Into<String>,
+        anchor: Anchor,
+        colour: Colour,
+    ) {
+        self.shapes.push(Shape::Text {
+            at,
+            text: text.into(),
+            size: SMALL,
+            anchor,
+            colour,
+            style: Style::Plain,
+        });
     }
 
     pub fn rotated_text(&mut self, at: (f64, f64), text: &str) {
@@ -141,7 +162,12 @@ impl Scene {
     }
 
     /// Adds a legend from `left` on, in as many lines as needed. Returns its lower edge.
-    pub fn legend(&mut self, left: f64, top: f64, entries: &[(String, Colour, Option<usize>)]) -> f64 {
+    pub fn legend(
+        &mut self,
+        left: f64,
+        top: f64,
+        entries: &[(String, Colour, Option<usize>)],
+    ) -> f64 {
         const SIGN: f64 = 26.0;
         const GAP: f64 = 14.0;
         let (mut x, mut y) = (left, top);
@@ -166,7 +192,8 @@ impl Scene {
 /// Returns the approximate width of `text` in pixels; viewers' fonts differ.
 pub(super) fn width(text: &str, size: f64) -> f64 {
     let one = |c: char| match c {
-        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' | '[' | ']' | ' ' => 0.34,
+        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' | '[' | ']'
+        | ' ' => 0.34,
         'f' | 't' | 'r' | '-' | '/' => 0.42,
         'm' | 'w' | 'M' | 'W' | '%' => 0.92,
         'A'..='Z' => 0.70,

@@ -1,7 +1,8 @@
-//! What of a line no verb would take, told before it is run: unknown verbs, keys, flags and values, and quotation
-//! marks that are open. Pure and fast enough for every key that is typed.
+//! What of a line no verb would take, told before it is run: unknown verbs, keys, flags and values,
+//! and quotation marks that are open. Pure and fast enough for every key that is typed.
 //!
-//! A word at the very end of the line is still being typed: it is no problem while it may become something known.
+//! A word at the very end of the line is still being typed: it is no problem while it may become
+//! something known.
 
 mod named;
 
@@ -26,7 +27,8 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The problems of `line`, in order. What only running it can tell, such as a file that is not there, is none.
+/// The problems of `line`, in order. What only running it can tell, such as a file that is not
+/// there, is none.
 ///
 /// ```
 /// use dam_prelude::verbs::{Context, check};
@@ -44,7 +46,8 @@ pub fn check(context: &Context, line: &str) -> Vec<Problem> {
             Piece::Comment(_) => {}
             Piece::End(_) => {
                 found.extend(of_statement(context, &statement, line, is_first));
-                is_first &= statement.first().is_none_or(|verb| !NAMING.contains(&verb.text.as_str()));
+                is_first &=
+                    statement.first().is_none_or(|verb| !NAMING.contains(&verb.text.as_str()));
                 statement.clear();
             }
         }
@@ -62,27 +65,41 @@ fn of_statement(context: &Context, words: &[Word], line: &str, is_first: bool) -
         let is_typed = |word: &Word| word.range.end == line.len();
         match find(&verb.text) {
             Ok(known) => {
-                let mut checked = Checked { context, verb: known, usage: Usage::read(known.usage), is_first, words: Vec::new() };
-                let texts: Vec<String> = arguments.iter().map(|word| word.argument(&verb.text)).collect();
+                let mut checked = Checked {
+                    context,
+                    verb: known,
+                    usage: Usage::read(known.usage),
+                    is_first,
+                    words: Vec::new(),
+                };
+                let texts: Vec<String> =
+                    arguments.iter().map(|word| word.argument(&verb.text)).collect();
                 // A prompt may be any text.
                 let prompt = if checked.takes_text() { Prompt::text(&texts) } else { 0..0 };
-                let others = arguments.iter().zip(&texts).enumerate().filter(|(i, _)| !prompt.contains(i));
+                let others =
+                    arguments.iter().zip(&texts).enumerate().filter(|(i, _)| !prompt.contains(i));
                 for (_, (word, text)) in others {
                     if let Err(fault) = checked.word(text)
-                        && !(is_typed(word) && fault.begins.iter().any(|known| known.starts_with(&fault.typed)))
+                        && !(is_typed(word)
+                            && fault.begins.iter().any(|known| known.starts_with(&fault.typed)))
                     {
                         found.push(Problem { range: word.range.clone(), message: fault.message });
                     }
                 }
             }
-            Err(_) if is_typed(verb) && VERBS.iter().any(|known| known.name.starts_with(&verb.text)) => {}
-            Err(error) => found.push(Problem { range: verb.range.clone(), message: error.to_string() }),
+            Err(_)
+                if is_typed(verb)
+                    && VERBS.iter().any(|known| known.name.starts_with(&verb.text)) => {}
+            Err(error) => {
+                found.push(Problem { range: verb.range.clone(), message: error.to_string() })
+            }
         }
     }
     let open = words.iter().filter_map(|word| word.open);
-    found.extend(
-        open.map(|(at, mark)| Problem { range: at..at + mark.len_utf8(), message: format!("unclosed quotation mark {mark}") }),
-    );
+    found.extend(open.map(|(at, mark)| Problem {
+        range: at..at + mark.len_utf8(),
+        message: format!("unclosed quotation mark {mark}"),
+    }));
     found
 }
 
@@ -95,8 +112,16 @@ struct Fault {
 }
 
 impl Fault {
-    fn new(message: impl Into<String>, typed: &str, begins: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { message: message.into(), typed: typed.into(), begins: begins.into_iter().map(Into::into).collect() }
+    fn new(
+        message: impl Into<String>,
+        typed: &str,
+        begins: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        Self {
+            message: message.into(),
+            typed: typed.into(),
+            begins: begins.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -105,7 +130,8 @@ struct Checked<'a> {
     context: &'a Context,
     verb: &'static Verb,
     usage: Usage,
-    /// Whether the session will be as it is now when this runs: names may be made earlier in the line.
+    /// Whether the session will be as it is now when this runs: names may be made earlier in the
+    /// line.
     is_first: bool,
     /// Its plain words so far.
     words: Vec<String>,
@@ -147,7 +173,9 @@ impl Checked<'_> {
 
     /// A key that the verb names, or that the method or scheme in the statement has.
     fn pair(&self, key: &str, value: &str) -> std::result::Result<(), Fault> {
-        let stands = |pair: &&Pair| !pair.is_open() && pair.of.is_none_or(|word| self.words.iter().any(|w| w == word));
+        let stands = |pair: &&Pair| {
+            !pair.is_open() && pair.of.is_none_or(|word| self.words.iter().any(|w| w == word))
+        };
         let own: Vec<&Pair> = self.usage.pairs().filter(stands).collect();
         if let Some(pair) = own.iter().find(|pair| pair.key == key) {
             return self.value(pair, value);
@@ -167,7 +195,9 @@ impl Checked<'_> {
                     // Of a recipe or a method that nobody knows nothing is known.
                     Err(_) => return Ok(()),
                 },
-                None => known.extend(METHODS.iter().flat_map(|method| method.keys.iter().map(|key| key.name))),
+                None => known.extend(
+                    METHODS.iter().flat_map(|method| method.keys.iter().map(|key| key.name)),
+                ),
             }
         }
         match known.contains(&key) {
@@ -184,19 +214,30 @@ impl Checked<'_> {
         };
         if pair.is_closed() {
             let known: Vec<&str> = pair.words().collect();
-            let values: Vec<&str> = if pair.list { value.split(',').collect() } else { vec![value] };
+            let values: Vec<&str> =
+                if pair.list { value.split(',').collect() } else { vec![value] };
             let wrong = values.into_iter().find(|value| !known.contains(value));
             return wrong.map_or(Ok(()), |value| Err(bad(value, known)));
         }
         if let Some(Value::Example(example)) = pair.values.first() {
             let is_count = example.parse::<u64>().is_ok();
             return match is_count && value.parse::<u64>().map_or(true, |n| n == 0) {
-                true => Err(Fault::new(format!("`{}` takes a whole number from 1", pair.key), value, [""])),
+                true => Err(Fault::new(
+                    format!("`{}` takes a whole number from 1", pair.key),
+                    value,
+                    [""],
+                )),
                 false => Ok(()),
             };
         }
-        let methods = pair.values.iter().any(|value| matches!(value, Value::Place(Place { name: "METHOD", .. })));
-        let ends = pair.values.iter().any(|v| matches!(v, Value::Place(p) if !p.ending.is_empty() && p.takes(value)));
+        let methods = pair
+            .values
+            .iter()
+            .any(|value| matches!(value, Value::Place(Place { name: "METHOD", .. })));
+        let ends = pair
+            .values
+            .iter()
+            .any(|v| matches!(v, Value::Place(p) if !p.ending.is_empty() && p.takes(value)));
         let is_recipe = ends || super::arguments::is_recipe(value);
         let known: Vec<&str> = pair.words().chain(METHODS.iter().map(|m| m.name)).collect();
         if !methods || is_recipe || known.contains(&value) || value.contains(['/', '.']) {
@@ -212,20 +253,30 @@ impl Checked<'_> {
     fn open(&self, word: &str) -> std::result::Result<(), Fault> {
         let Some((key, value)) = word.split_once('=') else {
             return match self.verb.name {
-                "set" if !KEYS.contains(&word) => Err(Fault::new(format!("unknown key `{word}`"), word, KEYS)),
+                "set" if !KEYS.contains(&word) => {
+                    Err(Fault::new(format!("unknown key `{word}`"), word, KEYS))
+                }
                 _ => Ok(()),
             };
         };
         match self.verb.name {
-            "set" if !KEYS.contains(&key) => Err(Fault::new(format!("unknown key `{key}`"), key, [] as [&str; 0])),
-            "set" => told(crate::Settings::default().set(key, value), value, crate::train::choices(key)),
+            "set" if !KEYS.contains(&key) => {
+                Err(Fault::new(format!("unknown key `{key}`"), key, [] as [&str; 0]))
+            }
+            "set" => {
+                told(crate::Settings::default().set(key, value), value, crate::train::choices(key))
+            }
             "data" => {
                 let known = self.context.known().unwrap_or_default();
                 let names: Vec<&str> = known.names().collect();
-                let is_known = names.iter().any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
+                let is_known = names
+                    .iter()
+                    .any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
                 match is_known || names.is_empty() || !self.is_first {
                     true => builtin("dataset", value, builtin_data()).map_or(Ok(()), Err),
-                    false => Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0])),
+                    false => {
+                        Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0]))
+                    }
                 }
             }
             _ => Ok(()),
@@ -241,9 +292,17 @@ impl Checked<'_> {
             next = takes.map_or(next, |(at, item)| if item.repeated { at } else { at + 1 });
         }
         // Nothing that must be there is passed over.
-        let must = items.iter().skip(next).position(|item| !item.optional).map_or(items.len(), |at| next + at + 1);
+        let must = items
+            .iter()
+            .skip(next)
+            .position(|item| !item.optional)
+            .map_or(items.len(), |at| next + at + 1);
         let left = &items[next.min(items.len())..must];
-        let fault = if left.iter().any(|item| item.takes(word)) { named(self, left, word) } else { self.unfit(left, word) };
+        let fault = if left.iter().any(|item| item.takes(word)) {
+            named(self, left, word)
+        } else {
+            self.unfit(left, word)
+        };
         self.words.push(word.to_owned());
         fault.map_or(Ok(()), Err)
     }
@@ -253,21 +312,32 @@ impl Checked<'_> {
         let Some(item) = left.first() else {
             return Some(Fault::new("too many arguments", word, [] as [&str; 0]));
         };
-        let known = item.choices.iter().filter_map(|choice| if let Choice::Word(word) = choice { Some(*word) } else { None });
+        let known = item
+            .choices
+            .iter()
+            .filter_map(|choice| if let Choice::Word(word) = choice { Some(*word) } else { None });
         let known: Vec<&str> = known.collect();
         // A file without an ending that is known may be typed on.
         let is_file = left.iter().any(|item| item.may_be_file());
         match (known.is_empty(), is_file) {
             (false, false) => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
-            (false, true) if self.words.is_empty() => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
-            (true, false) => Some(Fault::new(format!("`{word}` is not a whole number"), word, [""])),
+            (false, true) if self.words.is_empty() => {
+                Some(Fault::new(format!("unknown word `{word}`"), word, known))
+            }
+            (true, false) => {
+                Some(Fault::new(format!("`{word}` is not a whole number"), word, [""]))
+            }
             _ => Some(Fault::new(format!("`{word}` is not expected here"), word, [word])),
         }
     }
 }
 
 /// What a value that is refused is told: a number may still be typed on, as `1e` to `1e-3`.
-fn told(result: Result<()>, value: &str, known: impl IntoIterator<Item = &'static str>) -> std::result::Result<(), Fault> {
+fn told(
+    result: Result<()>,
+    value: &str,
+    known: impl IntoIterator<Item = &'static str>,
+) -> std::result::Result<(), Fault> {
     result.map_err(|error| {
         let numeric = value.chars().all(|c| c.is_ascii_digit() || "+-.eE,".contains(c));
         let known = known.into_iter().map(str::to_owned);
@@ -371,7 +441,9 @@ mod tests {
         context.models = crate::load(["builtin:japanese", "builtin:math"]).unwrap();
         assert_eq!(check(&context, "data math=x "), []);
         assert_eq!(check(&context, "data japan=x ")[0].message, "unknown source `japan`");
-        let marked = |line: &str| check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>();
+        let marked = |line: &str| {
+            check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>()
+        };
         for line in [
             "inspect *.q_pro",
             "inspect norm ",
@@ -385,7 +457,10 @@ mod tests {
         ] {
             assert_eq!(marked(line), [] as [&str; 0], "{line}");
         }
-        assert_eq!(marked("inspect nosuch.*; plot coefficients mlp ; plot coefficients upp "), ["nosuch.*", "mlp", "upp"]);
+        assert_eq!(
+            marked("inspect nosuch.*; plot coefficients mlp ; plot coefficients upp "),
+            ["nosuch.*", "mlp", "upp"]
+        );
         assert_eq!(marked("inspect nosu"), ["nosu"]);
     }
 }

@@ -14,7 +14,8 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// The cursor at byte `position` of `line`, or at the character that byte belongs to; none in a comment.
+    /// The cursor at byte `position` of `line`, or at the character that byte belongs to; none in a
+    /// comment.
     pub fn at(line: &'a str, position: usize) -> Option<Self> {
         let mut end = position.min(line.len());
         while !line.is_char_boundary(end) {
@@ -33,9 +34,13 @@ impl<'a> Cursor<'a> {
         // Inside quotation marks nobody knows yet what is behind them.
         let behind = if word.open.is_none() { pieces(line) } else { Vec::new() };
         let behind = behind.into_iter().skip_while(|piece| match piece {
-            Piece::Word(Word { range, .. }) | Piece::End(range) | Piece::Comment(range) => range.end < end || range.start < end,
+            Piece::Word(Word { range, .. }) | Piece::End(range) | Piece::Comment(range) => {
+                range.end < end || range.start < end
+            }
         });
-        let words = behind.map_while(|piece| if let Piece::Word(word) = piece { Some(argument(&before, &word)) } else { None });
+        let words = behind.map_while(|piece| {
+            if let Piece::Word(word) = piece { Some(argument(&before, &word)) } else { None }
+        });
         let after = words.collect();
         word.text = argument(&before, &word);
         Some(Self { line, before, after, word })
@@ -46,8 +51,9 @@ impl<'a> Cursor<'a> {
         self.before.iter().chain(&self.after).map(String::as_str)
     }
 
-    /// Where what stands behind the first `stem` bytes of the word begins in the line, and what makes a text stand
-    /// there so that it is read again as it is: with `whole`, as the end of the word.
+    /// Where what stands behind the first `stem` bytes of the word begins in the line, and what
+    /// makes a text stand there so that it is read again as it is: with `whole`, as the end of the
+    /// word.
     pub fn place(&self, stem: usize) -> (usize, impl Fn(&str, bool) -> String) {
         let raw = &self.line[self.word.range.clone()];
         let kept = self.word.text.get(..stem).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Files, directories and models that a path may go on to. A listing is bounded: completion does not wait.
+//! Files, directories and models that a path may go on to. A listing is bounded: completion does
+//! not wait.
 
 use std::fs::FileType;
 use std::path::Path;
@@ -33,16 +34,23 @@ pub const SESSIONS: Wanted = Wanted::Files(&[".safetensors", ".dam"]);
 pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
     let (directory, fragment) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
     let place = at_home(if directory.is_empty() { "./" } else { directory });
-    let mut found: Vec<Candidate> = (std::fs::read_dir(&place).into_iter().flatten().take(ENTRIES).flatten())
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let hidden = name.starts_with('.') && !fragment.starts_with('.');
-            if !name.starts_with(fragment) || hidden || name.chars().any(char::is_control) {
-                return None;
-            }
-            one(&format!("{}{name}", within(directory, &name)), &name, &entry.path(), entry.file_type().ok()?, wanted)
-        })
-        .collect();
+    let mut found: Vec<Candidate> =
+        (std::fs::read_dir(&place).into_iter().flatten().take(ENTRIES).flatten())
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let hidden = name.starts_with('.') && !fragment.starts_with('.');
+                if !name.starts_with(fragment) || hidden || name.chars().any(char::is_control) {
+                    return None;
+                }
+                one(
+                    &format!("{}{name}", within(directory, &name)),
+                    &name,
+                    &entry.path(),
+                    entry.file_type().ok()?,
+                    wanted,
+                )
+            })
+            .collect();
     found.sort_by(|a, b| a.text.cmp(&b.text));
     found
 }
@@ -57,15 +65,21 @@ pub fn goes_on(text: &str, typed: &str) -> bool {
     text.starts_with(typed) || text.strip_prefix("./").is_some_and(|rest| rest.starts_with(typed))
 }
 
-/// What the name `typed` of a file that will be written may go on to: files that are there, and each of `endings`, behind
-/// `suggested` where nothing is typed.
+/// What the name `typed` of a file that will be written may go on to: files that are there, and
+/// each of `endings`, behind `suggested` where nothing is typed.
 pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -> Vec<Candidate> {
     let mut found = paths(typed, Wanted::Files(endings));
     let (directory, name) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
-    let stem = if name.is_empty() { suggested } else { name.rsplit_once('.').map_or(name, |(stem, _)| stem) };
+    let stem = if name.is_empty() {
+        suggested
+    } else {
+        name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+    };
     if !stem.is_empty() && !name.starts_with('.') {
         let new = endings.iter().map(|ending| format!("{}{stem}{ending}", within(directory, stem)));
-        let new: Vec<String> = new.filter(|text| goes_on(text, typed) && found.iter().all(|c| c.text != *text)).collect();
+        let new: Vec<String> = new
+            .filter(|text| goes_on(text, typed) && found.iter().all(|c| c.text != *text))
+            .collect();
         found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
     }
     found
@@ -75,12 +89,19 @@ fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> O
     let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
     let holds = |names: &[&str]| names.iter().any(|name| path.join(name).is_file());
     match wanted {
-        Wanted::Models if is_directory && holds(&["config.json", "model.safetensors", "model.safetensors.index.json"]) => {
+        Wanted::Models
+            if is_directory
+                && holds(&["config.json", "model.safetensors", "model.safetensors.index.json"]) =>
+        {
             Some(Candidate::whole(text, "checkpoint"))
         }
-        Wanted::Adapters if is_directory && holds(&["adapter_config.json"]) => Some(Candidate::whole(text, "adapter")),
+        Wanted::Adapters if is_directory && holds(&["adapter_config.json"]) => {
+            Some(Candidate::whole(text, "adapter"))
+        }
         _ if is_directory => Some(Candidate::open(format!("{text}/"), "directory")),
-        Wanted::Models if name.to_lowercase().ends_with(".gguf") => Some(Candidate::whole(text, "GGUF file")),
+        Wanted::Models if name.to_lowercase().ends_with(".gguf") => {
+            Some(Candidate::whole(text, "GGUF file"))
+        }
         Wanted::Files(endings) if endings.iter().any(|end| name.to_lowercase().ends_with(end)) => {
             Some(Candidate::whole(text, "file"))
         }
@@ -88,11 +109,13 @@ fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> O
     }
 }
 
-/// What a source may go on to: built-in models, checkpoints, names in the hub's cache; behind a `+`, adapters.
+/// What a source may go on to: built-in models, checkpoints, names in the hub's cache; behind a
+/// `+`, adapters.
 pub fn sources(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
-    let builtin =
-        builtin_models().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in model"));
+    let builtin = builtin_models()
+        .filter(|_| named)
+        .map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in model"));
     builtin.chain(paths(typed, Wanted::Models)).chain(hub("", typed, false)).collect()
 }
 
@@ -104,8 +127,9 @@ pub fn adapters(typed: &str) -> Vec<Candidate> {
 /// What data may go on to: built-in sets, files, names in the hub's cache.
 pub fn data(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
-    let builtin =
-        builtin_data().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
+    let builtin = builtin_data()
+        .filter(|_| named)
+        .map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
     builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
 }
 
@@ -113,5 +137,8 @@ pub fn data(typed: &str) -> Vec<Candidate> {
 fn hub(prefix: &str, typed: &str, are_datasets: bool) -> Vec<Candidate> {
     let is_path = typed.starts_with(['.', '/', '~']);
     let names = if is_path { Vec::new() } else { cached_names(are_datasets, ENTRIES) };
-    names.into_iter().map(|name| Candidate::whole(format!("{prefix}{name}"), "in the hub's cache")).collect()
+    names
+        .into_iter()
+        .map(|name| Candidate::whole(format!("{prefix}{name}"), "in the hub's cache"))
+        .collect()
 }

@@ -1,5 +1,6 @@
-//! What a line may go on to where the cursor is: verbs, keys, values, names, files, tensors. What may stand where
-//! is read from the verbs' [usage](super::usage); this file only knows what the places in capitals are.
+//! What a line may go on to where the cursor is: verbs, keys, values, names, files, tensors. What
+//! may stand where is read from the verbs' [usage](super::usage); this file only knows what the
+//! places in capitals are.
 //!
 //! Nothing here waits: no network, bounded listings, and no lock that another thread holds.
 
@@ -63,13 +64,18 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
     let (stem, found) = match cursor.before.first() {
         None => (0, VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect()),
         Some(verb) => match find(verb) {
-            Ok(verb) => Asked { context, verb, usage: Usage::read(verb.usage), cursor: &cursor }.arguments(),
+            Ok(verb) => {
+                Asked { context, verb, usage: Usage::read(verb.usage), cursor: &cursor }.arguments()
+            }
             Err(_) => (0, Vec::new()),
         },
     };
     let typed = typed.get(stem..).unwrap_or_default();
     let (start, write) = cursor.place(stem);
-    let fits = found.into_iter().filter(|candidate| files::goes_on(&candidate.text, typed)).take(CANDIDATES);
+    let fits = found
+        .into_iter()
+        .filter(|candidate| files::goes_on(&candidate.text, typed))
+        .take(CANDIDATES);
     let written = fits.map(|c| Candidate { text: write(&c.text, c.whole), ..c });
     Completions { start, candidates: written.collect() }
 }
@@ -107,15 +113,24 @@ impl Asked<'_> {
 
     /// Flags that are not there yet.
     fn flags(&self) -> Vec<Candidate> {
-        let unused = self.usage.flags().filter(|flag| !self.cursor.others().any(|word| word == *flag));
-        unused.filter(|_| places::writes(self.verb, self.cursor)).map(|flag| Candidate::whole(flag, "flag")).collect()
+        let unused =
+            self.usage.flags().filter(|flag| !self.cursor.others().any(|word| word == *flag));
+        unused
+            .filter(|_| places::writes(self.verb, self.cursor))
+            .map(|flag| Candidate::whole(flag, "flag"))
+            .collect()
     }
 
     /// Keys that are not there yet.
     fn keys(&self) -> Vec<Candidate> {
-        let is_used =
-            |key: &str| self.cursor.others().any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
-        let stands = |pair: &&Pair| pair.of.is_none_or(|word| self.cursor.others().any(|other| other == word));
+        let is_used = |key: &str| {
+            self.cursor
+                .others()
+                .any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+        };
+        let stands = |pair: &&Pair| {
+            pair.of.is_none_or(|word| self.cursor.others().any(|other| other == word))
+        };
         let own = self.usage.pairs().filter(|pair| !pair.is_open()).filter(stands);
         let own = own.filter(|_| places::writes(self.verb, self.cursor)).map(|pair| {
             let values = Pair { key: "", of: None, ..pair.clone() }.to_string();
@@ -138,23 +153,39 @@ impl Asked<'_> {
             let used: Vec<&str> = value[..done].split(',').collect();
             let values = pair.values.iter().flat_map(|value| match value {
                 Value::Word(word) => vec![word_of(word, pair.list)],
-                Value::Place(place) => places::of(self.context, self.verb, self.cursor, *place, &typed[stem + done..]).1,
+                Value::Place(place) => {
+                    places::of(self.context, self.verb, self.cursor, *place, &typed[stem + done..])
+                        .1
+                }
                 Value::Example(_) => Vec::new(),
             });
-            return Some((stem + done, values.filter(|c| !used.contains(&c.text.as_str())).collect()));
+            return Some((
+                stem + done,
+                values.filter(|c| !used.contains(&c.text.as_str())).collect(),
+            ));
         }
         // Keys of a kind: those of settings and methods, or names of sources, which may hold a `=`.
         let open = self.usage.pairs().find(|pair| pair.is_open())?;
         Some(places::value(self.context, self.verb, self.cursor, open, typed))
     }
 
-    /// What may stand in order: of the first item that is not there yet, and of those behind it up to the first that
-    /// must be.
+    /// What may stand in order: of the first item that is not there yet, and of those behind it up
+    /// to the first that must be.
     fn places(&self) -> Found {
         let items = self.usage.places();
         let mut next = 0;
-        for word in self.cursor.before.iter().skip(1).filter(|word| !word.starts_with("--") && !self.has_key(word)) {
-            let takes = items.iter().enumerate().skip(next).find(|(at, item)| item.takes(word) || *at + 1 == items.len());
+        for word in self
+            .cursor
+            .before
+            .iter()
+            .skip(1)
+            .filter(|word| !word.starts_with("--") && !self.has_key(word))
+        {
+            let takes = items
+                .iter()
+                .enumerate()
+                .skip(next)
+                .find(|(at, item)| item.takes(word) || *at + 1 == items.len());
             let Some((at, item)) = takes else { break };
             next = if item.repeated { at } else { at + 1 };
         }
@@ -162,9 +193,12 @@ impl Asked<'_> {
         for item in items.into_iter().skip(next) {
             for choice in &item.choices {
                 match choice {
-                    Choice::Word(word) => found.push(Candidate::whole(*word, places::word(self.verb, word))),
+                    Choice::Word(word) => {
+                        found.push(Candidate::whole(*word, places::word(self.verb, word)))
+                    }
                     Choice::Place(place) => {
-                        let (kept, more) = places::of(self.context, self.verb, self.cursor, *place, self.typed());
+                        let (kept, more) =
+                            places::of(self.context, self.verb, self.cursor, *place, self.typed());
                         stem = stem.max(kept);
                         found.extend(more);
                     }
@@ -182,7 +216,9 @@ impl Asked<'_> {
 
     /// Whether a word is a key and its value.
     fn has_key(&self, word: &str) -> bool {
-        self.parted(word).is_some_and(|(key, _)| self.usage.pairs().any(|pair| pair.is_open() || pair.key == key))
+        self.parted(word).is_some_and(|(key, _)| {
+            self.usage.pairs().any(|pair| pair.is_open() || pair.key == key)
+        })
     }
 
     /// A word in two, if it is one that the verb parts at a `=`. Names of sources may be any.

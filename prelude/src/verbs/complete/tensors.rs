@@ -1,4 +1,5 @@
-//! Names of tensors, part by part as paths are: `layers.`, then `layers.0.`. Globs go on to what they match.
+//! Names of tensors, part by part as paths are: `layers.`, then `layers.0.`. Globs go on to what
+//! they match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +9,18 @@ use super::Candidate;
 use crate::Models;
 use crate::show::short_name;
 
-/// What the name `typed` may go on to; where `several` tensors may be named, also a glob, or the parts of names.
+/// What the name `typed` may go on to; where `several` tensors may be named, also a glob, or the
+/// parts of names.
 pub fn tensors(models: &Models, typed: &str, several: bool) -> Vec<Candidate> {
     let specs = || models.sources.first().into_iter().flat_map(|source| source.tensors());
     let names: Vec<&str> = specs().map(|spec| short_name(&spec.name)).collect();
     let whole: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
     let plain = [&names, &whole].into_iter().map(|names| parts(names, typed));
     // A name is matched from any of its parts on.
-    let inner = [&names, &whole].into_iter().filter(|_| several).map(|names| parts(&inner(names), typed));
-    let found = plain.chain(inner).find(|found| !found.is_empty() || typed.is_empty()).unwrap_or_default();
+    let inner =
+        [&names, &whole].into_iter().filter(|_| several).map(|names| parts(&inner(names), typed));
+    let found =
+        plain.chain(inner).find(|found| !found.is_empty() || typed.is_empty()).unwrap_or_default();
     found.into_iter().filter(|candidate| several || !is_glob(&candidate.text)).collect()
 }
 
@@ -29,11 +33,16 @@ fn inner<'a>(names: &[&'a str]) -> Vec<&'a str> {
 fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
     let (stem, fragment) = typed.split_at(typed.rfind('.').map_or(0, |at| at + 1));
     let depth = stem.matches('.').count();
-    let glob = if is_glob(stem) { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
+    let glob =
+        if is_glob(stem) { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
     // The next part of each, whether it ends there, and how many tensors have it.
     let mut found: Vec<(&str, bool, usize)> = Vec::new();
     for name in names {
-        let end = if depth == 0 { Some(0) } else { name.match_indices('.').nth(depth - 1).map(|(at, _)| at + 1) };
+        let end = if depth == 0 {
+            Some(0)
+        } else {
+            name.match_indices('.').nth(depth - 1).map(|(at, _)| at + 1)
+        };
         let Some((before, rest)) = end.and_then(|end| name.split_at_checked(end)) else { continue };
         if before != stem && !glob.as_ref().is_some_and(|glob| glob.is_match(before)) {
             continue;
@@ -42,7 +51,8 @@ fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
         if part.is_empty() || !part.starts_with(fragment) {
             continue;
         }
-        match found.iter_mut().find(|(known, known_ends, _)| (*known, *known_ends) == (part, ends)) {
+        match found.iter_mut().find(|(known, known_ends, _)| (*known, *known_ends) == (part, ends))
+        {
             Some((_, _, count)) => *count += 1,
             None => found.push((part, ends, 1)),
         }
@@ -50,10 +60,14 @@ fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
     if found.is_empty() && is_glob(typed) {
         return globbed(names, typed);
     }
-    found.sort_by_key(|(part, ends, _)| (part.parse::<usize>().unwrap_or(usize::MAX), *part, *ends));
+    found
+        .sort_by_key(|(part, ends, _)| (part.parse::<usize>().unwrap_or(usize::MAX), *part, *ends));
     let total: usize = found.iter().map(|(_, _, count)| count).sum();
-    let numbered = fragment.is_empty() && found.len() > 1 && found.iter().all(|(part, ..)| part.parse::<usize>().is_ok());
-    let all = numbered.then(|| Candidate::open(format!("{stem}*."), format!("all {}", found.len())));
+    let numbered = fragment.is_empty()
+        && found.len() > 1
+        && found.iter().all(|(part, ..)| part.parse::<usize>().is_ok());
+    let all =
+        numbered.then(|| Candidate::open(format!("{stem}*."), format!("all {}", found.len())));
     let one = |(part, ends, count): &(&str, bool, usize)| match ends {
         true if *count == 1 => Candidate::whole(format!("{stem}{part}"), "tensor"),
         true => Candidate::whole(format!("{stem}{part}"), format!("{count} tensors")),
@@ -66,7 +80,8 @@ fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
-/// What goes on from the glob `typed`, whose `*` may stand for several parts: to the end of a part of a name.
+/// What goes on from the glob `typed`, whose `*` may stand for several parts: to the end of a part
+/// of a name.
 fn globbed(names: &[&str], typed: &str) -> Vec<Candidate> {
     let (head, tail) = typed.split_at(typed.rfind(['*', '?', ']', '}']).map_or(0, |at| at + 1));
     let Ok(glob) = Glob::new(head).map(|glob| glob.compile_matcher()) else { return Vec::new() };
@@ -83,7 +98,11 @@ fn globbed(names: &[&str], typed: &str) -> Vec<Candidate> {
     }
     let one = |(more, names): (&str, BTreeSet<&str>)| {
         let (text, about) = (format!("{head}{more}"), format!("{} tensors", names.len()));
-        if more.ends_with('.') { Candidate::open(text, about) } else { Candidate::whole(text, about) }
+        if more.ends_with('.') {
+            Candidate::open(text, about)
+        } else {
+            Candidate::whole(text, about)
+        }
     };
     found.into_iter().map(one).collect()
 }
@@ -93,8 +112,14 @@ mod tests {
     use super::*;
 
     fn texts(typed: &str) -> Vec<String> {
-        let names =
-            ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj", "layers.1.mlp.up_proj", "layers.10.norm", "norm"];
+        let names = [
+            "embed_tokens",
+            "layers.0.mlp.up_proj",
+            "layers.0.mlp.down_proj",
+            "layers.1.mlp.up_proj",
+            "layers.10.norm",
+            "norm",
+        ];
         parts(&names, typed).into_iter().map(|c| c.text).collect()
     }
 
@@ -112,7 +137,9 @@ mod tests {
         assert_eq!(texts("layers.{0,1}.*_p"), ["layers.{0,1}.*_proj"]);
         assert_eq!(texts("l*.m"), ["l*.mlp."]);
         assert_eq!(texts("*no"), ["*norm"]);
-        assert!(texts("*nothing").is_empty() && texts("*é").is_empty() && texts("layers.{0").is_empty());
+        assert!(
+            texts("*nothing").is_empty() && texts("*é").is_empty() && texts("layers.{0").is_empty()
+        );
         assert!(texts("layers.[.").is_empty() && texts("...").is_empty() && texts("é.").is_empty());
     }
 }

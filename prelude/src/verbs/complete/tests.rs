@@ -61,7 +61,8 @@ fn settings_are_offered_with_what_they_are_now() {
     assert_eq!(texts(&context, "set ").len(), crate::train::KEYS.len());
     assert_eq!(completed(&context, "set lr=1e-2 schedu"), "set lr=1e-2 schedule=");
     let found = complete(&context, "set schedule=", 13);
-    let values: Vec<(&str, &str)> = found.candidates.iter().map(|c| (c.text.as_str(), c.about.as_str())).collect();
+    let values: Vec<(&str, &str)> =
+        found.candidates.iter().map(|c| (c.text.as_str(), c.about.as_str())).collect();
     assert_eq!(values, [("constant", ""), ("linear", "as it is")]);
     assert!(!texts(&context, "set lr=1e-2 l").contains(&"lr=".to_owned()));
     assert!(texts(&context, "set lr=").is_empty());
@@ -72,7 +73,13 @@ fn methods_bring_their_keys() {
     let context = loaded();
     assert_eq!(completed(&context, "merge tie"), "merge ties");
     let keys = texts(&context, "merge ties ");
-    for (name, there) in [("density=", true), ("weight=", true), ("t=", false), ("dtype=", false), ("--force", false)] {
+    for (name, there) in [
+        ("density=", true),
+        ("weight=", true),
+        ("t=", false),
+        ("dtype=", false),
+        ("--force", false),
+    ] {
         assert_eq!(keys.contains(&name.to_owned()), there, "{name}: {keys:?}");
     }
     assert_eq!(texts(&context, "merge ties normalize="), ["on", "off"]);
@@ -91,12 +98,19 @@ fn sources_and_data_are_named() {
         assert!(all.iter().any(|text| text == name), "{all:?}");
     }
     assert_eq!(completed(&empty, "load ja=builtin:j"), "load ja=builtin:japanese");
-    assert!(!texts(&empty, "load base=builtin:base ").iter().any(|text| text == "builtin:base" || text == "base="));
+    assert!(
+        !texts(&empty, "load base=builtin:base ")
+            .iter()
+            .any(|text| text == "builtin:base" || text == "base=")
+    );
     let context = loaded();
     assert!(!texts(&context, "load ").iter().any(|text| text == "builtin:math" || text == "base="));
     assert_eq!(texts(&context, "data "), ["base=", "japanese=", "math="]);
     assert_eq!(completed(&context, "data math=x jap"), "data math=x japanese=");
-    assert_eq!(completed(&context, "data japanese=builtin:sql-"), "data japanese=builtin:sql-heldout");
+    assert_eq!(
+        completed(&context, "data japanese=builtin:sql-"),
+        "data japanese=builtin:sql-heldout"
+    );
 }
 
 #[test]
@@ -105,7 +119,10 @@ fn files_that_are_written_get_their_endings() {
     assert_eq!(texts(&context, "export merge."), ["merge.ipynb", "merge.dam", "merge.rs"]);
     assert_eq!(completed(&context, "export nowhere/merge.i"), "export nowhere/merge.ipynb");
     assert!(texts(&context, "plot loss curve").iter().any(|text| text == "curve.svg"));
-    assert_eq!(texts(&context, "export nowhere/"), ["nowhere/merge.ipynb", "nowhere/merge.dam", "nowhere/merge.rs"]);
+    assert_eq!(
+        texts(&context, "export nowhere/"),
+        ["nowhere/merge.ipynb", "nowhere/merge.dam", "nowhere/merge.rs"]
+    );
     assert!(texts(&context, "export nowhere/.").is_empty());
 }
 
@@ -135,7 +152,9 @@ fn tensors_go_on_part_by_part() {
 fn files_have_fitting_endings_and_are_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display().to_string();
-    for file in ["a.jsonl", "b c.txt", "d.png", "e.yml", "s.dam.safetensors", ".hidden.txt", "m.gguf"] {
+    for file in
+        ["a.jsonl", "b c.txt", "d.png", "e.yml", "s.dam.safetensors", ".hidden.txt", "m.gguf"]
+    {
         std::fs::write(dir.path().join(file), "").unwrap();
     }
     for folder in ["model", "other"] {
@@ -146,9 +165,16 @@ fn files_have_fitting_endings_and_are_quoted() {
     let context = loaded();
     let names = |line: &str| -> Vec<String> {
         let found = texts(&context, line).into_iter();
-        found.map(|text| text.trim_start_matches('"').trim_start_matches(&format!("{at}/")).to_owned()).collect()
+        found
+            .map(|text| {
+                text.trim_start_matches('"').trim_start_matches(&format!("{at}/")).to_owned()
+            })
+            .collect()
     };
-    assert_eq!(names(&format!("eval {at}/")), ["a.jsonl", "b c.txt\"", "k=v w.csv\"", "model/", "other/"]);
+    assert_eq!(
+        names(&format!("eval {at}/")),
+        ["a.jsonl", "b c.txt\"", "k=v w.csv\"", "model/", "other/"]
+    );
     assert_eq!(names(&format!("eval {at}/.h")), [".hidden.txt"]);
     assert_eq!(names(&format!("load x={at}/")), ["m.gguf", "model", "other/"]);
     assert_eq!(names(&format!("merge {at}/")), ["e.yml", "model/", "other/"]);
@@ -157,7 +183,10 @@ fn files_have_fitting_endings_and_are_quoted() {
     assert_eq!(names(&format!("plot loss {at}/")), ["d.png", "model/", "other/"]);
     assert_eq!(names(&format!("bake {at}/")), ["model/", "other/", "m.gguf"]);
     assert_eq!(names(&format!("bake {at}/ne")), ["ne.gguf"]);
-    assert_eq!(completed(&context, &format!("data math={at}/b")), format!("data math=\"{at}/b c.txt\""));
+    assert_eq!(
+        completed(&context, &format!("data math={at}/b")),
+        format!("data math=\"{at}/b c.txt\"")
+    );
     assert_eq!(completed(&context, &format!("eval '{at}/b")), format!("eval \"{at}/b c.txt\""));
     assert_eq!(
         completed(&context, &format!("compare on={at}/a.jsonl,{at}/b")),
@@ -185,7 +214,11 @@ fn names_with_an_equals_sign_are_offered_as_paths() {
         (format!("data math={name}"), format!("data math=./{name}/")),
     ] {
         let found = complete(&context, &typed, typed.len());
-        let lines: Vec<String> = found.candidates.iter().map(|c| format!("{}{}", &typed[..found.start], c.text)).collect();
+        let lines: Vec<String> = found
+            .candidates
+            .iter()
+            .map(|c| format!("{}{}", &typed[..found.start], c.text))
+            .collect();
         assert!(lines.contains(&whole), "{typed}: {lines:?}");
     }
     assert_eq!(texts(&context, "bake a=b."), ["./a=b.gguf"]);
@@ -202,7 +235,8 @@ fn a_session_that_works_is_not_waited_for() {
         let (mut looks, mut slowest) = (0, std::time::Duration::ZERO);
         while !trains.is_finished() {
             let start = std::time::Instant::now();
-            let found = (next(&context), texts(&context, "data ").len(), texts(&context, "inspect ").len());
+            let found =
+                (next(&context), texts(&context, "data ").len(), texts(&context, "inspect ").len());
             slowest = slowest.max(start.elapsed());
             looks += 1;
             assert!(found.1 == 0 || found.1 == 3, "{found:?}");
@@ -270,14 +304,21 @@ fn nothing_that_is_typed_makes_it_fail() {
     ];
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for _ in 0..500 {
-        let line: String = (0..rng.random_range(0..9)).map(|_| parts[rng.random_range(0..parts.len())]).collect();
+        let line: String =
+            (0..rng.random_range(0..9)).map(|_| parts[rng.random_range(0..parts.len())]).collect();
         for position in 0..=line.len() + 1 {
             let found = complete(&context, &line, position);
-            assert!(found.start <= line.len() && line.is_char_boundary(found.start), "{line:?} {position} {found:?}");
+            assert!(
+                found.start <= line.len() && line.is_char_boundary(found.start),
+                "{line:?} {position} {found:?}"
+            );
             assert!(found.candidates.is_empty() || found.start <= position, "{line:?} {position}");
         }
         for problem in check(&context, &line) {
-            assert!(line.get(problem.range.clone()).is_some_and(|text| !text.is_empty()), "{line:?} {problem:?}");
+            assert!(
+                line.get(problem.range.clone()).is_some_and(|text| !text.is_empty()),
+                "{line:?} {problem:?}"
+            );
         }
     }
 }

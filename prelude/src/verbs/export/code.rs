@@ -28,7 +28,8 @@ pub struct Code {
     /// The block and line of the last `let models`.
     models: Option<(usize, usize)>,
     has_dam: bool,
-    /// The merge that trains nothing, where it is the latest, and whether it has the data and settings of now.
+    /// The merge that trains nothing, where it is the latest, and whether it has the data and
+    /// settings of now.
     merged: Option<(&'static str, bool)>,
     /// Whether the seed may be another than by default.
     seeded: bool,
@@ -55,7 +56,12 @@ impl Code {
         let mut code = Self { names: names.to_vec(), ..Self::default() };
         for statement in statements {
             let Some(rust) = find(&statement.verb)?.rust else { continue };
-            code.blocks.push(Block { statement: statement.clone(), lines: Vec::new(), shown: None, in_cell: None });
+            code.blocks.push(Block {
+                statement: statement.clone(),
+                lines: Vec::new(),
+                shown: None,
+                in_cell: None,
+            });
             rust(&mut code, &statement.arguments)?;
             code.blocks.pop_if(|block| block.lines.is_empty() && block.shown.is_none());
         }
@@ -126,7 +132,8 @@ impl Code {
     /// The sources that are not wrapped yet, to be changed.
     pub fn models_mut(&mut self) -> &'static str {
         let models = self.models();
-        let line = self.models.and_then(|(block, line)| self.blocks.get_mut(block)?.lines.get_mut(line));
+        let line =
+            self.models.and_then(|(block, line)| self.blocks.get_mut(block)?.lines.get_mut(line));
         if let Some(line) = line.filter(|line| line.starts_with("let models")) {
             line.insert_str("let ".len(), "mut ");
         }
@@ -136,7 +143,8 @@ impl Code {
     /// `models` are these from now on.
     pub fn let_models(&mut self, expression: &str) {
         self.line(format!("let models = {expression};"));
-        self.models = self.blocks.last().map(|block| (self.blocks.len() - 1, block.lines.len() - 1));
+        self.models =
+            self.blocks.last().map(|block| (self.blocks.len() - 1, block.lines.len() - 1));
         (self.has_dam, self.merged, self.trained) = (false, None, false);
     }
 
@@ -212,7 +220,11 @@ impl Code {
         }
         let lean = "Which source each layer leans to.";
         endings.push((lean, format!("{latest}.plot(\"lean\")?")));
-        let inspected = if latest == "dam" { "What the coefficients became." } else { "How far it is from each source." };
+        let inspected = if latest == "dam" {
+            "What the coefficients became."
+        } else {
+            "How far it is from each source."
+        };
         endings.push((inspected, format!("{latest}.inspect(\"\")?")));
         endings
     }
@@ -233,7 +245,8 @@ pub fn call(before: &str, items: &[String], after: &str) -> String {
 
 /// `name { field: value, ..rest }`; without a rest, all fields are given.
 pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> String {
-    let mut all: Vec<String> = given.iter().map(|(field, value)| format!("{field}: {value}")).collect();
+    let mut all: Vec<String> =
+        given.iter().map(|(field, value)| format!("{field}: {value}")).collect();
     all.extend(rest.map(|rest| format!("..{rest}")));
     let line = format!("{name} {{ {} }}", all.join(", "));
     if line.len() <= WIDTH - 20 {

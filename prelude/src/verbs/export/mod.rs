@@ -36,7 +36,8 @@ pub const VERB: Verb = Verb {
 type Writer = fn(&[Statement], &[String]) -> Result<String>;
 
 /// The ends of files, each with what writes it.
-const FORMS: [(&str, Writer); 3] = [("ipynb", notebook::notebook), ("dam", script::script), ("rs", program::program)];
+const FORMS: [(&str, Writer); 3] =
+    [("ipynb", notebook::notebook), ("dam", script::script), ("rs", program::program)];
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--force"])?;
@@ -55,6 +56,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     let names: Vec<String> = context.current().names().map(str::to_owned).collect();
     let text = write(&done, &names)?;
-    let written = if arguments.force() { replace_file(file, text.as_bytes())? } else { new_file(file, text.as_bytes())? };
+    let written = if arguments.force() {
+        replace_file(file, text.as_bytes())?
+    } else {
+        new_file(file, text.as_bytes())?
+    };
     Ok(Reply::written(&written))
 }

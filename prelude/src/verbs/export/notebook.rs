@@ -1,4 +1,5 @@
-//! Statements as a notebook (nbformat 4.5): a cell each, in Rust, with a line before it that says what it does.
+//! Statements as a notebook (nbformat 4.5): a cell each, in Rust, with a line before it that says
+//! what it does.
 
 use crate::Result;
 use crate::error::Error;
@@ -42,7 +43,8 @@ pub fn notebook(statements: &[Statement], names: &[String]) -> Result<String> {
     });
     let mut bytes = Vec::new();
     let mut writer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b" "));
-    let unwritten = |reason: String| Error::Refused { message: reason, hint: "export NAME.dam".into() };
+    let unwritten =
+        |reason: String| Error::Refused { message: reason, hint: "export NAME.dam".into() };
     notebook.serialize(&mut writer).map_err(|e| unwritten(e.to_string()))?;
     bytes.push(b'\n');
     String::from_utf8(bytes).map_err(|e| unwritten(e.to_string()))

@@ -1,4 +1,5 @@
-//! Statements as a Rust program, which shows what was shown and, at the end, what the coefficients became.
+//! Statements as a Rust program, which shows what was shown and, at the end, what the coefficients
+//! became.
 
 use std::fmt::Write;
 
@@ -9,10 +10,11 @@ use super::super::parse::line;
 use super::code::Code;
 
 const HEADER: &str = "\
-//! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made: paths are as they
-//! were given, and what was baked or saved is replaced.
+//! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made:
+//! paths are as they were given, and what was baked or saved is replaced.
 //!
-//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY is that of DAM Lab's sources:
+//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY is that of DAM
+//! Lab's sources:
 //!
 //! ```toml
 //! [package]

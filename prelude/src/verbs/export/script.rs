@@ -1,4 +1,5 @@
-//! Statements as a script: the inverse of `parse.rs`, and what makes a script run again where it has run.
+//! Statements as a script: the inverse of `parse.rs`, and what makes a script run again where it
+//! has run.
 
 use crate::Result;
 use crate::show::Comparison;
@@ -22,20 +23,24 @@ pub fn script(statements: &[Statement], _: &[String]) -> Result<String> {
     Ok(text)
 }
 
-/// The statement that does the same where it has been done before: what it wrote is replaced or, where no flag does
-/// that, left alone.
+/// The statement that does the same where it has been done before: what it wrote is replaced or,
+/// where no flag does that, left alone.
 fn again(statement: &Statement) -> Statement {
     let mut again = statement.clone();
     let arguments = &mut again.arguments;
     let forced = match statement.verb.as_str() {
         "bake" | "save" => true,
-        "merge" => arguments.iter().filter(|a| pair(a).is_none() && !a.starts_with("--")).count() > 1,
+        "merge" => {
+            arguments.iter().filter(|a| pair(a).is_none() && !a.starts_with("--")).count() > 1
+        }
         "evolve" => {
             arguments.retain(|a| !is_recipe(a));
             false
         }
         "compare" => {
-            arguments.retain(|a| pair(a).is_some() || !Comparison::FORMATS.iter().any(|end| a.ends_with(end)));
+            arguments.retain(|a| {
+                pair(a).is_some() || !Comparison::FORMATS.iter().any(|end| a.ends_with(end))
+            });
             false
         }
         _ => false,
@@ -54,25 +59,41 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     fn statement(words: &[&str]) -> Statement {
-        Statement { verb: words[0].into(), arguments: words[1..].iter().map(|w| (*w).to_owned()).collect(), line: 1 }
+        Statement {
+            verb: words[0].into(),
+            arguments: words[1..].iter().map(|w| (*w).to_owned()).collect(),
+            line: 1,
+        }
     }
 
     /// Whatever words there are, a line of them is read as them, beside others.
     #[test]
     fn what_is_written_is_what_was_read() {
-        let pieces =
-            ["'", "\"", " ", "#", ";", "\n", "\\", "\t", "\r", "a", "=", "~/", "\u{a0}", "\u{3000}", "日本", "--x", "\\\""];
+        let pieces = [
+            "'", "\"", " ", "#", ";", "\n", "\\", "\t", "\r", "a", "=", "~/", "\u{a0}", "\u{3000}",
+            "日本", "--x", "\\\"",
+        ];
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         for _ in 0..2000 {
-            let mut random =
-                || -> String { (0..rng.random_range(0..6)).map(|_| pieces[rng.random_range(0..pieces.len())]).collect() };
+            let mut random = || -> String {
+                (0..rng.random_range(0..6))
+                    .map(|_| pieces[rng.random_range(0..pieces.len())])
+                    .collect()
+            };
             let words: Vec<String> = (0..4).map(|_| random()).collect();
             let before = statement(&["load", "a"]);
             let odd = Statement { verb: words[0].clone(), arguments: words[1..].to_vec(), line: 1 };
             let text = format!("{}\n{}\n{}", line(&before), line(&odd), line(&before));
             let read = statements(&text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
-            let same = |a: &Statement, b: &Statement| (&a.verb, &a.arguments) == (&b.verb, &b.arguments);
-            assert!(read.len() == 3 && same(&read[0], &before) && same(&read[1], &odd) && same(&read[2], &before), "{text:?}");
+            let same =
+                |a: &Statement, b: &Statement| (&a.verb, &a.arguments) == (&b.verb, &b.arguments);
+            assert!(
+                read.len() == 3
+                    && same(&read[0], &before)
+                    && same(&read[1], &odd)
+                    && same(&read[2], &before),
+                "{text:?}"
+            );
         }
     }
 
@@ -81,7 +102,10 @@ mod tests {
         let line = |words: &[&str]| line(&statement(words));
         assert_eq!(line(&["save", "a#b\\c"]), "save a#b\\c");
         assert_eq!(line(&["generate", "a b", "#", ""]), "generate \"a b\" \"#\" \"\"");
-        assert_eq!(line(&["generate", "say \"it\"", "it's; \"so\""]), "generate 'say \"it\"' \"it's; \\\"so\\\"\"");
+        assert_eq!(
+            line(&["generate", "say \"it\"", "it's; \"so\""]),
+            "generate 'say \"it\"' \"it's; \\\"so\\\"\""
+        );
     }
 
     #[test]

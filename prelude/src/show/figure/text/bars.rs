@@ -19,7 +19,8 @@ pub(super) fn draw(figure: &Figure, bars: &Bars, area: TextArea) -> Vec<String> 
     let cells = (0..series.len()).flat_map(|i| (0..groups.len()).map(move |j| (i, j)));
     let value = cells.clone().map(|(i, j)| write(bars.value(i, j)).width()).max().unwrap_or(1);
     let length = area.width.saturating_sub(wide + side + value + 3).clamp(1, 50);
-    let most = cells.filter_map(|(i, j)| bars.value(i, j)).fold(0.0, |most: f64, x| most.max(x.abs()));
+    let most =
+        cells.filter_map(|(i, j)| bars.value(i, j)).fold(0.0, |most: f64, x| most.max(x.abs()));
     let mut lines = Vec::new();
     for (j, group) in groups.iter().enumerate() {
         for (i, name) in series.iter().enumerate() {
@@ -27,7 +28,12 @@ pub(super) fn draw(figure: &Figure, bars: &Bars, area: TextArea) -> Vec<String> 
             let share = found.map_or(0.0, |x| if most > 0.0 { x.abs() / most } else { 0.0 });
             let foot = if several { format!(" {}", left(name, side)) } else { String::new() };
             let group = if i == 0 { group } else { "" };
-            lines.push(format!("{}{foot} {} {}", left(group, wide), bar(share, length, area.ascii), write(found)));
+            lines.push(format!(
+                "{}{foot} {} {}",
+                left(group, wide),
+                bar(share, length, area.ascii),
+                write(found)
+            ));
         }
     }
     if !figure.x.is_empty() {

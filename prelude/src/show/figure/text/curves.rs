@@ -12,7 +12,8 @@ const ROWS: usize = 10;
 pub(super) fn draw(figure: &Figure, curves: &Curves, area: TextArea) -> Vec<String> {
     let Some((x, _)) = curves.axes() else { return vec![NOTHING.into()] };
     let only = curves.series.len() == 1;
-    let (large, small): (Vec<&Series>, Vec<&Series>) = curves.series.iter().partition(|s| s.is_main || only);
+    let (large, small): (Vec<&Series>, Vec<&Series>) =
+        curves.series.iter().partition(|s| s.is_main || only);
     let mut lines = Vec::new();
     for series in large {
         lines.extend(one(curves, series, x, area));
@@ -26,7 +27,11 @@ pub(super) fn draw(figure: &Figure, curves: &Curves, area: TextArea) -> Vec<Stri
             _ => String::new(),
         };
         let line = area.width.saturating_sub(wide + 1 + 22).clamp(4, 60);
-        lines.push(format!("{} {}{ends}", left(name, wide), spark(&points, x, curves.spacing, line, area.ascii)));
+        lines.push(format!(
+            "{} {}{ends}",
+            left(name, wide),
+            spark(&points, x, curves.spacing, line, area.ascii)
+        ));
     }
     let spacing = if curves.spacing == Spacing::Log { ", logarithmic" } else { "" };
     let what = if figure.y.is_empty() { String::new() } else { format!("{}{spacing}, ", figure.y) };
@@ -46,16 +51,23 @@ fn first(curves: &Curves) -> f64 {
 }
 
 fn last(curves: &Curves) -> f64 {
-    curves.series.iter().flat_map(|s| curves.shown(s)).map(|(x, _)| x).fold(f64::NEG_INFINITY, f64::max)
+    curves
+        .series
+        .iter()
+        .flat_map(|s| curves.shown(s))
+        .map(|(x, _)| x)
+        .fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// Draws one large curve with its name, maximum and minimum at the side.
 fn one(curves: &Curves, series: &Series, x: Axis, area: TextArea) -> Vec<String> {
     let points = curves.shown(series);
-    let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), curves.spacing).map(Axis::padded) else {
+    let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), curves.spacing).map(Axis::padded)
+    else {
         return vec![curves.label(series)];
     };
-    let bound = |f: fn(f64, f64) -> f64, from: f64| brief(points.iter().map(|(_, y)| *y).fold(from, f));
+    let bound =
+        |f: fn(f64, f64) -> f64, from: f64| brief(points.iter().map(|(_, y)| *y).fold(from, f));
     let (high, low) = (bound(f64::max, f64::NEG_INFINITY), bound(f64::min, f64::INFINITY));
     let side = column([series.name.as_str(), &high, &low].into_iter(), area, 0.3);
     let mut canvas = Canvas::new(area.width.saturating_sub(side + 2).max(1), ROWS, area.ascii);
@@ -69,12 +81,19 @@ fn one(curves: &Curves, series: &Series, x: Axis, area: TextArea) -> Vec<String>
         row if row == ROWS / 2 => series.name.as_str(),
         _ => "",
     };
-    canvas.lines().into_iter().enumerate().map(|(row, line)| format!("{} {bar}{line}", right(label(row), side))).collect()
+    canvas
+        .lines()
+        .into_iter()
+        .enumerate()
+        .map(|(row, line)| format!("{} {bar}{line}", right(label(row), side)))
+        .collect()
 }
 
 /// Draws a curve as one line of blocks between its own bounds.
 fn spark(points: &[(f64, f64)], x: Axis, spacing: Spacing, width: usize, ascii: bool) -> String {
-    let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), spacing) else { return " ".repeat(width) };
+    let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), spacing) else {
+        return " ".repeat(width);
+    };
     let mut columns: Vec<(f64, usize)> = vec![(0.0, 0); width];
     for (px, py) in points {
         let place = ((x.place(*px) * width as f64) as usize).min(width - 1);
@@ -102,15 +121,27 @@ pub(super) fn histogram(figure: &Figure, histogram: &Histogram, area: TextArea) 
         // Bins are as wide as fits.
         let wide = (width / shares.len()).max(1);
         for row in (0..HIGH).rev() {
-            let level = |share: f64| if share.is_finite() { share / most * HIGH as f64 - row as f64 } else { 0.0 };
+            let level = |share: f64| {
+                if share.is_finite() { share / most * HIGH as f64 - row as f64 } else { 0.0 }
+            };
             // Non-zero bins are always visible.
-            let seen = |share: f64| if row == 0 && share > 0.0 { level(share).max(0.125) } else { level(share) };
-            let line: String = shares.iter().map(|s| block(seen(*s), area.ascii).to_string().repeat(wide)).collect();
+            let seen = |share: f64| {
+                if row == 0 && share > 0.0 { level(share).max(0.125) } else { level(share) }
+            };
+            let line: String = shares
+                .iter()
+                .map(|s| block(seen(*s), area.ascii).to_string().repeat(wide))
+                .collect();
             let label = if row == 0 { name.as_str() } else { "" };
             lines.push(format!("{} {bar}{line}", right(label, side)));
         }
     }
     let x = if figure.x.is_empty() { String::new() } else { format!("{} ", figure.x) };
-    lines.push(format!("{x}{} to {}, highest {:.0}%", brief(histogram.from), brief(histogram.to), 100.0 * most));
+    lines.push(format!(
+        "{x}{} to {}, highest {:.0}%",
+        brief(histogram.from),
+        brief(histogram.to),
+        100.0 * most
+    ));
     lines
 }

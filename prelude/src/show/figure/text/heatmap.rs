@@ -14,10 +14,14 @@ pub(super) fn draw(figure: &Figure, map: &Heatmap, area: TextArea) -> Vec<String
     }
     let count = map.columns.len();
     // Row names are shortened in favour of values.
-    let side = column(map.rows.iter().map(String::as_str), area, 0.45).min(area.width.saturating_sub(1 + count * CELL).max(12));
+    let side = column(map.rows.iter().map(String::as_str), area, 0.45)
+        .min(area.width.saturating_sub(1 + count * CELL).max(12));
     let free = area.width.saturating_sub(side + 1);
-    let mut lines =
-        if free / count >= CELL { values(map, side, (free / count).min(18), area) } else { shades(figure, map, side, area) };
+    let mut lines = if free / count >= CELL {
+        values(map, side, (free / count).min(18), area)
+    } else {
+        shades(figure, map, side, area)
+    };
     lines.extend(map.scales.iter().flat_map(|scale| wrapped(&key(scale, area), area.width)));
     lines
 }
@@ -32,7 +36,11 @@ fn shade(scale: &Scale, value: f64, ascii: bool) -> char {
 }
 
 fn values(map: &Heatmap, side: usize, wide: usize, area: TextArea) -> Vec<String> {
-    let head: String = map.columns.iter().map(|name| right(&format!(" {}", super::ending(name, wide - 1)), wide)).collect();
+    let head: String = map
+        .columns
+        .iter()
+        .map(|name| right(&format!(" {}", super::ending(name, wide - 1)), wide))
+        .collect();
     let mut lines = vec![format!("{}{head}", " ".repeat(side + 1))];
     for (i, name) in map.rows.iter().enumerate() {
         let cell = |j: usize| match (map.value(i, j), map.scale(j)) {
@@ -43,7 +51,11 @@ fn values(map: &Heatmap, side: usize, wide: usize, area: TextArea) -> Vec<String
             }
             _ => right("-", wide),
         };
-        lines.push(format!("{} {}", left(name, side), (0..map.columns.len()).map(cell).collect::<String>()));
+        lines.push(format!(
+            "{} {}",
+            left(name, side),
+            (0..map.columns.len()).map(cell).collect::<String>()
+        ));
     }
     lines
 }

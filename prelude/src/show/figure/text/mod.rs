@@ -30,8 +30,11 @@ pub(super) fn draw(figure: &Figure, width: usize, ascii: bool) -> String {
         Mark::Bars(bars) => bars::draw(figure, bars, area),
     });
     lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, area.width)));
-    let plain = |line: String| if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line };
-    let lines: Vec<String> = lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
+    let plain = |line: String| {
+        if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line }
+    };
+    let lines: Vec<String> =
+        lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
     lines.join("\n")
 }
 
@@ -48,7 +51,8 @@ fn grouped(values: &[f64], count: usize) -> Vec<f64> {
     let count = count.max(1);
     let mean = |k: usize| {
         let (from, to) = (k * values.len() / count, ((k + 1) * values.len()).div_ceil(count));
-        let finite: Vec<f64> = values[from..to.min(values.len())].iter().copied().filter(|x| x.is_finite()).collect();
+        let finite: Vec<f64> =
+            values[from..to.min(values.len())].iter().copied().filter(|x| x.is_finite()).collect();
         if finite.is_empty() { f64::NAN } else { finite.iter().sum::<f64>() / finite.len() as f64 }
     };
     (0..count).map(mean).collect()

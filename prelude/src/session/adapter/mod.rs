@@ -1,5 +1,6 @@
-//! Writes a merge as a PEFT LoRA adapter of its base. Each matrix is approximated by a truncated singular value
-//! decomposition, `M - W ~ B A` with `B = U sqrt(s)`, `A = sqrt(s) V^T` and `lora_alpha = r`, so the scale is 1.
+//! Writes a merge as a PEFT LoRA adapter of its base. Each matrix is approximated by a truncated
+//! singular value decomposition, `M - W ~ B A` with `B = U sqrt(s)`, `A = sqrt(s) V^T` and
+//! `lora_alpha = r`, so the scale is 1.
 //!
 //! | tensor | stored as |
 //! | --- | --- |
@@ -8,8 +9,8 @@
 //! | bias of a linear layer | the bias itself, with `bias: all` |
 //! | norm; tied embedding and output layer | the whole tensor, in `modules_to_save` |
 //!
-//! Differences within rounding error are not stored. Depending on its version, PEFT merges a LoRA of a tied embedding
-//! twice or not at all; whole weights are correct in every version.
+//! Differences within rounding error are not stored. Depending on its version, PEFT merges a LoRA
+//! of a tied embedding twice or not at all; whole weights are correct in every version.
 
 mod files;
 
@@ -21,7 +22,9 @@ use rayon::prelude::*;
 
 use self::files::{Change, TensorChange};
 use super::output::{Output, named};
-use crate::checkpoint::{BASE, Kind, OUTPUT, RetainedShare, Source, TensorSpec, Values, View, Written};
+use crate::checkpoint::{
+    BASE, Kind, OUTPUT, RetainedShare, Source, TensorSpec, Values, View, Written,
+};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Made, truncated};
@@ -59,11 +62,12 @@ struct Compared<'a> {
 }
 
 impl AsAdapter<'_> {
-    /// Writes the adapter to the new directory `directory`. `specs` are the tensors of the merge; `values` returns
-    /// their elements.
+    /// Writes the adapter to the new directory `directory`. `specs` are the tensors of the merge;
+    /// `values` returns their elements.
     ///
     /// # Errors
-    /// No base model, or more than one; a difference that an adapter cannot express; errors of writing a checkpoint.
+    /// No base model, or more than one; a difference that an adapter cannot express; errors of
+    /// writing a checkpoint.
     pub fn write<'s>(
         &self,
         directory: &Path,
@@ -73,7 +77,8 @@ impl AsAdapter<'_> {
         if self.rank == 0 {
             return Err(Error::bad_value("rank", "0", "an integer of at least 1"));
         }
-        let dtype = self.output.options.dtype.as_deref().map(named).transpose()?.unwrap_or(DType::F32);
+        let dtype =
+            self.output.options.dtype.as_deref().map(named).transpose()?.unwrap_or(DType::F32);
         let base = self.find_base()?;
         self.check(&base, specs)?;
         // A tied output layer has no tensor of its own.
@@ -105,18 +110,22 @@ impl AsAdapter<'_> {
             Err(Error::Sources { what, hint: "write a full checkpoint: bake without as=adapter" })
         };
         if spec.name.contains(".experts.") {
-            return refused("transformers stores the experts of a layer in one tensor, which an adapter cannot change");
+            return refused(
+                "transformers stores the experts of a layer in one tensor, which an adapter cannot change",
+            );
         }
-        let (module, is_weight) = match (spec.name.strip_suffix(".weight"), spec.name.strip_suffix(".bias")) {
-            (Some(module), _) => (module, true),
-            (None, Some(module)) => (module, false),
-            _ => return refused("an adapter can only change weights and biases of modules"),
-        };
+        let (module, is_weight) =
+            match (spec.name.strip_suffix(".weight"), spec.name.strip_suffix(".bias")) {
+                (Some(module), _) => (module, true),
+                (None, Some(module)) => (module, false),
+                _ => return refused("an adapter can only change weights and biases of modules"),
+            };
         match (spec.shape.as_slice(), is_weight) {
             (&[rows, columns], true) => {
                 let difference = |start: usize, out: &mut [f32]| compared.difference(start, out);
                 let matrix = Made { name: &spec.name, rows, columns, fill: &difference };
-                let deviation = (compared.size / (rows * columns) as f64).sqrt() / f64::from(1u32 << 24);
+                let deviation =
+                    (compared.size / (rows * columns) as f64).sqrt() / f64::from(1u32 << 24);
                 let noise = 2.0 * deviation * ((rows as f64).sqrt() + (columns as f64).sqrt());
                 let factors = truncated(&matrix, self.rank, noise)?;
                 if factors.rank == 0 {
@@ -137,17 +146,25 @@ impl AsAdapter<'_> {
 
     /// If a tied embedding differs, stores it and the output layer whole.
     fn keep_tied(&self, specs: &[&TensorSpec], parts: &mut Vec<TensorChange>) {
-        let Some(embedding) = specs.iter().find(|spec| spec.name == TensorSpec::EMBEDDING) else { return };
+        let Some(embedding) = specs.iter().find(|spec| spec.name == TensorSpec::EMBEDDING) else {
+            return;
+        };
         if let Some(part) = parts.iter_mut().find(|part| part.spec.name == embedding.name) {
             *part = TensorChange::whole(embedding, part.difference_squares);
-            let output = TensorSpec { name: OUTPUT.into(), kind: Kind::Linear, shape: embedding.shape.clone() };
-            parts
-                .push(TensorChange { change: Change::Whole { of: embedding.name.clone() }, ..TensorChange::whole(&output, 0.0) });
+            let output = TensorSpec {
+                name: OUTPUT.into(),
+                kind: Kind::Linear,
+                shape: embedding.shape.clone(),
+            };
+            parts.push(TensorChange {
+                change: Change::Whole { of: embedding.name.clone() },
+                ..TensorChange::whole(&output, 0.0)
+            });
         }
     }
 
-    /// Returns the model the adapter applies to, as it is on disk: the marked base, or else the base of the sources'
-    /// own adapters.
+    /// Returns the model the adapter applies to, as it is on disk: the marked base, or else the
+    /// base of the sources' own adapters.
     fn find_base(&self) -> Result<Source> {
         let refuse = |what: String, hint: &'static str| Err(Error::Sources { what, hint });
         if let Some(base) = self.base {
@@ -155,7 +172,9 @@ impl AsAdapter<'_> {
             return match adapters.is_empty() {
                 true => Ok(base.original().clone()),
                 false => refuse(
-                    format!("the base is `{place}` with an adapter, but an adapter needs a base without one"),
+                    format!(
+                        "the base is `{place}` with an adapter, but an adapter needs a base without one"
+                    ),
                     "load the model without the adapter as base: load base=MODEL",
                 ),
             };
@@ -175,7 +194,10 @@ impl AsAdapter<'_> {
                 "run `load base=MODEL`, or load the sources as BASE+ADAPTER",
             ),
             several => refuse(
-                format!("the merged adapters have different base models: `{}`", several.join("`, `")),
+                format!(
+                    "the merged adapters have different base models: `{}`",
+                    several.join("`, `")
+                ),
                 "choose the base of the new adapter: load base=MODEL",
             ),
         }
@@ -186,30 +208,59 @@ impl AsAdapter<'_> {
         let whole = "write a full checkpoint: bake without as=adapter";
         let refuse = |what: String| Err(Error::Sources { what, hint: whole });
         if TRANSPOSED.contains(&base.family()) {
-            return refuse(format!("adapters for `{}` are not supported: it stores linear weights transposed", base.family()));
+            return refuse(format!(
+                "adapters for `{}` are not supported: it stores linear weights transposed",
+                base.family()
+            ));
         }
         for spec in specs {
             match base.view(&spec.name) {
                 Ok(view) if view.shape == spec.shape => {}
                 Ok(view) => {
-                    let [ours, theirs] = [&spec.shape, &view.shape].map(|shape| format!("{shape:?}"));
-                    return refuse(format!("tensor `{}` has shape {ours} in the merge and {theirs} in the base", spec.name));
+                    let [ours, theirs] =
+                        [&spec.shape, &view.shape].map(|shape| format!("{shape:?}"));
+                    return refuse(format!(
+                        "tensor `{}` has shape {ours} in the merge and {theirs} in the base",
+                        spec.name
+                    ));
                 }
                 Err(_) if spec.name == OUTPUT => {}
-                Err(_) => return refuse(format!("the merge has a tensor `{}`, and the base does not", spec.name)),
+                Err(_) => {
+                    return refuse(format!(
+                        "the merge has a tensor `{}`, and the base does not",
+                        spec.name
+                    ));
+                }
             }
         }
         let has = |name: &str| specs.iter().any(|spec| spec.name == name);
         if let Some(missing) = base.tensors().iter().find(|spec| !has(&spec.name)) {
-            return refuse(format!("the base has a tensor `{}`, and the merge does not", missing.name));
+            return refuse(format!(
+                "the base has a tensor `{}`, and the merge does not",
+                missing.name
+            ));
         }
         // Equal rows of the vocabulary must stand for equal tokens.
-        let reference =
-            self.output.loaded.iter().chain(self.output.merged).find(|s| s.numbering().is_some_and(|n| n.is_reference));
-        let (Some(ours), Some(theirs)) = (reference.and_then(Source::tokenizer), base.tokenizer()) else { return Ok(()) };
+        let reference = self
+            .output
+            .loaded
+            .iter()
+            .chain(self.output.merged)
+            .find(|s| s.numbering().is_some_and(|n| n.is_reference));
+        let (Some(ours), Some(theirs)) = (reference.and_then(Source::tokenizer), base.tokenizer())
+        else {
+            return Ok(());
+        };
         let ours = ours.get_vocab(true);
-        match theirs.get_vocab(true).into_iter().filter(|(token, id)| ours.get(token) != Some(id)).min() {
-            Some((token, _)) => refuse(format!("the token `{token}` has different ids in the merge and the base")),
+        match theirs
+            .get_vocab(true)
+            .into_iter()
+            .filter(|(token, id)| ours.get(token) != Some(id))
+            .min()
+        {
+            Some((token, _)) => {
+                refuse(format!("the token `{token}` has different ids in the merge and the base"))
+            }
             None => Ok(()),
         }
     }
@@ -229,7 +280,8 @@ impl<'a> Compared<'a> {
                 read(base, start, theirs);
                 for (m, w) in ours.iter().zip(&*theirs) {
                     let (m, w) = (f64::from(*m), f64::from(*w));
-                    (difference_squares, size) = (difference_squares + (m - w) * (m - w), size + m * m);
+                    (difference_squares, size) =
+                        (difference_squares + (m - w) * (m - w), size + m * m);
                 }
             }
             (difference_squares, size)
@@ -260,7 +312,9 @@ fn read(view: &View, start: usize, into: &mut [f32]) {
 
 /// Measures how much of the difference the adapter retains.
 fn kept(parts: &[TensorChange]) -> RetainedShare {
-    let share = |lost: f64, whole: f64| if whole > 0.0 { (1.0 - lost / whole).max(0.0).sqrt() } else { 1.0 };
+    let share = |lost: f64, whole: f64| {
+        if whole > 0.0 { (1.0 - lost / whole).max(0.0).sqrt() } else { 1.0 }
+    };
     let mut kept = RetainedShare { rank: 0, share: 1.0, tensors: Vec::new() };
     let (mut lost, mut whole) = (0.0, 0.0);
     for part in parts {
@@ -268,7 +322,11 @@ fn kept(parts: &[TensorChange]) -> RetainedShare {
         if let Change::LowRank { factors, .. } = &part.change {
             lost += factors.lost;
             kept.rank = kept.rank.max(factors.rank);
-            kept.tensors.push((part.spec.name.clone(), factors.rank, share(factors.lost, factors.whole)));
+            kept.tensors.push((
+                part.spec.name.clone(),
+                factors.rank,
+                share(factors.lost, factors.whole),
+            ));
         }
     }
     kept.share = share(lost, whole);

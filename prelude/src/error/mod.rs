@@ -1,7 +1,7 @@
 //! The library's error type: what went wrong, where, and what to do about it.
 //!
-//! `Display` prints the message and [`Error::hint`] returns the hint. `Debug` prints both, because a notebook shows
-//! `Debug` when `?` fails.
+//! `Display` prints the message and [`Error::hint`] returns the hint. `Debug` prints both, because
+//! a notebook shows `Debug` when `?` fails.
 
 mod hints;
 mod plain;
@@ -82,13 +82,26 @@ pub enum Error {
     EmptyData { file: PathBuf },
     /// An invalid row of data. `unit` says whether `line` counts lines or rows.
     #[error("{unit} `{line}` of `{}` is invalid: {}", file.display(), plain::row(reason))]
-    InvalidRow { file: PathBuf, unit: &'static str, line: usize, reason: String, hint: &'static str },
+    InvalidRow {
+        file: PathBuf,
+        unit: &'static str,
+        line: usize,
+        reason: String,
+        hint: &'static str,
+    },
     #[error(
         "{unit} `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
         file.display(),
         token.as_ref().map(|token| format!(" (`{token}`)")).unwrap_or_default()
     )]
-    TokenOutOfRange { file: PathBuf, unit: &'static str, line: usize, id: u32, token: Option<String>, vocabulary: usize },
+    TokenOutOfRange {
+        file: PathBuf,
+        unit: &'static str,
+        line: usize,
+        id: u32,
+        token: Option<String>,
+        vocabulary: usize,
+    },
     #[error("source `{source_name}` has no data")]
     NoData { source_name: String },
     #[error("unknown {kind} `{name}`")]
@@ -97,11 +110,15 @@ pub enum Error {
     BadValue { key: String, value: String, expected: String },
     #[error("no tensor matches `{pattern}`")]
     NoMatch { pattern: String },
-    #[error("{count} trainable parameters received no gradient; the first is `{parameter}` at `{tensor}`")]
+    #[error(
+        "{count} trainable parameters received no gradient; the first is `{parameter}` at `{tensor}`"
+    )]
     NoGradient { parameter: String, tensor: String, count: usize },
     #[error("the scheme `{scheme}` failed at `{tensor}`: {reason}")]
     SchemeFailed { scheme: String, tensor: String, reason: String },
-    #[error("the scheme `{scheme}` returned coefficients of shape `{found:?}` and dtype `{dtype}` at `{tensor}`")]
+    #[error(
+        "the scheme `{scheme}` returned coefficients of shape `{found:?}` and dtype `{dtype}` at `{tensor}`"
+    )]
     SchemeShape {
         scheme: String,
         tensor: String,
@@ -111,14 +128,25 @@ pub enum Error {
         rows: usize,
         columns: usize,
     },
-    #[error("the parameter `{parameter}` of the scheme `{scheme}` is invalid at `{tensor}`: {problem}")]
+    #[error(
+        "the parameter `{parameter}` of the scheme `{scheme}` is invalid at `{tensor}`: {problem}"
+    )]
     SchemeParameter { scheme: String, tensor: String, parameter: String, problem: String },
     #[error(
         "the gradient of value `{position}` of the parameter `{parameter}` of the scheme `{scheme}` at `{tensor}` is `{found:.6}`, \
          but finite differences give `{expected:.6}`"
     )]
-    SchemeGradient { scheme: String, tensor: String, parameter: String, position: usize, found: f64, expected: f64 },
-    #[error("cannot set the coefficients of `{tensor}`: the scheme `{scheme}` computes them from parameters")]
+    SchemeGradient {
+        scheme: String,
+        tensor: String,
+        parameter: String,
+        position: usize,
+        found: f64,
+        expected: f64,
+    },
+    #[error(
+        "cannot set the coefficients of `{tensor}`: the scheme `{scheme}` computes them from parameters"
+    )]
     ComputedCoefficients { scheme: String, tensor: String, parameters: String },
     #[error("the {what} is not finite at step `{step}`: `{value}`")]
     Diverged { what: &'static str, step: usize, value: f64 },
@@ -132,7 +160,9 @@ pub enum Error {
     NotReplaced { path: PathBuf, what: &'static str },
     #[error("`{}` was not replaced: it contains `{file}`, which is not part of a checkpoint", path.display())]
     ExtraFile { path: PathBuf, file: String },
-    #[error("the merged tensor `{tensor}` has the value `{value}` at position `{position}`, which {dtype} cannot represent")]
+    #[error(
+        "the merged tensor `{tensor}` has the value `{value}` at position `{position}`, which {dtype} cannot represent"
+    )]
     Unrepresentable { tensor: String, position: usize, value: f32, dtype: &'static str },
     #[error("cannot open `{}` as a session: {}", file.display(), plain::json(reason))]
     SessionFile { file: PathBuf, reason: String },
@@ -173,7 +203,9 @@ impl Error {
                 "restore the file with its original size and modification time; or run `load` and `wrap` again to use the new version"
             }
             Error::Safetensors { .. } => "download the file again: it is truncated or corrupt",
-            Error::Gguf { .. } => "download the file again, or convert the model with a newer version of llama.cpp",
+            Error::Gguf { .. } => {
+                "download the file again, or convert the model with a newer version of llama.cpp"
+            }
             Error::Torch { file, .. } => {
                 let (from, to) = (file.display(), file.with_extension("safetensors"));
                 return Some(format!(
@@ -189,7 +221,9 @@ impl Error {
             Error::NoOutputLayer { .. } => {
                 "if the model ties its embeddings, set \"tie_word_embeddings\": true in its config.json; otherwise the checkpoint is incomplete: download it again"
             }
-            Error::GgufExport { .. } => "bake into a directory and convert that with llama.cpp's convert_hf_to_gguf.py",
+            Error::GgufExport { .. } => {
+                "bake into a directory and convert that with llama.cpp's convert_hf_to_gguf.py"
+            }
             Error::Json { file, .. } => hints::json(file),
             Error::Config { file, key, reason } => hints::config(file, key, reason),
             Error::MissingTensor { file, tensor } => hints::missing_tensor(file, tensor),
@@ -197,7 +231,9 @@ impl Error {
             Error::OutsideDirectory { .. } => {
                 "an index may only name files in its own directory; use a checkpoint from a source you trust"
             }
-            Error::UnknownFamily { file, known, .. } if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) => {
+            Error::UnknownFamily { file, known, .. }
+                if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) =>
+            {
                 return Some(format!(
                     "supported families for GGUF files: {known}; for other families, load the original checkpoint"
                 ));
@@ -208,8 +244,12 @@ impl Error {
                 ));
             }
             Error::TensorNames { hint, .. } => hint,
-            Error::DType { .. } => "weights must be floats (f32, f16, bf16, f64, or float8 with scales): convert the checkpoint",
-            Error::NonFinite { .. } => "the checkpoint is corrupt or its training diverged; use another one",
+            Error::DType { .. } => {
+                "weights must be floats (f32, f16, bf16, f64, or float8 with scales): convert the checkpoint"
+            }
+            Error::NonFinite { .. } => {
+                "the checkpoint is corrupt or its training diverged; use another one"
+            }
             Error::Tokenizer { .. } => {
                 "use the tokenizer.json that came with these weights; one that needs too much memory is rejected, and a newer format \
                  needs a newer version of this program"
@@ -220,7 +260,9 @@ impl Error {
             Error::HubMissing { .. } => {
                 "check the name: local paths begin with ./ or /, private repositories need HF_TOKEN, and a revision is written org/name@revision"
             }
-            Error::HubGated { .. } => "accept the licence on the model page, then set HF_TOKEN to a token of that account",
+            Error::HubGated { .. } => {
+                "accept the licence on the model page, then set HF_TOKEN to a token of that account"
+            }
             Error::HubUnreachable { .. } => {
                 "check the network, HF_ENDPOINT and proxies; cached models load without a network; local paths begin with ./ or /"
             }
@@ -240,15 +282,23 @@ impl Error {
                 "the data was tokenized for a different model: tokenize it again with this model's tokenizer"
             }
             Error::NoData { source_name } => {
-                return Some(format!("add the data it was fine-tuned on: data {source_name}=FILE.jsonl"));
+                return Some(format!(
+                    "add the data it was fine-tuned on: data {source_name}=FILE.jsonl"
+                ));
             }
-            Error::Adapter { hint, .. } | Error::AdapterKey { hint, .. } | Error::Refused { hint, .. } => {
+            Error::Adapter { hint, .. }
+            | Error::AdapterKey { hint, .. }
+            | Error::Refused { hint, .. } => {
                 return Some(hint.clone());
             }
-            Error::Unknown { nearest: Some(nearest), .. } => return Some(format!("did you mean `{nearest}`?")),
+            Error::Unknown { nearest: Some(nearest), .. } => {
+                return Some(format!("did you mean `{nearest}`?"));
+            }
             Error::Unknown { known, .. } => return Some(format!("known: {known}")),
             Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),
-            Error::NoMatch { .. } => "`inspect` without a name lists all tensors; * and ? match any part of a name",
+            Error::NoMatch { .. } => {
+                "`inspect` without a name lists all tensors; * and ? match any part of a name"
+            }
             Error::NoGradient { .. } => {
                 "an operation in the forward pass has no backward pass or detaches its input: use the operations of this crate and candle's differentiable ones"
             }
@@ -256,7 +306,11 @@ impl Error {
                 "a scheme computes coefficients from parameters with candle operations; check_scheme runs it on every tensor"
             }
             Error::SchemeShape { sources, rows, columns, .. } => {
-                return Some(format!("return f32 of shape {sources} x {} x {}", one_or(*rows), one_or(*columns)));
+                return Some(format!(
+                    "return f32 of shape {sources} x {} x {}",
+                    one_or(*rows),
+                    one_or(*columns)
+                ));
             }
             Error::SchemeParameter { .. } => {
                 "a parameter needs at least one value, as many values as its shape has, all finite; tensors that share a key must agree on shape and initial values"
@@ -265,19 +319,29 @@ impl Error {
                 "compute coefficients with candle's differentiable operations only: no detach, no values read back, no custom backward pass"
             }
             Error::ComputedCoefficients { parameters, .. } => {
-                return Some(format!("set its parameters with set_parameter instead: `{parameters}`"));
+                return Some(format!(
+                    "set its parameters with set_parameter instead: `{parameters}`"
+                ));
             }
-            Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
+            Error::Diverged { .. } => {
+                "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)"
+            }
             Error::TooLarge { fits: Some(fits), .. } => {
                 return Some(format!(
                     "{fits} tokens per step would fit: lower max_length and batch_size, and set recompute=on or auto"
                 ));
             }
-            Error::TooLarge { fits: None, .. } => "merge fewer or smaller sources, or use a machine with more memory",
+            Error::TooLarge { fits: None, .. } => {
+                "merge fewer or smaller sources, or use a machine with more memory"
+            }
             Error::NothingToTrain => "enable a term, for example: set kl=1",
             Error::Exists { .. } => "choose another name, or use --force to replace it",
-            Error::NotReplaced { .. } => "choose another name, or move the existing file or directory",
-            Error::ExtraFile { file, .. } => return Some(format!("move `{file}` away, or choose another name")),
+            Error::NotReplaced { .. } => {
+                "choose another name, or move the existing file or directory"
+            }
+            Error::ExtraFile { file, .. } => {
+                return Some(format!("move `{file}` away, or choose another name"));
+            }
             Error::Unrepresentable { .. } => {
                 "the largest f16 value is 65504: bake with dtype=bf16 or f32; if that also fails, training diverged: lower lr"
             }
@@ -290,19 +354,27 @@ impl Error {
             Error::Recipe { hint, .. } => return Some(hint.clone()),
             Error::BadTensor { .. } => "use different weights, or another method",
             Error::UnknownScheme { scheme, .. } => {
-                return Some(format!("pass the scheme from a Rust program or notebook: Dam::open_with(FILE, {scheme})"));
+                return Some(format!(
+                    "pass the scheme from a Rust program or notebook: Dam::open_with(FILE, {scheme})"
+                ));
             }
             Error::Picture { .. } => "write it as .svg instead",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { action, source, .. } => hints::io(action, source.kind()),
-            Error::Interrupted => "earlier results are kept; run the same command again to start over",
+            Error::Interrupted => {
+                "earlier results are kept; run the same command again to start over"
+            }
             Error::Candle(error) => hints::candle(&error.to_string()),
         };
         Some(text.to_owned())
     }
 
     /// An I/O error of `action` on `path`. A path that does not exist becomes [`Error::NotFound`].
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
         let path = path.into();
         match source.kind() {
             std::io::ErrorKind::NotFound if action != "write" => Error::NotFound { path },
@@ -311,7 +383,11 @@ impl Error {
     }
 
     /// The error for an unknown `name`; the closest of `known` becomes the hint.
-    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn unknown<'a>(
+        kind: &'static str,
+        name: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
         let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
         Error::Unknown { kind, name: name.to_owned(), nearest, known: known.join(", ") }
@@ -343,7 +419,8 @@ fn gigabytes(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
-/// The first line of a candle error, without the backtrace that candle adds when RUST_BACKTRACE is set.
+/// The first line of a candle error, without the backtrace that candle adds when RUST_BACKTRACE is
+/// set.
 pub(crate) fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -16,11 +16,11 @@ pub(super) enum Template {
 
 /// mergekit's named templates, in forms that render the same text.
 const NAMED: [(&str, &str); 5] = [
-    ("alpaca", include_str!("chat/alpaca.jinja")),
-    ("chatml", include_str!("chat/chatml.jinja")),
-    ("exaone", include_str!("chat/exaone.jinja")),
-    ("llama3", include_str!("chat/llama3.jinja")),
-    ("mistral", include_str!("chat/mistral.jinja")),
+    ("alpaca", include_str!("alpaca.jinja")),
+    ("chatml", include_str!("chatml.jinja")),
+    ("exaone", include_str!("exaone.jinja")),
+    ("llama3", include_str!("llama3.jinja")),
+    ("mistral", include_str!("mistral.jinja")),
 ];
 
 impl Template {
@@ -38,7 +38,11 @@ impl Template {
             None => {
                 let names = NAMED.map(|(name, _)| name).join(", ");
                 let hint = format!("write auto, one of {names}, or a template in Jinja");
-                Err(at.bad(KEY, format!("`{text}` is neither a template nor the name of one"), hint))
+                Err(at.bad(
+                    KEY,
+                    format!("`{text}` is neither a template nor the name of one"),
+                    hint,
+                ))
             }
         }
     }
@@ -48,11 +52,17 @@ impl Template {
         match self {
             Self::Text(text) => Some(text.clone()),
             Self::Auto => {
-                let all: Vec<&str> = models.filter_map(Source::chat_template).map(str::trim).filter(|t| !t.is_empty()).collect();
+                let all: Vec<&str> = models
+                    .filter_map(Source::chat_template)
+                    .map(str::trim)
+                    .filter(|t| !t.is_empty())
+                    .collect();
                 let count = |template: &str| all.iter().filter(|other| **other == template).count();
                 let most = all.iter().map(|template| count(template)).max()?;
                 // Ties go to the first.
-                all.iter().find(|template| count(template) == most).map(|template| (*template).to_owned())
+                all.iter()
+                    .find(|template| count(template) == most)
+                    .map(|template| (*template).to_owned())
             }
         }
     }
@@ -71,7 +81,8 @@ mod tests {
                       <|end_header_id|>\n\nq<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n";
         let chatml = "<|im_start|>system\n s <|im_end|>\n<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n\
                       <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n";
-        let alpaca = "s\n\n### Instruction:\nhi\n\n### Response:\nyo\n\n### Instruction:\nq### Response:\n";
+        let alpaca =
+            "s\n\n### Instruction:\nhi\n\n### Response:\nyo\n\n### Instruction:\nq### Response:\n";
         let exaone = [
             "    [|system|] s \n        [|endofturn|]\n\n    [|user|] hi \n        \n\n    [|assistant|]yo\n        [|endofturn|]\n\n",
             "    [|user|]q\n        \n\n    [|assistant|]\n",
@@ -79,7 +90,13 @@ mod tests {
         .concat();
         let mistral = "<s> [INST]  s \n\n hi  [/INST] yo</s> [INST] q [/INST]";
         let expected = [alpaca, chatml, exaone.as_str(), llama3, mistral];
-        let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
+        let talk = [
+            ("system", " s "),
+            ("user", " hi "),
+            ("assistant", "yo"),
+            ("user", "q"),
+            ("assistant", "z"),
+        ];
         let messages = talk.iter().map(|(role, content)| message(role, content)).collect();
         let talk = Conversation { messages, prompt: 4, tools: None };
         let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");

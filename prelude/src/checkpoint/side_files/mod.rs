@@ -1,11 +1,12 @@
-//! Selects the side files of a checkpoint, those next to the weights, that are copied when a merge is written.
+//! Selects the side files of a checkpoint, those next to the weights, that are copied when a merge
+//! is written.
 //!
-//! A merge copies every file of a source except weights, their index, training state, data, and files that the merge itself
-//! writes (config.json, README.md). Files that belong together form a group, and a group comes from one source. Code
-//! (`*.py`) is copied but never executed.
+//! A merge copies every file of a source except weights, their index, training state, data, and
+//! files that the merge itself writes (config.json, README.md). Files that belong together form a
+//! group, and a group comes from one source. Code (`*.py`) is copied but never executed.
 //!
-//! Sources are not trusted: names must be plain, links may not leave the checkpoint (or the blobs of the hub cache), and
-//! sizes, depth and counts are limited.
+//! Sources are not trusted: names must be plain, links may not leave the checkpoint (or the blobs
+//! of the hub cache), and sizes, depth and counts are limited.
 
 mod record;
 mod walk;
@@ -46,9 +47,11 @@ pub(crate) enum Group {
 }
 
 /// Groups that are copied whole from the first source that has them. Others follow config.json.
-pub(crate) const WHOLE_GROUPS: [Group; 4] = [Group::Generation, Group::Tokenizer, Group::Processor, Group::Modules];
+pub(crate) const WHOLE_GROUPS: [Group; 4] =
+    [Group::Generation, Group::Tokenizer, Group::Processor, Group::Modules];
 
-/// Extensions of weights, including those of other frameworks, and of files that unpickling would execute.
+/// Extensions of weights, including those of other frameworks, and of files that unpickling would
+/// execute.
 const WEIGHTS: &str = "safetensors bin pt pth ckpt gguf ggml h5 keras msgpack onnx onnx_data ot tflite pb mlmodel mlpackage \
      npy npz pkl pickle joblib nemo xml engine plan distcp index.json";
 
@@ -112,17 +115,31 @@ pub(crate) fn group(name: &str) -> Option<Group> {
             // Module weights are not part of the model and are copied.
             return (!is_state(&lower)).then_some(Group::Modules);
         }
-        let run = ["checkpoint-", "global_step", "epoch_", "step_"].iter().any(|start| first.starts_with(start));
+        let run = ["checkpoint-", "global_step", "epoch_", "step_"]
+            .iter()
+            .any(|start| first.starts_with(start));
         if run || SKIPPED_DIRECTORIES.contains(&first.as_str()) {
             return None;
         }
     }
-    if is_weights(&lower) || is_state(&lower) || is_data(&lower) || (first.is_none() && lower.starts_with("readme")) {
+    if is_weights(&lower)
+        || is_state(&lower)
+        || is_data(&lower)
+        || (first.is_none() && lower.starts_with("readme"))
+    {
         return None;
     }
     Some(match first {
-        Some(first) if first == "additional_chat_templates" || first == "tokenizer" => Group::Tokenizer,
-        Some(first) if first == "processor" || first == "image_processor" || first == "feature_extractor" => Group::Processor,
+        Some(first) if first == "additional_chat_templates" || first == "tokenizer" => {
+            Group::Tokenizer
+        }
+        Some(first)
+            if first == "processor"
+                || first == "image_processor"
+                || first == "feature_extractor" =>
+        {
+            Group::Processor
+        }
         Some(_) => Group::Other,
         None => of_top(&lower),
     })
@@ -136,27 +153,59 @@ fn of_top(name: &str) -> Group {
     match name {
         "config.json" => Group::Config,
         "generation_config.json" => Group::Generation,
-        "added_tokens.json" | "special_tokens_map.json" | "tekken.json" | "bpe.codes" | "dict.txt" | "normalizer.json" => {
+        "added_tokens.json"
+        | "special_tokens_map.json"
+        | "tekken.json"
+        | "bpe.codes"
+        | "dict.txt"
+        | "normalizer.json" => Group::Tokenizer,
+        "modules.json" | "sentence_bert_config.json" | "config_sentence_transformers.json" => {
+            Group::Modules
+        }
+        _ if starts(&[
+            "tokenizer",
+            "tokenization_",
+            "chat_template",
+            "vocab.",
+            "vocab_",
+            "merges.",
+        ]) =>
+        {
             Group::Tokenizer
         }
-        "modules.json" | "sentence_bert_config.json" | "config_sentence_transformers.json" => Group::Modules,
-        _ if starts(&["tokenizer", "tokenization_", "chat_template", "vocab.", "vocab_", "merges."]) => Group::Tokenizer,
         _ if ends(&[".model", ".spm", ".tiktoken", ".vocab"]) => Group::Tokenizer,
-        _ if ends(&["processor_config.json", "processor.json", "extractor_config.json"]) => Group::Processor,
-        _ if starts(&["processing_", "image_processing_", "video_processing_", "feature_extraction_"]) => Group::Processor,
-        _ if ["license", "licence", "copying", "notice", "use_policy", "acceptable_use"].iter().any(|s| stem.starts_with(s)) => {
+        _ if ends(&["processor_config.json", "processor.json", "extractor_config.json"]) => {
+            Group::Processor
+        }
+        _ if starts(&[
+            "processing_",
+            "image_processing_",
+            "video_processing_",
+            "feature_extraction_",
+        ]) =>
+        {
+            Group::Processor
+        }
+        _ if ["license", "licence", "copying", "notice", "use_policy", "acceptable_use"]
+            .iter()
+            .any(|s| stem.starts_with(s)) =>
+        {
             Group::Licence
         }
-        _ if ends(&["-license", "_license", "license.txt", "license.md", "license.pdf"]) => Group::Licence,
+        _ if ends(&["-license", "_license", "license.txt", "license.md", "license.pdf"]) => {
+            Group::Licence
+        }
         _ => Group::Other,
     }
 }
 
-/// Selects the side files to download from the files of a repository on the hub, config.json first. Images of the model
-/// card are skipped, and so are directories that are not a known part.
+/// Selects the side files to download from the files of a repository on the hub, config.json first.
+/// Images of the model card are skipped, and so are directories that are not a known part.
 pub(super) fn needed(names: &[String]) -> Vec<String> {
     let belongs = |(group, name): &(Group, &String)| match group {
-        Group::Other | Group::Licence => !name.contains('/') && !ends_with_one_of(&name.to_lowercase(), PICTURES),
+        Group::Other | Group::Licence => {
+            !name.contains('/') && !ends_with_one_of(&name.to_lowercase(), PICTURES)
+        }
         _ => true,
     };
     let grouped = names.iter().filter_map(|name| Some((group(name)?, name)));
@@ -171,7 +220,8 @@ const PICTURES: &str = "png jpg jpeg gif svg webp mp4 mov wav mp3 pdf ipynb";
 /// Whether a file holds the vocabulary, without which the rest of its group is of little use.
 pub(crate) fn is_vocabulary(name: &str) -> bool {
     let ends = [".model", ".spm", ".tiktoken", ".vocab"];
-    ["tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"].contains(&name) || ends.iter().any(|end| name.ends_with(end))
+    ["tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"].contains(&name)
+        || ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a directory is a module, such as `1_Pooling` or `2_Dense`.
@@ -180,7 +230,8 @@ fn is_module(directory: &str) -> bool {
 }
 
 fn ends_with_one_of(name: &str, ends: &str) -> bool {
-    ends.split_whitespace().any(|end| name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.')))
+    ends.split_whitespace()
+        .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.')))
 }
 
 fn is_weights(name: &str) -> bool {

@@ -1,5 +1,5 @@
-//! The merge: `W[o, j] = sum_i s[i, o, j] W_i[o, j]` with scales `s` in broadcast form, and its gradient with respect
-//! to `s`.
+//! The merge: `W[o, j] = sum_i s[i, o, j] W_i[o, j]` with scales `s` in broadcast form, and its
+//! gradient with respect to `s`.
 //!
 //! ```text
 //! s:  sources x R x C, R is 1 or the rows of W, C is 1 or its columns
@@ -7,9 +7,9 @@
 //! ds[i, r, c] = sum of dW[o, j] W_i[o, j] over the elements that s[i, r, c] scales
 //! ```
 //!
-//! The sources are frozen, so no gradients are computed for them. On the CPU they are read from memory-mapped files
-//! in their own dtype, row by row; the forward and backward pass run at memory speed. Source: arXiv 2410.08371,
-//! section 3, with one scale per column.
+//! The sources are frozen, so no gradients are computed for them. On the CPU they are read from
+//! memory-mapped files in their own dtype, row by row; the forward and backward pass run at memory
+//! speed. Source: arXiv 2410.08371, section 3, with one scale per column.
 
 mod composed;
 mod fused;
@@ -23,15 +23,16 @@ use fused::Fused;
 
 /// One weight of every source, for a sum with scales.
 ///
-/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row; a bias of `out` features is one
-/// column of `out` rows.
+/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row; a bias of
+/// `out` features is one column of `out` rows.
 pub struct ScaledSum {
     operands: Operands,
     shape: Vec<usize>,
     columns: usize,
 }
 
-/// The form of the scales of one source: the numbers of rows and columns, each 1 or the weight's own.
+/// The form of the scales of one source: the numbers of rows and columns, each 1 or the weight's
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     /// `R`
@@ -52,7 +53,8 @@ fn misfit<T>(message: String) -> Result<T> {
 }
 
 impl ScaledSum {
-    /// Prepares the sum of `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
+    /// Prepares the sum of `views` (equal shapes) on `device`. `columns` is the last dimension, or
+    /// 1 for a bias.
     ///
     /// # Errors
     /// No views, or out of memory on the device.
@@ -62,7 +64,10 @@ impl ScaledSum {
                 let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
                 Self::of(Operands::Mapped(views), shape, columns)
             }
-            _ => Self::resident(views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?, columns),
+            _ => Self::resident(
+                views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?,
+                columns,
+            ),
         }
     }
 
@@ -92,8 +97,9 @@ impl ScaledSum {
         self.shape.iter().product::<usize>() / self.columns
     }
 
-    /// Returns the merged weight for `scales` (sources x R x C, f32 or f64), in their dtype. It is a variable, so a
-    /// loss has a gradient with respect to it; [`ScaledSum::backward`] maps that to the scales.
+    /// Returns the merged weight for `scales` (sources x R x C, f32 or f64), in their dtype. It is
+    /// a variable, so a loss has a gradient with respect to it; [`ScaledSum::backward`] maps that
+    /// to the scales.
     ///
     /// # Errors
     /// Scales of another shape or dtype.
@@ -101,7 +107,8 @@ impl ScaledSum {
         self.form(scales)?;
         match &self.operands {
             Operands::Resident(tensors) => {
-                let merged = composed::forward(&self.as_rows(tensors)?, scales)?.reshape(self.shape.as_slice())?;
+                let merged = composed::forward(&self.as_rows(tensors)?, scales)?
+                    .reshape(self.shape.as_slice())?;
                 Ok(Var::from_tensor(&merged)?)
             }
             Operands::Mapped(_) => {
@@ -112,8 +119,8 @@ impl ScaledSum {
         }
     }
 
-    /// Like [`ScaledSum::forward`], into `merged`, an earlier result. On the CPU nothing is allocated: mapping the
-    /// pages of fresh memory would cost more than the merge.
+    /// Like [`ScaledSum::forward`], into `merged`, an earlier result. On the CPU nothing is
+    /// allocated: mapping the pages of fresh memory would cost more than the merge.
     ///
     /// # Errors
     /// As for `forward`; a `merged` of another shape, or on the CPU of another dtype.
@@ -125,7 +132,8 @@ impl ScaledSum {
         }
         match &self.operands {
             Operands::Resident(tensors) => {
-                let new = composed::forward(&self.as_rows(tensors)?, scales)?.reshape(self.shape.as_slice())?;
+                let new = composed::forward(&self.as_rows(tensors)?, scales)?
+                    .reshape(self.shape.as_slice())?;
                 Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
             }
             Operands::Mapped(views) => {
@@ -135,19 +143,25 @@ impl ScaledSum {
         }
     }
 
-    /// Like [`ScaledSum::forward`] in `dtype`: into `kept` if that has the right shape, dtype and device, else into
-    /// new memory.
+    /// Like [`ScaledSum::forward`] in `dtype`: into `kept` if that has the right shape, dtype and
+    /// device, else into new memory.
     ///
     /// # Errors
     /// As for `forward`.
     pub fn forward_in(&self, scales: &Tensor, dtype: DType, kept: Option<&Var>) -> Result<Var> {
-        let fits = |v: &&Var| v.dims() == self.shape && v.dtype() == dtype && v.device().same_device(scales.device());
+        let fits = |v: &&Var| {
+            v.dims() == self.shape && v.dtype() == dtype && v.device().same_device(scales.device())
+        };
         if let Some(kept) = kept.filter(fits) {
             self.forward_into(scales, kept)?;
             return Ok(kept.clone());
         }
         let merged = self.forward(scales)?;
-        Ok(if dtype == merged.dtype() { merged } else { Var::from_tensor(&merged.to_dtype(dtype)?)? })
+        Ok(if dtype == merged.dtype() {
+            merged
+        } else {
+            Var::from_tensor(&merged.to_dtype(dtype)?)?
+        })
     }
 
     /// Returns the merge of the rows `ids` (u32): ids x columns, in the scales' dtype.
@@ -158,11 +172,13 @@ impl ScaledSum {
         let form = self.form(scales)?;
         match &self.operands {
             Operands::Resident(tensors) => {
-                let scales = if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
+                let scales =
+                    if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
                 Ok(composed::forward(&self.selected(tensors, ids)?, &scales)?)
             }
             Operands::Mapped(views) => {
-                let (ids, fused) = (self.checked(ids)?, Fused { views, columns: self.columns, form });
+                let (ids, fused) =
+                    (self.checked(ids)?, Fused { views, columns: self.columns, form });
                 Ok(match scales.dtype() {
                     DType::F64 => self.rows_cpu::<f64>(&fused, scales, &ids)?,
                     _ => self.rows_cpu::<f32>(&fused, scales, &ids)?,
@@ -171,7 +187,12 @@ impl ScaledSum {
         }
     }
 
-    fn rows_cpu<T: Real>(&self, fused: &Fused<'_>, scales: &Tensor, ids: &[u32]) -> candle_core::Result<Tensor> {
+    fn rows_cpu<T: Real>(
+        &self,
+        fused: &Fused<'_>,
+        scales: &Tensor,
+        ids: &[u32],
+    ) -> candle_core::Result<Tensor> {
         with_elements([scales], |[scales]: [&[T]; 1]| {
             let mut rows = vec![T::zero(); ids.len() * self.columns];
             fused.forward(scales, &mut rows, |row| ids[row] as usize);
@@ -179,8 +200,9 @@ impl ScaledSum {
         })
     }
 
-    /// Returns the merged weight for `scales` (sources x R x C, f32) in pieces: a function that fills a slice with
-    /// consecutive elements, on any thread, so that a merge can be written without being held in memory.
+    /// Returns the merged weight for `scales` (sources x R x C, f32) in pieces: a function that
+    /// fills a slice with consecutive elements, on any thread, so that a merge can be written
+    /// without being held in memory.
     ///
     /// # Errors
     /// As for `forward`.
@@ -190,22 +212,34 @@ impl ScaledSum {
             Operands::Resident(tensors) => {
                 let merged = composed::forward(&self.as_rows(tensors)?, scales)?;
                 let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
-                Ok(Box::new(move |start, out| out.copy_from_slice(&merged[start..start + out.len()])))
+                Ok(Box::new(move |start, out| {
+                    out.copy_from_slice(&merged[start..start + out.len()])
+                }))
             }
             Operands::Mapped(views) => {
-                let (fused, scales) = (Fused { views, columns: self.columns, form }, scales.flatten_all()?.to_vec1::<f32>()?);
-                Ok(Box::new(move |start, out| pulp::Arch::new().dispatch(|| fused.piece(&scales, start, out))))
+                let (fused, scales) = (
+                    Fused { views, columns: self.columns, form },
+                    scales.flatten_all()?.to_vec1::<f32>()?,
+                );
+                Ok(Box::new(move |start, out| {
+                    pulp::Arch::new().dispatch(|| fused.piece(&scales, start, out))
+                }))
             }
         }
     }
 
-    /// Maps the gradient of the merged weight to the gradient of the scales in `form` (sources x R x C).
+    /// Maps the gradient of the merged weight to the gradient of the scales in `form` (sources x R
+    /// x C).
     ///
     /// # Errors
     /// A gradient of another shape or dtype, or a form that does not match the weight.
     pub fn backward(&self, gradient: &Tensor, form: Form) -> Result<Tensor> {
         if gradient.dims() != self.shape {
-            return misfit(format!("a gradient of shape {:?}, not {:?}", gradient.dims(), self.shape));
+            return misfit(format!(
+                "a gradient of shape {:?}, not {:?}",
+                gradient.dims(),
+                self.shape
+            ));
         }
         self.backward_of(gradient, None, form)
     }
@@ -216,7 +250,11 @@ impl ScaledSum {
     /// As for `backward`; ids out of range.
     pub fn backward_rows(&self, gradient: &Tensor, ids: &Tensor, form: Form) -> Result<Tensor> {
         if gradient.dims() != [ids.dim(0)?, self.columns] {
-            return misfit(format!("a gradient of shape {:?} of {:?} rows", gradient.dims(), ids.dims()));
+            return misfit(format!(
+                "a gradient of shape {:?} of {:?} rows",
+                gradient.dims(),
+                ids.dims()
+            ));
         }
         self.backward_of(gradient, Some(ids), form)
     }
@@ -233,19 +271,29 @@ impl ScaledSum {
                 if form.rows == 1 {
                     return Ok(composed::backward(&selected, &gradient, form)?);
                 }
-                let each = composed::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
-                let none = Tensor::zeros((self.sources(), form.rows, form.columns), each.dtype(), each.device())?;
+                let each =
+                    composed::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
+                let none = Tensor::zeros(
+                    (self.sources(), form.rows, form.columns),
+                    each.dtype(),
+                    each.device(),
+                )?;
                 Ok(none.index_add(ids, &each, 1)?)
             }
             Operands::Mapped(views) => {
-                let (ids, fused) = (ids.map(|ids| self.checked(ids)).transpose()?, Fused { views, columns: self.columns, form });
+                let (ids, fused) = (
+                    ids.map(|ids| self.checked(ids)).transpose()?,
+                    Fused { views, columns: self.columns, form },
+                );
                 let shape = (views.len(), form.rows, form.columns);
                 let given = |values| Tensor::from_vec(values, shape, &Device::Cpu);
                 Ok(match gradient.dtype() {
                     DType::F64 => with_elements([gradient], |[g]: [&[f64]; 1]| {
                         Tensor::from_vec(fused.backward(g, ids.as_deref()), shape, &Device::Cpu)
                     })?,
-                    _ => with_elements([gradient], |[g]: [&[f32]; 1]| given(fused.backward(g, ids.as_deref())))?,
+                    _ => with_elements([gradient], |[g]: [&[f32]; 1]| {
+                        given(fused.backward(g, ids.as_deref()))
+                    })?,
                 })
             }
         }
@@ -273,7 +321,12 @@ impl ScaledSum {
     fn form(&self, scales: &Tensor) -> Result<Form> {
         let (sources, rows, columns) = scales.dims3()?;
         if sources != self.sources() || !matches!(scales.dtype(), DType::F32 | DType::F64) {
-            return misfit(format!("scales {:?} of {:?} for {} sources", scales.dims(), scales.dtype(), self.sources()));
+            return misfit(format!(
+                "scales {:?} of {:?} for {} sources",
+                scales.dims(),
+                scales.dtype(),
+                self.sources()
+            ));
         }
         let form = Form { rows, columns };
         self.fits(form)?;
@@ -284,7 +337,10 @@ impl ScaledSum {
         let (rows, columns) = (self.rows(), self.columns);
         match [1, rows].contains(&form.rows) && [1, columns].contains(&form.columns) {
             true => Ok(()),
-            false => misfit(format!("{} x {} scales for {rows} x {columns} elements", form.rows, form.columns)),
+            false => misfit(format!(
+                "{} x {} scales for {rows} x {columns} elements",
+                form.rows, form.columns
+            )),
         }
     }
 }
@@ -301,7 +357,9 @@ impl InplaceOp1 for Overwrite<'_> {
     }
 
     fn cpu_fwd(&self, merged: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a merged weight is contiguous") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a merged weight is contiguous")
+        };
         let Self { fused, scales } = self;
         match merged {
             CpuStorage::F32(out) => with_elements([scales], |[s]: [&[f32]; 1]| {

@@ -1,5 +1,6 @@
-//! The architecture of a decoder as described by config.json, in one form, and its tensors. Differences between families
-//! are data here; only the reader of config.json knows families by name.
+//! The architecture of a decoder as described by config.json, in one form, and its tensors.
+//! Differences between families are data here; only the reader of config.json knows families by
+//! name.
 
 mod attention;
 mod family;
@@ -11,7 +12,8 @@ mod wrapper;
 pub use rope::{Pairs, Rope, Scaling};
 pub(crate) use wrapper::{get, is_wrapper, set};
 
-/// The architecture of a decoder. Two sources can be merged if theirs are equal except for the vocabulary.
+/// The architecture of a decoder. Two sources can be merged if theirs are equal except for the
+/// vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// `model_type`: `llama`, `qwen3`, ...; for a multimodal model, that of the whole model.
@@ -79,14 +81,16 @@ pub struct Architecture {
 pub struct LayerAttention {
     /// The number of positions a token attends to, including itself; `None`: all previous ones.
     pub window: Option<usize>,
-    /// The index of its rotary embedding in [`Architecture::ropes`]; `None`: no position information.
+    /// The index of its rotary embedding in [`Architecture::ropes`]; `None`: no position
+    /// information.
     pub rope: Option<usize>,
 }
 
 impl LayerAttention {
     /// A description for messages.
     pub(super) fn describe(&self) -> String {
-        let window = self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
+        let window =
+            self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
         let rope = match self.rope {
             None => " without rotary embedding".to_owned(),
             Some(0) => String::new(),
@@ -138,8 +142,11 @@ impl Activation {
     }
 }
 
-/// The kind of a tensor, which determines its coefficients: one per column of a weight, or a single one for a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+/// The kind of a tensor, which determines its coefficients: one per column of a weight, or a single
+/// one for a bias.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A matrix, out x in.
@@ -186,7 +193,10 @@ impl TensorSpec {
 
     /// Its name with `*` in place of the layer index.
     pub fn role(&self) -> String {
-        self.layer().map_or_else(|| self.name.clone(), |layer| self.name.replacen(&format!(".{layer}."), ".*.", 1))
+        self.layer().map_or_else(
+            || self.name.clone(),
+            |layer| self.name.replacen(&format!(".{layer}."), ".*.", 1),
+        )
     }
 }
 
@@ -199,16 +209,27 @@ impl Architecture {
     /// All tensors of a model of this architecture, in the order of computation.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut specs = Vec::new();
-        let mut add = |name: String, kind, shape: &[usize]| specs.push(TensorSpec { name, kind, shape: shape.to_vec() });
+        let mut add = |name: String, kind, shape: &[usize]| {
+            specs.push(TensorSpec { name, kind, shape: shape.to_vec() })
+        };
         add(TensorSpec::EMBEDDING.into(), Kind::Embedding, &[self.vocabulary, self.hidden]);
         for layer in 0..self.layers {
             let prefix = format!("model.layers.{layer}");
-            let norm = |name: &'static str| (format!("{prefix}.{name}.weight"), Kind::Norm, vec![self.hidden]);
-            let mut part = |before: Option<&'static str>, inner: Vec<_>, after: Option<&'static str>| {
-                let all = before.map(norm).into_iter().chain(inner).chain(after.map(norm));
-                all.for_each(|(name, kind, shape): (String, Kind, Vec<usize>)| add(name, kind, &shape));
+            let norm = |name: &'static str| {
+                (format!("{prefix}.{name}.weight"), Kind::Norm, vec![self.hidden])
             };
-            part(self.norms.before_attention, self.attention_tensors(&prefix), self.norms.after_attention);
+            let mut part =
+                |before: Option<&'static str>, inner: Vec<_>, after: Option<&'static str>| {
+                    let all = before.map(norm).into_iter().chain(inner).chain(after.map(norm));
+                    all.for_each(|(name, kind, shape): (String, Kind, Vec<usize>)| {
+                        add(name, kind, &shape)
+                    });
+                };
+            part(
+                self.norms.before_attention,
+                self.attention_tensors(&prefix),
+                self.norms.after_attention,
+            );
             part(self.norms.before_mlp, self.mlp_tensors(&prefix), self.norms.after_mlp);
         }
         add("model.norm.weight".into(), Kind::Norm, &[self.hidden]);
@@ -221,12 +242,17 @@ impl Architecture {
     /// The tensors of a layer's attention, without norms around it.
     fn attention_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
         let (queries, keys) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
-        let linear = |name, rows, columns, bias| linear(format!("{prefix}.self_attn.{name}"), rows, columns, bias);
+        let linear = |name, rows, columns, bias| {
+            linear(format!("{prefix}.self_attn.{name}"), rows, columns, bias)
+        };
         let mut all = match self.fused_qkv {
             true => linear("qkv_proj", queries + 2 * keys, self.hidden, self.qkv_bias),
             false => {
                 let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-                parts.into_iter().flat_map(|(name, rows)| linear(name, rows, self.hidden, self.qkv_bias)).collect()
+                parts
+                    .into_iter()
+                    .flat_map(|(name, rows)| linear(name, rows, self.hidden, self.qkv_bias))
+                    .collect()
             }
         };
         all.extend(linear("o_proj", self.hidden, queries, self.output_bias));
@@ -235,7 +261,8 @@ impl Architecture {
             QkNorm::Heads => Some([("q_norm", self.head_dim), ("k_norm", self.head_dim)]),
             QkNorm::Whole => Some([("q_norm", queries), ("k_norm", keys)]),
         };
-        let norm = |(name, width)| (format!("{prefix}.self_attn.{name}.weight"), Kind::Norm, vec![width]);
+        let norm =
+            |(name, width)| (format!("{prefix}.self_attn.{name}.weight"), Kind::Norm, vec![width]);
         all.extend(widths.into_iter().flatten().map(norm));
         all
     }
@@ -244,10 +271,16 @@ impl Architecture {
     fn mlp_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
         let inner = match self.fused_gate_up {
             true => vec![("gate_up_proj", 2 * self.intermediate, self.hidden)],
-            false => vec![("gate_proj", self.intermediate, self.hidden), ("up_proj", self.intermediate, self.hidden)],
+            false => vec![
+                ("gate_proj", self.intermediate, self.hidden),
+                ("up_proj", self.intermediate, self.hidden),
+            ],
         };
         let all = inner.into_iter().chain([("down_proj", self.hidden, self.intermediate)]);
-        all.flat_map(|(name, rows, columns)| linear(format!("{prefix}.mlp.{name}"), rows, columns, self.mlp_bias)).collect()
+        all.flat_map(|(name, rows, columns)| {
+            linear(format!("{prefix}.mlp.{name}"), rows, columns, self.mlp_bias)
+        })
+        .collect()
     }
 
     /// A description of the attention windows and rotary embeddings of all layers.
@@ -268,24 +301,34 @@ impl Architecture {
 
     fn describe_norms(&self) -> String {
         let Norms { before_attention, after_attention, before_mlp, after_mlp } = self.norms;
-        let of_layers = [before_attention, after_attention, before_mlp, after_mlp].into_iter().flatten();
+        let of_layers =
+            [before_attention, after_attention, before_mlp, after_mlp].into_iter().flatten();
         let of_queries = match self.qk_norm {
             QkNorm::None => None,
             QkNorm::Heads => Some("queries and keys, per head"),
             QkNorm::Whole => Some("queries and keys, over all heads"),
         };
-        let offset = if self.norm_offset == 0.0 { String::new() } else { format!(", weights + {}", self.norm_offset) };
+        let offset = if self.norm_offset == 0.0 {
+            String::new()
+        } else {
+            format!(", weights + {}", self.norm_offset)
+        };
         of_layers.chain(of_queries).collect::<Vec<_>>().join(", ") + &offset
     }
 
     fn describe_biases(&self) -> String {
-        let all = [(self.qkv_bias, "queries, keys and values"), (self.output_bias, "attention's output"), (self.mlp_bias, "MLP")];
-        let there: Vec<&str> = all.into_iter().filter(|(is_there, _)| *is_there).map(|(_, name)| name).collect();
+        let all = [
+            (self.qkv_bias, "queries, keys and values"),
+            (self.output_bias, "attention's output"),
+            (self.mlp_bias, "MLP"),
+        ];
+        let there: Vec<&str> =
+            all.into_iter().filter(|(is_there, _)| *is_there).map(|(_, name)| name).collect();
         if there.is_empty() { "none".into() } else { there.join(", ") }
     }
 
-    /// The first field in which two architectures differ, as `NAME is A and B`. Vocabularies may differ, and one output layer
-    /// may be tied.
+    /// The first field in which two architectures differ, as `NAME is A and B`. Vocabularies may
+    /// differ, and one output layer may be tied.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let other = &Self { vocabulary: self.vocabulary, tied: self.tied, ..other.clone() };
         let cap = |cap: Option<f64>| cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string());
@@ -299,7 +342,10 @@ impl Architecture {
                 ("key-value heads", a.key_value_heads.to_string()),
                 ("head dimension", a.head_dim.to_string()),
                 ("norm epsilon", a.norm_eps.to_string()),
-                ("rotary embedding", a.ropes.iter().map(Rope::describe).collect::<Vec<_>>().join(" and ")),
+                (
+                    "rotary embedding",
+                    a.ropes.iter().map(Rope::describe).collect::<Vec<_>>().join(" and "),
+                ),
                 ("attention", a.describe_attention()),
                 ("norms", a.describe_norms()),
                 ("activation", a.activation.name().to_owned()),
@@ -310,21 +356,33 @@ impl Architecture {
                         a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale
                     ),
                 ),
-                ("caps", format!("attention {}, logits {}", cap(a.attention_cap), cap(a.logit_cap))),
+                (
+                    "caps",
+                    format!("attention {}, logits {}", cap(a.attention_cap), cap(a.logit_cap)),
+                ),
                 ("biases", a.describe_biases()),
             ]
         };
         let pairs = fields(self).into_iter().zip(fields(other));
         pairs.into_iter().find(|(a, b)| a != b).map(|((name, a), (_, b))| {
             let tensor = self.tensors().into_iter().zip(other.tensors()).find(|(x, y)| x != y);
-            let tensor = tensor.map(|(x, y)| format!(" (tensor `{}`: {:?} and {:?})", x.name, x.shape, y.shape));
+            let tensor = tensor
+                .map(|(x, y)| format!(" (tensor `{}`: {:?} and {:?})", x.name, x.shape, y.shape));
             format!("{name} is `{a}` and `{b}`{}", tensor.unwrap_or_default())
         })
     }
 }
 
 /// A linear layer's weight, and its bias if it has one.
-fn linear(name: String, rows: usize, columns: usize, bias: bool) -> Vec<(String, Kind, Vec<usize>)> {
+fn linear(
+    name: String,
+    rows: usize,
+    columns: usize,
+    bias: bool,
+) -> Vec<(String, Kind, Vec<usize>)> {
     let bias = bias.then(|| (format!("{name}.bias"), Kind::Bias, vec![rows]));
-    [(format!("{name}.weight"), Kind::Linear, vec![rows, columns])].into_iter().chain(bias).collect()
+    [(format!("{name}.weight"), Kind::Linear, vec![rows, columns])]
+        .into_iter()
+        .chain(bias)
+        .collect()
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! [`load`] opens the sources `W_i`; [`Models::wrap`] creates the coefficients `c` of a scheme (by default one per
-//! source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the coefficients by its gradient;
+//! source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the coefficients by
+//! its gradient;
 //! [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes `W`. Start with `Session::objective` and
 //! `Session::step` below. The rest is in `session/`, one file per primitive.
 
@@ -109,10 +110,11 @@ type Terms = Vec<(String, f64)>;
 type FlatGradients = Vec<Option<Vec<f32>>>;
 
 impl Session {
-    /// Computes the objective on the next batch and, with `with_gradient`, its gradient with respect to the coefficients.
+    /// Computes the objective on the next batch and, with `with_gradient`, its gradient with
+    /// respect to the coefficients.
     fn objective(&mut self, with_gradient: bool) -> Result<(Terms, FlatGradients)> {
-        // 1. Distillation: compare the merge with each source on that source's data, and compute the gradient with
-        // respect to the variables of the scheme.
+        // 1. Distillation: compare the merge with each source on that source's data, and compute
+        //    the gradient with respect to the variables of the scheme.
         let (mut terms, mut gradients) = self.distil(with_gradient)?;
         // A gradient from the penalties does not replace a missing gradient from the data.
         let distils = self.models.settings.weights.compares_logits();
@@ -135,19 +137,28 @@ impl Session {
             let found = gradients.by_variable.get(&i).filter(|_| variable.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
         };
-        let gradients = self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
+        let gradients =
+            self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
         Ok((terms, gradients))
     }
 
-    /// Returns an error for the first trainable variable without a gradient. With `distils`, also for a variable of a
-    /// tensor that the gradient of the data did not reach.
+    /// Returns an error for the first trainable variable without a gradient. With `distils`, also
+    /// for a variable of a tensor that the gradient of the data did not reach.
     fn check_gradients(&self, gradients: &Gradients, distils: bool) -> Result<()> {
-        let missed = |tensor: &&MergedTensor| tensor.trains && distils && !gradients.tensors.contains(&tensor.spec.name);
+        let missed = |tensor: &&MergedTensor| {
+            tensor.trains && distils && !gradients.tensors.contains(&tensor.spec.name)
+        };
         let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
-        let mut without = self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(|(i, variable)| {
-            let tensor = missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
-            tensor.or((!gradients.by_variable.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
-        });
+        let mut without =
+            self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(
+                |(i, variable)| {
+                    let tensor =
+                        missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
+                    tensor
+                        .or((!gradients.by_variable.contains_key(&i)).then_some(&variable.tensor))
+                        .map(|tensor| (variable, tensor))
+                },
+            );
         match without.next() {
             None => Ok(()),
             Some((variable, tensor)) => {
@@ -173,7 +184,8 @@ impl Session {
         let (terms, mut gradients) = self.objective(true)?;
         let total = terms.iter().map(|(_, x)| x).sum();
         let step = self.step + 1;
-        let squares = gradients.iter().flatten().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+        let squares =
+            gradients.iter().flatten().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>();
         let grad_norm = squares.sqrt();
         for (what, value) in [("loss", total), ("gradient", grad_norm)] {
             if !f64::is_finite(value) {
@@ -186,17 +198,25 @@ impl Session {
             gradients.iter_mut().flatten().flatten().for_each(|g| *g *= scale);
         }
         let lr = settings.lr_at(self.step, self.total_steps());
-        let update = Update { optimizer: settings.optimizer, step, lr, weight_decay: settings.weight_decay };
+        let update =
+            Update { optimizer: settings.optimizer, step, lr, weight_decay: settings.weight_decay };
         let mut moments = self.moments.clone();
         let mut moved = Vec::new();
-        for ((variable, moments), gradient) in self.merge.variables.iter().zip(&mut moments).zip(&gradients) {
+        for ((variable, moments), gradient) in
+            self.merge.variables.iter().zip(&mut moments).zip(&gradients)
+        {
             let Some(gradient) = gradient else { continue };
             let mut values = variable.value.flatten_all()?.to_vec1::<f32>()?;
-            // The vectors of a parameter are the entries of its first dimension: one per source for most schemes.
+            // The vectors of a parameter are the entries of its first dimension: one per source for
+            // most schemes.
             let width = values.len() / variable.value.dims().first().copied().unwrap_or(1);
             moments.update(update, &mut values, gradient, width);
             if let Some(value) = values.iter().find(|x| !x.is_finite()) {
-                return Err(Error::Diverged { what: "coefficient", step, value: f64::from(*value) });
+                return Err(Error::Diverged {
+                    what: "coefficient",
+                    step,
+                    value: f64::from(*value),
+                });
             }
             moved.push((variable, Tensor::from_vec(values, variable.value.dims(), &Device::Cpu)?));
         }
@@ -222,19 +242,29 @@ impl Session {
         let settings = &self.models.settings;
         let data = self.sources.iter().filter_map(|s| self.models.data.get(s.name()));
         let longest = data.map(|d| d.examples.len()).max().unwrap_or(0);
-        if settings.total_steps > 0 { settings.total_steps } else { longest.div_ceil(settings.batch_size) }
+        if settings.total_steps > 0 {
+            settings.total_steps
+        } else {
+            longest.div_ceil(settings.batch_size)
+        }
     }
 
     fn notes(&self, terms: &Terms) -> Vec<String> {
         let mut notes = Vec::new();
         let penalised = self.merge.tensors.iter().filter(|t| t.is_penalised()).count() as f64;
         let parallel = self.models.settings.weights.cosine * penalised;
-        if self.step == 0 && terms.iter().any(|(name, x)| name == "cosine" && *x > 0.0 && (x - parallel).abs() < 1e-6 * parallel)
+        if self.step == 0
+            && terms.iter().any(|(name, x)| {
+                name == "cosine" && *x > 0.0 && (x - parallel).abs() < 1e-6 * parallel
+            })
         {
             notes.push("cosine has no gradient yet: all coefficient vectors are parallel, as at every uniform start".into());
         }
         if self.models.settings.lr_at(self.step, self.total_steps()) == 0.0 {
-            notes.push(format!("the linear schedule ended at step {}: the learning rate is 0", self.total_steps()));
+            notes.push(format!(
+                "the linear schedule ended at step {}: the learning rate is 0",
+                self.total_steps()
+            ));
         }
         notes
     }
@@ -302,28 +332,35 @@ impl Dam {
     pub fn loss(&self) -> Result<LossReport> {
         self.with_weights(|session| {
             let (terms, _) = session.objective(false)?;
-            Ok(LossReport { total: terms.iter().map(|(_, x)| x).sum(), notes: session.notes(&terms), terms })
+            Ok(LossReport {
+                total: terms.iter().map(|(_, x)| x).sum(),
+                notes: session.notes(&terms),
+                terms,
+            })
         })
     }
 
     /// Makes one optimiser step on the next batch. Reports the loss before the step.
     ///
     /// # Errors
-    /// A source has no data, a coefficient has no gradient, the loss is not finite, or [`Error::Interrupted`]. The
-    /// coefficients are then unchanged.
+    /// A source has no data, a coefficient has no gradient, the loss is not finite, or
+    /// [`Error::Interrupted`]. The coefficients are then unchanged.
     pub fn step(&self) -> Result<StepReport> {
         self.with_weights(Session::step)
     }
 
-    /// Makes `steps` optimiser steps. A stop discards the step in progress and keeps those before it.
+    /// Makes `steps` optimiser steps. A stop discards the step in progress and keeps those before
+    /// it.
     ///
     /// # Errors
-    /// As for [`Dam::step`]; steps made before the error are kept. [`Error::Interrupted`] if no step was made.
+    /// As for [`Dam::step`]; steps made before the error are kept. [`Error::Interrupted`] if no
+    /// step was made.
     pub fn train(&self, steps: usize) -> Result<TrainReport> {
         self.train_with(steps, |_| ControlFlow::Continue(()))
     }
 
-    /// Like [`Dam::train`], but calls `after` after every step; `Break` stops training and keeps all steps.
+    /// Like [`Dam::train`], but calls `after` after every step; `Break` stops training and keeps
+    /// all steps.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -338,8 +375,13 @@ impl Dam {
     ///
     /// # Errors
     /// As for [`Dam::step`].
-    pub fn train_with(&self, steps: usize, mut after: impl FnMut(&StepReport) -> ControlFlow<()>) -> Result<TrainReport> {
-        let (start, mut history, mut stopped, mut lr) = (Instant::now(), History::default(), false, 0.0);
+    pub fn train_with(
+        &self,
+        steps: usize,
+        mut after: impl FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<TrainReport> {
+        let (start, mut history, mut stopped, mut lr) =
+            (Instant::now(), History::default(), false, 0.0);
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = match self.step() {
@@ -352,14 +394,19 @@ impl Dam {
             };
             history.push(report.step, report.total, &report.terms);
             lr = report.lr;
-            task.step(|| format!("step {}: loss {:.4}", report.step, report.total), Some(report.total), Some(&report));
+            task.step(
+                || format!("step {}: loss {:.4}", report.step, report.total),
+                Some(report.total),
+                Some(&report),
+            );
             if after(&report).is_break() || interrupt::requested() {
                 stopped = i + 1 < steps;
                 break;
             }
         }
         let losses: Vec<f64> = history.total.iter().map(|(_, loss)| *loss).collect();
-        let (first, last) = (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
+        let (first, last) =
+            (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
         drop(task);
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport {
@@ -375,8 +422,8 @@ impl Dam {
         })
     }
 
-    /// Reports the coefficients of the tensors selected by `pattern`: a name, a glob (`*`, `?`) or a part of a name.
-    /// `""` selects all tensors.
+    /// Reports the coefficients of the tensors selected by `pattern`: a name, a glob (`*`, `?`) or
+    /// a part of a name. `""` selects all tensors.
     ///
     /// # Errors
     /// The pattern matches no tensor.
@@ -408,7 +455,9 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> 
         return f();
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let unfit = |e: rayon::ThreadPoolBuildError| Error::bad_value("threads", &threads.to_string(), e.to_string());
+    let unfit = |e: rayon::ThreadPoolBuildError| {
+        Error::bad_value("threads", &threads.to_string(), e.to_string())
+    };
     pool.map_err(unfit)?.install(f)
 }
 
@@ -417,7 +466,8 @@ mod tests {
     use super::*;
     use crate::coefficients::Columns;
 
-    /// Guards against an operation without a backward pass and against a weight that no operation uses.
+    /// Guards against an operation without a backward pass and against a weight that no operation
+    /// uses.
     #[test]
     fn a_missing_gradient_is_an_error_and_changes_nothing() {
         let models = load(["builtin:japanese", "builtin:math"]).unwrap();
@@ -427,7 +477,8 @@ mod tests {
         {
             let mut session = dam.session();
             let mut more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
-            let (mut unused, mut variable) = (more.tensors.pop().unwrap(), more.variables.pop().unwrap());
+            let (mut unused, mut variable) =
+                (more.tensors.pop().unwrap(), more.variables.pop().unwrap());
             unused.spec.name = "model.unused.weight".into();
             variable.key = "unused".into();
             unused.variables = vec![session.merge.variables.len()];
@@ -436,7 +487,10 @@ mod tests {
             session.moments.push(Moments::default());
         }
         let error = dam.step().unwrap_err();
-        assert!(matches!(&error, Error::NoGradient { parameter, count: 1, .. } if parameter == "unused"), "{error:?}");
+        assert!(
+            matches!(&error, Error::NoGradient { parameter, count: 1, .. } if parameter == "unused"),
+            "{error:?}"
+        );
         assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), before);
         assert_eq!(dam.steps(), 0);
     }
