@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use dam_prelude::Error;
 use dam_prelude::show::{AVERAGE, MERGED};
-use dam_prelude::verbs::{self, Context, Statement, statements};
+use dam_prelude::verbs::{self, Argument, Context, Statement, statements};
 use serde_json::Value;
 
 use crate::interrupt;
@@ -84,9 +84,9 @@ fn run_tour(directory: &Path, force: bool, output: &Output) -> Result<String> {
         let mut typed = line.to_owned();
         let mut all = statements(line)?;
         if line == "bake" {
-            let mut arguments = vec![verbs::path("bake", &directory.display().to_string())];
+            let mut arguments = vec![Argument::path(directory.display().to_string())];
             arguments.extend(force.then(|| "--force".into()));
-            let bake = Statement { verb: "bake".into(), arguments, line: 1 };
+            let bake = Statement::new("bake", arguments);
             typed = verbs::line(&bake);
             all = vec![bake];
         }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::{copy_checkpoint, dam, golden, json};
 use dam_prelude::coefficients::SCHEMES;
-use dam_prelude::train::KEYS;
+use dam_prelude::train::SETTINGS;
 use serde_json::Value;
 
 /// A session: its verbs, and its kind of result. A merge in training is saved; any other merge is
@@ -323,7 +323,7 @@ fn exported_sessions_reproduce_the_coefficients() {
 fn every_setting_is_exported() {
     let verbs: String =
         sessions().into_iter().map(|session| session.verbs).collect::<Vec<_>>().join(" ");
-    for key in KEYS {
+    for key in SETTINGS.iter().map(|setting| setting.key) {
         assert!(verbs.contains(&format!(" {key}=")), "{key}");
     }
 }

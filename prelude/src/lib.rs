@@ -46,6 +46,9 @@
 //! | [`eval`] | loss, perplexity, exact match, generation |
 //! | [`show`] | reports, tables and figures |
 //! | [`session`] | [`Dam`], the six primitives |
+//! | [`syntax`] | lines of verbs: words and statements |
+//! | [`timeline`] | the state of a session, its history, undo, recovery |
+//! | [`export`] | a session as a notebook, a script or a program |
 //! | [`verbs`] | the command language of the terminal and the kernel |
 //! | `notebook` | display and input in notebooks |
 //!
@@ -58,6 +61,7 @@ pub mod coefficients;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod export;
 mod factor;
 #[doc(hidden)]
 pub mod fuzz;
@@ -73,6 +77,8 @@ pub mod objective;
 pub mod ops;
 pub mod session;
 pub mod show;
+pub mod syntax;
+pub mod timeline;
 pub mod train;
 pub mod verbs;
 mod work;

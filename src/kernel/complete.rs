@@ -124,7 +124,7 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
     if let Some(line) = code::verbs(line.trim_start()) {
         let verb = find(line.split_whitespace().next()?).ok()?;
         return Some(
-            json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}),
+            json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage(), verb.about, verb.example)}),
         );
     }
     let cell = without_verbs(cell);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use dam_prelude::checkpoint::private_directory;
-use dam_prelude::train::KEYS;
+use dam_prelude::train::SETTINGS;
 use dam_prelude::verbs::Context;
 use dam_prelude::{Dam, Error, Settings};
 use rustyline::completion::{Completer, Pair};
@@ -101,7 +101,7 @@ impl RustPrompt {
                         .map(|spec| format!("models.data({name:?}, {spec:?})?;"));
                     lines.extend(spec);
                 }
-                for key in KEYS {
+                for key in SETTINGS.iter().map(|setting| setting.key) {
                     let value = models
                         .settings
                         .get(key)

@@ -399,6 +399,11 @@ impl Error {
     }
 }
 
+/// Refuses with a message and a hint.
+pub(crate) fn refuse<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T> {
+    Err(Error::Refused { message: message.into(), hint: hint.into() })
+}
+
 /// The closest of `known` to a misspelt `name`, if any is close enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Names that are much longer cannot be close and are slow to compare.

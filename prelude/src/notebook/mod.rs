@@ -18,8 +18,9 @@ mod shown;
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::error::Result;
+use crate::error::refuse;
 use crate::session::{latest, watch};
-use crate::verbs::{Context, Reply, quits, refuse, statements};
+use crate::verbs::{Context, Reply, find, quits, replay, statements};
 
 pub use panic::PANIC;
 pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error, variables};
@@ -66,12 +67,8 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
         let (before, of_cell) = (context.timeline().here(), of_cell(context));
         let reply = context.run(&statement)?;
         // Without this, the cell's variable would hold a merge that no verb acts on.
-        if of_cell && context.dam.is_none() && is_undo(&statement.verb) {
-            let depth = |state: usize| context.timeline().path(state).len();
-            match depth(before) - depth(context.timeline().here()) {
-                back if statement.verb == "undo" => context.redo(back)?,
-                _ => context.go(before)?,
-            }
+        if of_cell && context.dam.is_none() && !context.timeline().is_after(before) {
+            context.cancel_undo(before, replay)?;
             return refuse(
                 "cannot undo: a Rust cell created this merge",
                 "run that cell again to create a new merge",
@@ -105,18 +102,9 @@ fn follow(context: &mut Context) {
 /// Whether a cell created the merge, and not a verb.
 fn of_cell(context: &Context) -> bool {
     let timeline = context.timeline();
-    let path = timeline.path(timeline.here());
-    context.dam.is_some()
-        && path.iter().all(|state| {
-            timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb))
-        })
-}
-
-/// Whether a verb creates a trainable merge.
-fn makes(verb: &str) -> bool {
-    ["wrap", "open"].contains(&verb)
-}
-
-fn is_undo(verb: &str) -> bool {
-    ["undo", "switch"].contains(&verb)
+    let by_verb = |state: &usize| {
+        let done = timeline.states()[*state].done.as_ref();
+        done.is_some_and(|done| find(&done.verb).is_ok_and(|verb| verb.wraps))
+    };
+    context.dam.is_some() && !timeline.path(timeline.here()).iter().any(by_verb)
 }

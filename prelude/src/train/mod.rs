@@ -11,5 +11,5 @@ pub use forecast::{Forecast, Recompute, Workload, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{Gradients, Pass, PassOptions};
-pub use settings::{KEYS, Schedule, Settings, TermWeights, about, choices, choose};
+pub use settings::{SETTINGS, Schedule, Setting, Settings, TermWeights, Values};
 pub use teacher::{Outputs, TeacherRun, Teachers};

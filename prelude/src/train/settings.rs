@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
 use crate::error::{Error, Result, first_line};
@@ -127,102 +128,168 @@ impl Default for Settings {
     }
 }
 
-/// The keys of the verb `set`, in the order of the documentation.
-pub const KEYS: [&str; 26] = [
-    "lr",
-    "optimizer",
-    "weight_decay",
-    "schedule",
-    "warmup",
-    "total_steps",
-    "clip",
-    "batch_size",
-    "shuffle",
-    "max_length",
-    "temperature",
-    "reduction",
-    "kl",
-    "mse",
-    "entropy",
-    "cosine",
-    "l1",
-    "l2",
-    "overlap",
-    "weighted_overlap",
-    "top_k",
-    "seed",
-    "recompute",
-    "device",
-    "threads",
-    "dtype",
-];
-
-const OPTIMIZERS: [(&str, Optimizer); 2] = [("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)];
-const SCHEDULES: [(&str, Schedule); 2] =
-    [("constant", Schedule::Constant), ("linear", Schedule::Linear)];
-const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
-const REDUCTIONS: [(&str, Reduction); 2] =
-    [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
-const RECOMPUTE: [(&str, Recompute); 3] =
-    [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
-const DEVICES: [(&str, &str); 4] =
-    [("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda"), ("metal", "metal")];
-const DTYPES: [(&str, &str); 3] = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
-
-/// Returns the allowed values of `key`; empty for a number.
-pub fn choices(key: &str) -> Vec<&'static str> {
-    fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
-        choices.iter().map(|(name, _)| *name).collect()
-    }
-    match key {
-        "optimizer" => names(&OPTIMIZERS),
-        "schedule" => names(&SCHEDULES),
-        "shuffle" => names(&SWITCH),
-        "reduction" => names(&REDUCTIONS),
-        "recompute" => names(&RECOMPUTE),
-        "device" => names(&DEVICES),
-        "dtype" => names(&DTYPES),
-        _ => Vec::new(),
-    }
+/// One setting.
+pub struct Setting {
+    /// Its key in the verb `set`.
+    pub key: &'static str,
+    /// A short description.
+    pub about: &'static str,
+    /// The allowed values.
+    pub values: Values,
 }
 
-/// Returns a short description of `key`.
-pub fn about(key: &str) -> &'static str {
-    match key {
-        "lr" => "learning rate",
-        "optimizer" => "optimiser of the coefficients",
-        "weight_decay" => "decoupled, per step and unit of learning rate",
-        "schedule" => "learning rate schedule after the warm-up",
-        "warmup" => "number of steps over which the learning rate rises from 0",
-        "total_steps" => {
-            "step at which the linear schedule ends; 0: after one epoch of the largest data set"
+/// The allowed values of a setting.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// A number above 0.
+    Positive,
+    /// A number of at least 0.
+    NonNegative,
+    /// An integer in this range.
+    Integer(u64, u64),
+    /// 0, or an integer of at least 2.
+    NotOne,
+    /// `on` or `off`.
+    Switch,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// The upper limit of integers without one.
+const MAX: u64 = 1 << 40;
+
+/// All settings, in the order of the documentation.
+pub const SETTINGS: &[Setting] = {
+    use Values::{Integer, NonNegative, NotOne, OneOf, Positive, Switch};
+    const fn setting(key: &'static str, values: Values, about: &'static str) -> Setting {
+        Setting { key, about, values }
+    }
+    &[
+        setting("lr", Positive, "learning rate"),
+        setting("optimizer", OneOf(&["adamw", "mofo"]), "optimiser of the coefficients"),
+        setting("weight_decay", NonNegative, "decoupled, per step and unit of learning rate"),
+        setting(
+            "schedule",
+            OneOf(&["constant", "linear"]),
+            "learning rate schedule after the warm-up",
+        ),
+        setting(
+            "warmup",
+            Integer(0, MAX),
+            "number of steps over which the learning rate rises from 0",
+        ),
+        setting(
+            "total_steps",
+            Integer(0, MAX),
+            "step at which the linear schedule ends; 0: after one epoch of the largest data set",
+        ),
+        setting("clip", NonNegative, "maximum gradient norm; 0: no clipping"),
+        setting("batch_size", Integer(1, 1 << 16), "examples per source per step"),
+        setting("shuffle", Switch, "whether examples are shuffled in every epoch"),
+        setting(
+            "max_length",
+            Integer(2, MAX),
+            "maximum tokens of an example; longer ones are truncated",
+        ),
+        setting("temperature", Positive, "temperature of the KL and entropy terms"),
+        setting("reduction", OneOf(&["reference", "token_mean"]), "how the KL term is averaged"),
+        setting("kl", NonNegative, "weight of the KL divergence from each source on its own data"),
+        setting("mse", NonNegative, "weight of the mean squared error between their logits"),
+        setting("entropy", NonNegative, "weight of the entropy of the merge"),
+        setting(
+            "cosine",
+            NonNegative,
+            "weight of the cosine similarity of the sources' coefficients",
+        ),
+        setting("l1", NonNegative, "weight of the L1 norms of the coefficients"),
+        setting("l2", NonNegative, "weight of the L2 norms of the coefficients"),
+        setting("overlap", NonNegative, "weight of the overlap of source pairs in each column"),
+        setting(
+            "weighted_overlap",
+            NonNegative,
+            "overlap weighted by the angle between task vectors; needs a base",
+        ),
+        // With a single logit, all distributions are equal.
+        setting("top_k", NotOne, "teacher logits kept per token; 0: the whole vocabulary"),
+        setting(
+            "seed",
+            Integer(0, u64::MAX),
+            "seed of the order of examples and of a random start",
+        ),
+        setting(
+            "recompute",
+            OneOf(&["auto", "on", "off"]),
+            "whether the backward pass recomputes layers, to save memory",
+        ),
+        setting("device", OneOf(&["auto", "cpu", "cuda", "metal"]), "device of the computation"),
+        setting("threads", Integer(0, 1024), "number of threads; 0: one per core"),
+        setting(
+            "dtype",
+            OneOf(&["f32", "bf16", "f16"]),
+            "dtype of the merged model; bf16 and f16 on a GPU",
+        ),
+    ]
+};
+
+impl Setting {
+    /// The setting `key`.
+    ///
+    /// # Errors
+    /// An unknown key; the error names the nearest.
+    pub fn find(key: &str) -> Result<&'static Self> {
+        let found = SETTINGS.iter().find(|setting| setting.key == key);
+        found.ok_or_else(|| Error::unknown("key", key, SETTINGS.iter().map(|s| s.key)))
+    }
+
+    /// The words that may be its value; empty for a number.
+    pub fn words(&self) -> &'static [&'static str] {
+        match self.values {
+            Values::Switch => &["on", "off"],
+            Values::OneOf(words) => words,
+            _ => &[],
         }
-        "clip" => "maximum gradient norm; 0: no clipping",
-        "batch_size" => "examples per source per step",
-        "shuffle" => "whether examples are shuffled in every epoch",
-        "max_length" => "maximum tokens of an example; longer ones are truncated",
-        "temperature" => "temperature of the KL and entropy terms",
-        "reduction" => "how the KL term is averaged",
-        "kl" => "weight of the KL divergence from each source on its own data",
-        "mse" => "weight of the mean squared error between their logits",
-        "entropy" => "weight of the entropy of the merge",
-        "cosine" => "weight of the cosine similarity of the sources' coefficients",
-        "l1" => "weight of the L1 norms of the coefficients",
-        "l2" => "weight of the L2 norms of the coefficients",
-        "overlap" => "weight of the overlap of source pairs in each column",
-        "weighted_overlap" => "overlap weighted by the angle between task vectors; needs a base",
-        "top_k" => "teacher logits kept per token; 0: the whole vocabulary",
-        "seed" => "seed of the order of examples and of a random start",
-        "recompute" => "whether the backward pass recomputes layers, to save memory",
-        "device" => "device of the computation",
-        "threads" => "number of threads; 0: one per core",
-        "dtype" => "dtype of the merged model; bf16 and f16 on a GPU",
-        _ => "",
+    }
+
+    /// Reads a value.
+    fn read(&self, value: &str) -> Result<Value> {
+        let real = |open: bool| {
+            let x: f64 = value.parse().ok()?;
+            (x.is_finite() && x >= 0.0 && !(open && x == 0.0)).then(|| json!(x))
+        };
+        let integer = |low: u64, high: u64| {
+            let n: u64 = value.parse().ok()?;
+            (low..=high).contains(&n).then(|| json!(n))
+        };
+        let (read, expected) = match self.values {
+            Values::Positive => (real(true), "a number above 0".to_owned()),
+            Values::NonNegative => (real(false), "a number of at least 0".to_owned()),
+            Values::Integer(low, high) if high < MAX => {
+                (integer(low, high), format!("an integer from {low} to {high}"))
+            }
+            Values::Integer(low, high) => {
+                (integer(low, high), format!("an integer of at least {low}"))
+            }
+            Values::NotOne => {
+                (integer(0, MAX).filter(|n| *n != 1), "0, or an integer of at least 2".to_owned())
+            }
+            Values::Switch => {
+                let is_known = self.words().contains(&value);
+                (is_known.then(|| json!(value == "on")), self.words().join(", "))
+            }
+            Values::OneOf(words) => {
+                (words.contains(&value).then(|| json!(value)), words.join(", "))
+            }
+        };
+        read.ok_or_else(|| Error::bad_value(self.key, value, expected))
+    }
+
+    /// Its value within all settings in JSON, where weights of terms are nested.
+    fn place<'a>(&self, settings: &'a mut Value) -> &'a mut Value {
+        let is_weight = settings["weights"].get(self.key).is_some();
+        let within = if is_weight { &mut settings["weights"] } else { settings };
+        &mut within[self.key]
     }
 }
-
-/// The limit above which an upper bound is not mentioned.
-const MANY: usize = 1 << 40;
 
 impl Settings {
     /// Sets `key` to `value`.
@@ -230,78 +297,23 @@ impl Settings {
     /// # Errors
     /// An unknown key (the error names the nearest), or a value out of range. Nothing changes then.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let real = |low: f64, open: bool| {
-            let x: Option<f64> = value
-                .parse()
-                .ok()
-                .filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
-            x.ok_or_else(|| {
-                Error::bad_value(
-                    key,
-                    value,
-                    format!("a number {} {low}", if open { "above" } else { "of at least" }),
-                )
-            })
-        };
-        let within = |low: usize, high: usize| {
-            let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));
-            let range = if high < MANY {
-                format!("from {low} to {high}")
-            } else {
-                format!("of at least {low}")
-            };
-            x.ok_or_else(|| Error::bad_value(key, value, format!("an integer {range}")))
-        };
-        let whole = |low: usize| within(low, MANY);
-        match key {
-            "lr" => self.lr = real(0.0, true)?,
-            "optimizer" => self.optimizer = choose(key, value, &OPTIMIZERS)?,
-            "weight_decay" => self.weight_decay = real(0.0, false)?,
-            "schedule" => self.schedule = choose(key, value, &SCHEDULES)?,
-            "warmup" => self.warmup = whole(0)?,
-            "total_steps" => self.total_steps = whole(0)?,
-            "clip" => self.clip = real(0.0, false)?,
-            "batch_size" => self.batch_size = within(1, 1 << 16)?,
-            "shuffle" => self.shuffle = choose(key, value, &SWITCH)?,
-            "max_length" => self.max_length = whole(2)?,
-            "temperature" => self.temperature = real(0.0, true)?,
-            "reduction" => self.reduction = choose(key, value, &REDUCTIONS)?,
-            "kl" => self.weights.kl = real(0.0, false)?,
-            "mse" => self.weights.mse = real(0.0, false)?,
-            "entropy" => self.weights.entropy = real(0.0, false)?,
-            "cosine" => self.weights.cosine = real(0.0, false)?,
-            "l1" => self.weights.l1 = real(0.0, false)?,
-            "l2" => self.weights.l2 = real(0.0, false)?,
-            "overlap" => self.weights.overlap = real(0.0, false)?,
-            "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
-            // With a single logit, all distributions are equal.
-            "top_k" if value == "1" => {
-                return Err(Error::bad_value(key, value, "0, or an integer of at least 2"));
-            }
-            "top_k" => self.top_k = whole(0)?,
-            "seed" => {
-                self.seed = value
-                    .parse()
-                    .map_err(|_| Error::bad_value(key, value, "an integer of at least 0"))?
-            }
-            "recompute" => self.recompute = choose(key, value, &RECOMPUTE)?,
-            "device" => self.device = choose(key, value, &DEVICES)?.into(),
-            "threads" => self.threads = within(0, 1024)?,
-            "dtype" => self.dtype = choose(key, value, &DTYPES)?.into(),
-            _ => return Err(Error::unknown("key", key, KEYS)),
-        }
+        let setting = Setting::find(key)?;
+        let read = setting.read(value)?;
+        let mut settings = json!(self);
+        *setting.place(&mut settings) = read;
+        *self = serde_json::from_value(settings)
+            .map_err(|e| Error::bad_value(key, value, e.to_string()))?;
         Ok(())
     }
 
     /// Returns the value of `key` in the form that `set` accepts.
     pub fn get(&self, key: &str) -> Option<String> {
-        let json = serde_json::to_value(self).ok()?;
-        let value = json.get(key).or_else(|| json["weights"].get(key))?;
-        Some(match value {
-            serde_json::Value::Bool(on) => if *on { "on" } else { "off" }.into(),
-            serde_json::Value::String(text) => text.clone(),
-            whole if whole.is_u64() => whole.to_string(),
-            number => number.as_f64().map_or_else(|| number.to_string(), |x| x.to_string()),
+        let setting = Setting::find(key).ok()?;
+        Some(match &*setting.place(&mut json!(self)) {
+            Value::Bool(on) => if *on { "on" } else { "off" }.into(),
+            Value::String(text) => text.clone(),
+            Value::Number(n) if n.is_f64() => n.as_f64().unwrap_or_default().to_string(),
+            other => other.to_string(),
         })
     }
 
@@ -310,8 +322,8 @@ impl Settings {
     /// # Errors
     /// The first value that [`Settings::set`] would reject.
     pub fn check(&self) -> Result<()> {
-        let mut copy = self.clone();
-        KEYS.iter().try_for_each(|key| copy.set(key, &self.get(key).unwrap_or_default()))
+        let valid = |s: &Setting| s.read(&self.get(s.key).unwrap_or_default()).map(drop);
+        SETTINGS.iter().try_for_each(valid)
     }
 
     /// Returns the learning rate of step `step` (from 0) in a run of `total` steps.
@@ -358,13 +370,6 @@ impl Settings {
     }
 }
 
-/// Returns the choice named `value`.
-pub fn choose<T: Clone>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
-    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-    let found = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| choice.clone());
-    found.ok_or_else(|| Error::bad_value(key, value, names.join(", ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +377,7 @@ mod tests {
     #[test]
     fn keys_round_trip() {
         let mut settings = Settings::default();
-        for key in KEYS {
+        for Setting { key, .. } in SETTINGS {
             let value = settings.get(key).unwrap();
             settings.set(key, &value).unwrap();
         }
@@ -380,15 +385,47 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_descriptions_and_accept_all_choices() {
-        for key in KEYS {
-            assert!(!about(key).is_empty(), "{key}");
-            for choice in choices(key) {
-                Settings::default().set(key, choice).unwrap();
+    fn settings_have_descriptions_and_accept_all_their_words() {
+        for setting in SETTINGS {
+            assert!(!setting.about.is_empty(), "{}", setting.key);
+            for word in setting.words() {
+                Settings::default().set(setting.key, word).unwrap();
             }
-            let default = Settings::default().get(key).unwrap();
-            assert!(choices(key).is_empty() == default.parse::<f64>().is_ok(), "{key}={default}");
+            let default = Settings::default().get(setting.key).unwrap();
+            assert!(setting.words().is_empty() == default.parse::<f64>().is_ok(), "{default}");
         }
+    }
+
+    #[test]
+    fn values_keep_their_precision() {
+        let mut settings = Settings::default();
+        for (key, value) in [("lr", "0.1"), ("l1", "1e-300"), ("seed", "18446744073709551615")] {
+            settings.set(key, value).unwrap();
+        }
+        assert_eq!((settings.lr, settings.weights.l1, settings.seed), (0.1, 1e-300, u64::MAX));
+    }
+
+    #[test]
+    fn a_rejected_value_changes_nothing() {
+        let mut settings = Settings::default();
+        for (key, value) in [
+            ("lr", "0"),
+            ("lr", "nan"),
+            ("lr", "-1"),
+            ("clip", "inf"),
+            ("batch_size", "0"),
+            ("batch_size", "65537"),
+            ("top_k", "1"),
+            ("shuffle", "yes"),
+            ("seed", "-1"),
+            ("device", "tpu"),
+            ("warmup", "1.5"),
+            ("weights", "1"),
+            ("learning_rate", "1"),
+        ] {
+            assert!(settings.set(key, value).is_err(), "{key}={value}");
+        }
+        assert_eq!(settings, Settings::default());
     }
 
     #[test]

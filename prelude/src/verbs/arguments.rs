@@ -1,204 +1,278 @@
-//! What verbs share in reading their arguments.
+//! Reading the arguments of a verb by its signature.
+//!
+//! The same reading serves running, which takes the first fault as its error, and checking while a
+//! line is typed, which underlines every fault.
 
 use std::ops::Range;
 
-use crate::Error;
-use crate::Result;
+use super::kind::{bytes, count};
+use super::verb::{Opt, Verb};
+use crate::error::{Error, Result, refuse};
+use crate::syntax::{Argument, pair};
 
-use super::context::refuse;
-
-/// Arguments sorted into plain words, `KEY=VALUE` pairs and `--flags`.
-pub struct Arguments<'a> {
-    pub words: Vec<&'a str>,
-    pub pairs: Vec<(&'a str, &'a str)>,
-    pub flags: Vec<&'a str>,
+/// The arguments of a verb, of which all fit.
+pub struct Arguments {
+    /// The words of each slot.
+    slots: Vec<Vec<String>>,
+    options: Vec<(String, String)>,
+    flags: Vec<String>,
 }
 
-impl<'a> Arguments<'a> {
-    /// Sorts `arguments`; only `keys` and `flags` are known.
+/// What is wrong with an argument.
+pub struct Fault {
+    pub error: Error,
+    /// The part that is wrong.
+    typed: String,
+    /// What that part could be the start of.
+    known: Vec<String>,
+}
+
+/// Arguments as far as they fit, with the faults of the others, by their index.
+pub struct Reading {
+    pub arguments: Arguments,
+    pub faults: Vec<(usize, Fault)>,
+}
+
+impl Fault {
+    pub fn new(error: Error, typed: &str) -> Self {
+        Self { error, typed: typed.into(), known: Vec::new() }
+    }
+
+    /// The same, of a part that may become one of `known`.
+    pub fn before(mut self, known: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.known.extend(known.into_iter().map(Into::into));
+        self
+    }
+
+    /// The fault of a value that may become one of `words`, or a number, as `1e` becomes `1e-3`.
+    pub fn number(error: Error, typed: &str, words: &[&str]) -> Self {
+        let is_number = typed.chars().all(|c| c.is_ascii_digit() || "+-.eE,".contains(c));
+        Self::new(error, typed).before(words.iter().copied().chain(is_number.then_some(typed)))
+    }
+
+    /// Whether it may go away as more is typed.
+    pub fn may_pass(&self) -> bool {
+        self.known.iter().any(|known| known.starts_with(&self.typed))
+    }
+}
+
+impl Arguments {
+    /// Reads `given`.
     ///
     /// # Errors
-    /// An unknown key or flag, with the nearest.
-    pub fn read(arguments: &'a [String], keys: &[&str], flags: &[&str]) -> Result<Self> {
-        let mut sorted = Self { words: Vec::new(), pairs: Vec::new(), flags: Vec::new() };
-        for argument in arguments {
-            if argument.starts_with("--") {
-                if !flags.contains(&argument.as_str()) {
-                    if flags.is_empty() {
-                        return refuse(
-                            format!("unknown flag `{argument}`"),
-                            "this verb has no flags",
-                        );
-                    }
-                    return Err(Error::unknown("flag", argument, flags.iter().copied()));
-                }
-                sorted.flags.push(argument);
-                continue;
-            }
-            match pair(argument) {
-                Some((key, _)) if sorted.pairs.iter().any(|(known, _)| *known == key) => {
-                    return refuse(format!("`{key}` is given twice"), "give it once");
-                }
-                Some((key, value)) if keys.contains(&key) => sorted.pairs.push((key, value)),
-                Some((key, _)) if !keys.is_empty() => {
-                    return Err(Error::unknown("key", key, keys.iter().copied()));
-                }
-                _ => sorted.words.push(argument),
-            }
+    /// The first argument that does not fit, or a missing one.
+    pub fn read(verb: &'static Verb, given: &[Argument]) -> Result<Self> {
+        let Reading { arguments, mut faults } = Reading::of(verb, given);
+        faults.sort_by_key(|(at, _)| *at);
+        if let Some((_, fault)) = faults.into_iter().next() {
+            return Err(fault.error);
         }
-        Ok(sorted)
-    }
-
-    /// Whether `--force` was given.
-    pub fn force(&self) -> bool {
-        self.flags.contains(&"--force")
-    }
-
-    /// The only word.
-    ///
-    /// # Errors
-    /// None, or more than one.
-    pub fn word(&self, usage: &str) -> Result<&'a str> {
-        match self.words.as_slice() {
-            [word] if !word.is_empty() => Ok(word),
-            [] | [_] => refuse("an argument is missing", format!("usage: {usage}")),
-            _ => refuse("too many arguments", format!("usage: {usage}")),
-        }
-    }
-
-    /// The only word, or none.
-    ///
-    /// # Errors
-    /// More than one.
-    pub fn optional(&self, usage: &str) -> Result<Option<&'a str>> {
-        if self.words.is_empty() { Ok(None) } else { self.word(usage).map(Some) }
-    }
-}
-
-/// What a model is asked.
-#[derive(Debug, PartialEq)]
-pub struct Prompt<'a> {
-    pub text: String,
-    /// Tokens of an answer at most.
-    pub limit: usize,
-    pub flags: Vec<&'a str>,
-}
-
-impl<'a> Prompt<'a> {
-    /// Which of the words of a line are the prompt, quoted or not: flags may stand before and
-    /// behind it, `tokens=N` behind it. One word alone is always the prompt, whatever it looks
-    /// like.
-    pub fn text(words: &[impl AsRef<str>]) -> Range<usize> {
-        let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
-        let is_option = |word: &str| is_flag(word) || word.starts_with("tokens=");
-        let most = words.len().saturating_sub(1);
-        let begin = words[..most].iter().take_while(|word| is_flag(word.as_ref())).count();
-        let behind =
-            words.iter().skip(begin + 1).rev().take_while(|word| is_option(word.as_ref())).count();
-        begin..words.len() - behind
-    }
-
-    /// Reads `arguments`: a [prompt](Self::text), with `flags` and `tokens=N`.
-    ///
-    /// # Errors
-    /// No prompt, an unknown flag, or a `tokens` that is no count.
-    pub fn read(arguments: &'a [String], usage: &str, flags: &[&str]) -> Result<Self> {
-        let text = Self::text(arguments);
-        let (before, behind) = (&arguments[..text.start], &arguments[text.end..]);
-        let mut found = Self { text: arguments[text].join(" "), limit: 64, flags: Vec::new() };
-        for word in before.iter().chain(behind) {
-            match word.strip_prefix("tokens=") {
-                Some(limit) => found.limit = count("tokens", limit)?,
-                None => found.flags.push(word),
+        for (slot, words) in verb.words.iter().zip(&arguments.slots) {
+            if slot.is_required && words.is_empty() {
+                return refuse(slot.kind.missing(), format!("usage: {}", verb.usage()));
             }
         }
-        if let Some(flag) = found.flags.iter().find(|flag| !flags.contains(flag)) {
-            return refuse(
-                format!("unknown flag `{flag}`"),
-                format!("quote the prompt; usage: {usage}"),
-            );
+        Ok(arguments)
+    }
+
+    /// The words of a slot.
+    pub fn words(&self, slot: usize) -> &[String] {
+        self.slots.get(slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// The word of a slot.
+    pub fn word(&self, slot: usize) -> Option<&str> {
+        self.words(slot).first().map(String::as_str)
+    }
+
+    /// The word of a required slot.
+    pub fn text(&self, slot: usize) -> String {
+        self.word(slot).unwrap_or_default().to_owned()
+    }
+
+    /// The number in a slot.
+    pub fn number(&self, slot: usize) -> Option<usize> {
+        self.word(slot).and_then(count)
+    }
+
+    /// All options, in the order given.
+    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The value of `key`.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        self.options().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    /// The integer value of `key`.
+    pub fn count(&self, key: &str) -> Option<usize> {
+        self.option(key).and_then(count)
+    }
+
+    /// The value of `key` in bytes.
+    pub fn bytes(&self, key: &str) -> Option<u64> {
+        self.option(key).and_then(bytes)
+    }
+
+    /// The values of `key`, which are separated by commas.
+    pub fn list(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.option(key).into_iter().flat_map(|values| values.split(','))
+    }
+
+    /// The choice that the value of `key` names.
+    pub fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let value = self.option(key)?;
+        choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice)
+    }
+
+    /// Whether `flag` is given.
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|given| given == flag)
+    }
+}
+
+impl Reading {
+    /// Reads `given` as far as it fits.
+    pub fn of(verb: &'static Verb, given: &[Argument]) -> Self {
+        let slots = vec![Vec::new(); verb.words.len()];
+        let arguments = Arguments { slots, options: Vec::new(), flags: Vec::new() };
+        let mut reading = Self { arguments, faults: Vec::new() };
+        let text = if verb.takes_text() { text_range(given) } else { 0..0 };
+        if !text.is_empty() {
+            let words: Vec<&str> = given[text.clone()].iter().map(|a| a.text.as_str()).collect();
+            reading.word(verb, text.start, words.join(" "));
         }
-        match found.text.is_empty() {
-            true => refuse("the prompt is missing", format!("usage: {usage}")),
-            false => Ok(found),
+        let others = || given.iter().enumerate().filter(|(at, _)| !text.contains(at));
+        // Words come first: they decide which options there are.
+        for (at, argument) in others() {
+            if !is_flag(argument) && option_of(verb, argument).is_none() {
+                reading.word(verb, at, verb.word(argument));
+            }
         }
+        let options = verb.options(&reading.all_words());
+        for (at, argument) in others() {
+            if is_flag(argument) {
+                reading.flag(verb, at, &argument.text);
+            } else if let Some(pair) = option_of(verb, argument) {
+                reading.option(verb, at, pair, options.as_deref());
+            }
+        }
+        reading
+    }
+
+    /// All words, slot by slot.
+    pub fn all_words(&self) -> Vec<&str> {
+        self.arguments.slots.iter().flatten().map(String::as_str).collect()
+    }
+
+    /// The slots that may take another word, in order.
+    pub fn open_slots(&self, verb: &'static Verb) -> impl Iterator<Item = usize> {
+        let words = self.all_words();
+        let slots = verb.words.iter().zip(&self.arguments.slots).enumerate();
+        let open: Vec<usize> = slots
+            .filter(|(_, (slot, filled))| slot.is_repeated || filled.is_empty())
+            .filter(|(_, (slot, _))| (slot.follows)(&words))
+            .map(|(at, _)| at)
+            .collect();
+        open.into_iter()
+    }
+
+    /// Puts a word into the slot that recognises it, or else into the first open one.
+    fn word(&mut self, verb: &'static Verb, at: usize, word: String) {
+        let open: Vec<usize> = self.open_slots(verb).collect();
+        let kind = |slot: &usize| &verb.words[*slot].kind;
+        let found = open.iter().find(|slot| kind(slot).recognises(&word)).or(open.first());
+        let refused = |message: &str| Error::Refused {
+            message: message.into(),
+            hint: format!("usage: {}", verb.usage()),
+        };
+        let fault = match found {
+            Some(slot) if word.is_empty() => Some(Fault::new(refused(kind(slot).missing()), &word)),
+            Some(slot) => {
+                let checked = kind(slot).check(verb.name, None, &word);
+                self.arguments.slots[*slot].push(word.clone());
+                checked.err()
+            }
+            None => Some(Fault::new(refused("too many arguments"), &word)),
+        };
+        // It may become a file with a suffix, or the key of an option.
+        let file = open.iter().any(|slot| kind(slot).has_suffix()).then_some(word);
+        let keys = verb.options(&self.all_words()).unwrap_or_default();
+        let known = keys.into_iter().map(|option| option.key.to_owned()).chain(file);
+        self.faults.extend(fault.map(|fault| (at, fault.before(known))));
+    }
+
+    fn option(
+        &mut self,
+        verb: &'static Verb,
+        at: usize,
+        (key, value): (&str, &str),
+        options: Option<&[Opt]>,
+    ) {
+        let known = options.unwrap_or_default();
+        let fault = match known.iter().find(|option| option.key == key) {
+            _ if self.arguments.option(key).is_some() => {
+                let message = format!("`{key}` is given twice");
+                Some(Fault::new(Error::Refused { message, hint: "give it once".into() }, key))
+            }
+            Some(option) => option.kind.check(verb.name, Some(option.key), value).err(),
+            None if options.is_none() => None,
+            None => Some(Fault::new(Error::unknown("key", key, known.iter().map(|o| o.key)), key)),
+        };
+        self.arguments.options.push((key.to_owned(), value.to_owned()));
+        self.faults.extend(fault.map(|fault| (at, fault)));
+    }
+
+    fn flag(&mut self, verb: &'static Verb, at: usize, flag: &str) {
+        if verb.flags.contains(&flag) {
+            self.arguments.flags.push(flag.to_owned());
+            return;
+        }
+        let refused =
+            |hint: String| Error::Refused { message: format!("unknown flag `{flag}`"), hint };
+        let error = if verb.takes_text() {
+            refused(format!("quote the prompt; usage: {}", verb.usage()))
+        } else if verb.flags.is_empty() {
+            refused("this verb has no flags".into())
+        } else {
+            Error::unknown("flag", flag, verb.flags.iter().copied())
+        };
+        self.faults.push((at, Fault::new(error, flag).before(verb.flags.iter().copied())));
     }
 }
 
-/// `KEY=VALUE` in two. A path may hold a `=`: only a plain key before it makes a pair.
-pub fn pair(argument: &str) -> Option<(&str, &str)> {
-    argument
-        .split_once('=')
-        .filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-'))
+fn is_flag(argument: &Argument) -> bool {
+    argument.text.starts_with("--")
 }
 
-/// `path` with a leading `~/` as the home directory, which no shell has put in its place here.
-pub fn at_home(path: &str) -> String {
-    match (path.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest).display().to_string(),
-        _ => path.to_owned(),
-    }
+fn option_of<'a>(verb: &Verb, argument: &'a Argument) -> Option<(&'a str, &'a str)> {
+    if verb.takes_text() { pair(&argument.text) } else { argument.pair() }
+        .filter(|_| verb.has_options())
 }
 
-/// Whether a word names a mergekit recipe.
-pub fn is_recipe(word: &str) -> bool {
-    [".yml", ".yaml"].iter().any(|end| word.to_lowercase().ends_with(end))
-}
-
-/// A file that is to be written when the work is done, known before it begins to be free.
-///
-/// # Errors
-/// Where something is there.
-pub fn free(file: &str) -> Result<String> {
-    let file = at_home(file);
-    match std::fs::symlink_metadata(&file).is_ok() {
-        true => Err(Error::Exists { path: file.into() }),
-        false => Ok(file),
-    }
-}
-
-/// [`at_home`] of `[NAME=]PATH`.
-pub fn source_at_home(spec: &str) -> String {
-    let (name, places) = match spec.split_once('=') {
-        Some((name, path)) if path.starts_with("~/") => (format!("{name}="), path),
-        _ => (String::new(), spec),
-    };
-    let places: Vec<String> = places.split('+').map(at_home).collect();
-    name + &places.join("+")
-}
-
-/// A count of at least 1.
-///
-/// # Errors
-/// Anything else.
-pub fn count(what: &str, text: &str) -> Result<usize> {
-    let n = text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n));
-    n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))
-}
-
-/// A size such as `5GB` or `100MB`.
-///
-/// # Errors
-/// Anything else.
-pub fn bytes(key: &str, text: &str) -> Result<u64> {
-    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
-    let size = units.iter().find_map(|(unit, factor)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(*factor).filter(|n| *n > 0)
-    });
-    size.ok_or_else(|| Error::bad_value(key, text, "a size such as 5GB or 500MB"))
+/// The arguments that are the text of a verb, quoted or not: flags may precede and follow it,
+/// options follow it. A single argument is always text.
+pub fn text_range(given: &[Argument]) -> Range<usize> {
+    let is_flag = |argument: &Argument| argument.text.len() > 2 && is_flag(argument);
+    let is_option = |argument: &Argument| is_flag(argument) || argument.text.starts_with("tokens=");
+    let most = given.len().saturating_sub(1);
+    let begin = given[..most].iter().take_while(|argument| is_flag(argument)).count();
+    let behind = given.iter().skip(begin + 1).rev().take_while(|argument| is_option(argument));
+    begin..given.len() - behind.count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verbs::find;
 
     #[test]
-    fn a_prompt_is_any_words_and_what_is_behind_them_is_not() {
+    fn a_prompt_is_any_words_and_options_follow_it() {
         let read = |words: &[&str]| {
-            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            Prompt::read(&words, "generate", &["--all"])
-                .map(|p| (p.text, p.limit, p.flags.len()))
+            let words: Vec<Argument> = words.iter().map(|word| (*word).into()).collect();
+            Arguments::read(find("generate").unwrap(), &words)
+                .map(|a| (a.text(0), a.count("tokens").unwrap_or(64), a.flags.len()))
                 .map_err(|e| e.to_string())
         };
         let ok = |text: &str, limit, flags| Ok((text.to_owned(), limit, flags));
@@ -211,9 +285,27 @@ mod tests {
         assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
-        assert!(
-            read(&[]).unwrap_err().contains("prompt is missing")
-                && read(&[""]).unwrap_err().contains("prompt is missing")
-        );
+        assert!(read(&[]).unwrap_err().contains("prompt is missing"));
+        assert!(read(&[""]).unwrap_err().contains("prompt is missing"));
+    }
+
+    #[test]
+    fn a_quoted_equals_sign_makes_a_path() {
+        let words = |line: &str| {
+            let statement = &crate::syntax::statements(line).unwrap()[0];
+            let read = Arguments::read(find(&statement.verb).unwrap(), &statement.arguments);
+            read.map(|a| a.slots.concat().join(" ")).map_err(|e| e.to_string())
+        };
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(words("bake \"o=p\" dtype=f16"), ok("./o=p"));
+        assert_eq!(words("merge linear 'o2=p' dtype=f32"), ok("linear ./o2=p"));
+        assert_eq!(words("load \"x=b\" m=\"x=b\" n='a b'"), ok("./x=b m=x=b n=a b"));
+        assert_eq!(words("load x\"=\"b \"./c=d\""), ok("./x=b ./c=d"));
+        // Elsewhere it stays as it is.
+        assert_eq!(words("data \"m=a b\""), ok("m=a b"));
+        assert_eq!(words("set \"lr=1\""), ok("lr=1"));
+        assert_eq!(words("generate \"x=1\""), ok("x=1"));
+        assert_eq!(words("save \"o=p\""), ok("o=p"));
+        assert!(words("bake o=p").unwrap_err().contains("unknown key `o`"));
     }
 }

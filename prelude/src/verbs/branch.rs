@@ -2,40 +2,44 @@
 
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Reply};
-use crate::Result;
+use super::prelude::*;
 use crate::show::Table;
 
 pub const VERB: Verb = Verb {
-    name: "branch",
-    usage: "branch [NAME]",
-    about: "start a branch here; alone: list branches",
-    example: "branch cautious",
-    rust: None,
-    run,
+    words: &[optional(Kind::NewBranch)],
+    renames: true,
+    needs_nothing: true,
+    ..Verb::new(
+        "branch",
+        "start a branch here; alone: list branches",
+        "branch cautious",
+        |arguments| Ok(Box::new(Branch { name: arguments.word(0).map(str::to_owned) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    if let Some(name) = arguments.optional(VERB.usage)? {
-        let before = context.timeline().branch().to_owned();
-        context.begin_branch(name)?;
-        let text = format!("now on branch {name}; switch {before} goes back");
-        return Ok(Reply::new(text, json!({"branch": name, "state": context.timeline().here()})));
+struct Branch {
+    /// The new branch; none lists all.
+    name: Option<String>,
+}
+
+impl Command for Branch {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        if let Some(name) = &self.name {
+            let before = context.timeline().branch().to_owned();
+            context.begin_branch(name)?;
+            let text = format!("now on branch {name}; switch {before} goes back");
+            let json = json!({"branch": name, "state": context.timeline().here()});
+            return Ok(Reply::new(text, json));
+        }
+        let timeline = context.timeline();
+        let mut table = Table::new("", ["branch", "state", "step", "loss"]);
+        for (name, number) in timeline.branches() {
+            let mark = if name == timeline.branch() { " <" } else { "" };
+            let state = &timeline.states()[*number];
+            let name = format!("{name}{mark}");
+            table.rows.push(vec![name, number.to_string(), state.step.to_string(), state.losses()]);
+        }
+        let json = json!({"branch": timeline.branch(), "branches": timeline.branches()});
+        Ok(Reply::shown(&table, json))
     }
-    let timeline = context.timeline();
-    let mut table = Table::new("", ["branch", "state", "step", "loss"]);
-    for (name, state) in timeline.branches() {
-        let (mark, state, at) =
-            (if name == timeline.branch() { " <" } else { "" }, *state, &timeline.states()[*state]);
-        table.rows.push(vec![
-            format!("{name}{mark}"),
-            state.to_string(),
-            at.step.to_string(),
-            at.losses(),
-        ]);
-    }
-    Ok(Reply::shown(&table, json!({"branch": timeline.branch(), "branches": timeline.branches()})))
 }

@@ -1,100 +1,118 @@
-//! `compare [METHOD...] [FILE...]`
+//! `compare [METHOD...] [TABLE]`
 
 use std::ops::ControlFlow;
 
-use crate::Compare;
-use crate::Result;
-use crate::show::Comparison;
 use serde_json::{Value, json};
 
-use super::Verb;
-use super::arguments::{Arguments, at_home, count, free};
-use super::context::{Context, Reply, refuse};
-use super::export::{Code, fields, path, strings};
+use super::merge::STATIC_METHOD;
+use super::paths::{at_home, check_free};
+use super::prelude::*;
+use crate::Compare;
+use crate::session::{DAM, EVOLVE};
+use crate::show::Comparison;
+
+const METHOD: Kind = Kind::OneOf(Words {
+    what: "method",
+    place: Some("METHOD"),
+    all: || {
+        let trained = [(DAM, "coefficients that are trained"), (EVOLVE, "weights by evolution")];
+        let Kind::OneOf(words) = STATIC_METHOD else { return trained.into() };
+        trained.into_iter().chain((words.all)()).collect()
+    },
+});
+const TABLE: NewFile = NewFile { place: "TABLE", suffixes: &Comparison::FORMATS, suggested: None };
 
 pub const VERB: Verb = Verb {
-    name: "compare",
-    usage: "compare [METHOD...] [steps=150] [budget=200] [examples=48] [on=FILE,...] [TABLE.md|TABLE.html|TABLE.json]",
-    about: "merge with each method, tuned on the sources' own data, and compare scores and cost",
-    example: "compare dam linear ties dare_ties evolve",
-    rust: Some(rust),
-    run,
+    words: &[any(METHOD), optional(Kind::New(TABLE))],
+    options: &[
+        option("steps", Kind::Count("150")),
+        option("budget", Kind::Count("200")),
+        option("examples", Kind::Count("48")),
+        option("on", Kind::List(&Kind::Data)),
+    ],
+    is_exported: true,
+    ..Verb::new(
+        "compare",
+        "merge with each method, tuned on the sources' own data, and compare scores and cost",
+        "compare dam linear ties dare_ties evolve",
+        |arguments| {
+            let default = Compare::default();
+            let number = |key: &str, default: usize| arguments.count(key).unwrap_or(default);
+            let methods = arguments.words(0);
+            let contest = Compare {
+                steps: number("steps", default.steps),
+                budget: number("budget", default.budget),
+                examples: number("examples", default.examples),
+                files: arguments.list("on").map(at_home).collect(),
+                methods: if methods.is_empty() { default.methods } else { methods.to_vec() },
+            };
+            Ok(Box::new(Contest { contest, file: arguments.word(1).map(at_home) }))
+        },
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
-    context.loaded()?;
-    let mut contest = Compare::default();
-    let (tables, methods): (Vec<&str>, Vec<&str>) =
-        arguments.words.iter().copied().partition(is_table);
-    if tables.len() > 1 {
-        return refuse("only one table can be written", format!("usage: {}", VERB.usage));
-    }
-    let file = tables.first().map(|file| free(file)).transpose()?;
-    if !methods.is_empty() {
-        contest.methods = methods.into_iter().map(str::to_owned).collect();
-    }
-    for (key, value) in &arguments.pairs {
-        match *key {
-            "on" => contest.files = value.split(',').map(at_home).collect(),
-            "steps" => contest.steps = count(key, value)?,
-            "budget" => contest.budget = count(key, value)?,
-            _ => contest.examples = count(key, value)?,
-        }
-    }
-    let table = context.current().compare(&contest, |_| ControlFlow::Continue(()))?;
-    let rows: Vec<Value> = (table.rows.iter())
-        .map(|row| {
-            json!({
-                "method": row.method, "chosen": row.chosen, "scores": row.scores.as_ref().map(|s| &s.data), "mean": row.mean(),
-                "seconds": row.cost.map(|c| c.seconds), "tokens": row.cost.map(|c| c.tokens),
-                "peak_bytes": row.cost.map(|c| c.peak_bytes), "refused": row.refused,
+struct Contest {
+    contest: Compare,
+    /// The table to write.
+    file: Option<String>,
+}
+
+impl Command for Contest {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.loaded()?;
+        self.file.iter().try_for_each(|file| check_free(file))?;
+        let table = context.current().compare(&self.contest, |_| ControlFlow::Continue(()))?;
+        let rows: Vec<Value> = (table.rows.iter())
+            .map(|row| {
+                json!({
+                    "method": row.method, "chosen": row.chosen,
+                    "scores": row.scores.as_ref().map(|s| &s.data), "mean": row.mean(),
+                    "seconds": row.cost.map(|c| c.seconds), "tokens": row.cost.map(|c| c.tokens),
+                    "peak_bytes": row.cost.map(|c| c.peak_bytes), "refused": row.refused,
+                })
             })
-        })
-        .collect();
-    let mut fields = json!({"rows": rows, "notes": table.notes});
-    let mut at = String::new();
-    if let Some(file) = &file {
-        let written = table.write(file)?;
-        at = format!("written to {}", written.path.display());
-        fields["path"] = json!(written.path.display().to_string());
-    }
-    Ok(Reply::shown(&table, fields).and(at))
-}
-
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
-    let (tables, methods): (Vec<&str>, Vec<&str>) =
-        arguments.words.iter().copied().partition(is_table);
-    let list = |texts: Vec<String>| format!("[{}].map(String::from).into()", texts.join(", "));
-    let mut given = Vec::new();
-    if !methods.is_empty() {
-        given.push(("methods", list(strings(methods))));
-    }
-    for (key, value) in &arguments.pairs {
-        match *key {
-            "on" => given.push(("files", list(value.split(',').map(path).collect()))),
-            "steps" => given.push(("steps", count(key, value)?.to_string())),
-            "budget" => given.push(("budget", count(key, value)?.to_string())),
-            _ => given.push(("examples", count(key, value)?.to_string())),
+            .collect();
+        let mut fields = json!({"rows": rows, "notes": table.notes});
+        let mut at = String::new();
+        if let Some(file) = &self.file {
+            let written = table.write(file)?;
+            at = format!("written to {}", written.path.display());
+            fields["path"] = json!(written.path.display().to_string());
         }
+        Ok(Reply::shown(&table, fields).and(at))
     }
-    let rest = (given.len() < 5).then_some("Compare::default()");
-    let models = code.models();
-    code.line(format!("let contest = {};", fields("Compare", &given, rest)));
-    code.line(format!(
-        "let table = {models}.compare(&contest, |_| std::ops::ControlFlow::Continue(()))?;"
-    ));
-    for file in tables.iter().map(|file| path(file)) {
-        code.line(format!(
-            "if !std::path::Path::new({file}).exists() {{\n    table.write({file})?;\n}}"
-        ));
-    }
-    code.show("table");
-    Ok(())
-}
 
-/// Whether a word is the name of a table to be written.
-fn is_table(word: &&str) -> bool {
-    Comparison::FORMATS.iter().any(|end| word.ends_with(end))
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let (contest, default) = (&self.contest, Compare::default());
+        let list =
+            |texts: &[String]| format!("[{}].map(String::from).into()", strings(texts).join(", "));
+        let mut given = Vec::new();
+        if contest.methods != default.methods {
+            given.push(("methods", list(&contest.methods)));
+        }
+        if !contest.files.is_empty() {
+            given.push(("files", list(&contest.files)));
+        }
+        for (field, value, default) in [
+            ("steps", contest.steps, default.steps),
+            ("budget", contest.budget, default.budget),
+            ("examples", contest.examples, default.examples),
+        ] {
+            given.extend((value != default).then(|| (field, value.to_string())));
+        }
+        let rest = (given.len() < 5).then_some("Compare::default()");
+        let models = code.models();
+        code.line(format!("let contest = {};", fields("Compare", &given, rest)));
+        code.line(format!(
+            "let table = {models}.compare(&contest, |_| std::ops::ControlFlow::Continue(()))?;"
+        ));
+        code.write_new(self.file.as_deref(), "table");
+        code.show("table");
+        Ok(())
+    }
+
+    /// Without the file, which exists by then.
+    fn again(&self, statement: &Statement) -> Statement {
+        statement.without(|argument| Kind::New(TABLE).recognises(&argument.text))
+    }
 }

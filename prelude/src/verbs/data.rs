@@ -2,86 +2,86 @@
 
 use std::collections::BTreeMap;
 
-use crate::Result;
-use crate::show::unused_columns;
 use serde_json::{Map, json};
 
-use super::Verb;
-use super::arguments::at_home;
-use super::context::{Context, Reply, refuse};
-use super::export::{Code, path};
+use super::paths::at_home;
+use super::prelude::*;
+use crate::show::unused_columns;
 
 pub const VERB: Verb = Verb {
-    name: "data",
-    usage: "data NAME=FILE...",
-    about: "set each source's tuning data: JSON lines, CSV, parquet or text, local or hub:org/name",
-    example: "data ja=japanese.jsonl math=builtin:math",
-    rust: Some(rust),
-    run,
+    words: &[some(Kind::SourceData)],
+    is_exported: true,
+    rebuilds: Some(Rebuild::Sources),
+    ..Verb::new(
+        "data",
+        "set each source's tuning data: JSON lines, CSV, parquet or text, local or hub:org/name",
+        "data ja=japanese.jsonl math=builtin:math",
+        |arguments| Ok(Box::new(Data { given: arguments.words(0).to_vec() })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    if arguments.is_empty() {
-        return refuse("no data given", format!("usage: {}", VERB.usage));
-    }
-    let mut models = context.current();
-    let mut pairs = Vec::new();
-    for argument in arguments {
-        // The name of a source may itself hold a `=`.
-        let known = models.names().find_map(|name| {
-            Some((name.to_owned(), argument.strip_prefix(name)?.strip_prefix('=')?))
-        });
-        let Some((name, file)) =
-            known.or_else(|| argument.split_once('=').map(|(name, file)| (name.to_owned(), file)))
-        else {
-            return refuse(
-                format!("`{argument}` does not name a source"),
-                format!("usage: {}", VERB.usage),
-            );
-        };
-        pairs.push((name, at_home(file)));
-    }
-    // All files are read before any is taken.
-    let examples = match &context.dam {
-        Some(dam) => dam.data_of(
-            &pairs.iter().map(|(name, file)| (name.as_str(), file.as_str())).collect::<Vec<_>>(),
-        )?,
-        None => {
-            let examples =
-                pairs.iter().map(|(name, file)| models.data(name, file)).collect::<Result<_>>()?;
-            context.models = models;
-            examples
-        }
-    };
-    let models = context.current();
-    let lines = pairs
-        .iter()
-        .zip(&examples)
-        .map(|((name, file), n)| format!("{name}: {n} examples of {file}"));
-    let unused: BTreeMap<&str, &[String]> =
-        (pairs.iter().map(|(name, _)| (name.as_str(), models.unused_columns(name))))
-            .filter(|(_, columns)| !columns.is_empty())
-            .collect();
-    let lines = lines.chain(unused.iter().map(|(name, columns)| unused_columns(name, columns)));
-    let data: Map<_, _> =
-        pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
-    let mut json = json!({"data": data});
-    if !unused.is_empty() {
-        json["unused"] = json!(unused);
-    }
-    Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json))
+struct Data {
+    /// `NAME=FILE`; names may contain `=`, so only the names of the sources split them.
+    given: Vec<String>,
 }
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    for argument in arguments {
-        let known = code.names().iter().find_map(|name| {
-            Some((name.as_str(), argument.strip_prefix(name)?.strip_prefix('=')?))
-        });
-        let Some((name, file)) = known.or_else(|| argument.split_once('=')) else { continue };
-        let given = format!("data({name:?}, {})?;", path(file));
-        let whose = if code.has_dam() { "dam" } else { code.models_mut() };
-        code.line(format!("{whose}.{given}"));
+impl Data {
+    /// The names of sources with their files.
+    fn pairs(&self, names: &[String]) -> Vec<(String, String)> {
+        let split = |given: &String| {
+            let known = names.iter().find_map(|name| {
+                Some((name.as_str(), given.strip_prefix(name.as_str())?.strip_prefix('=')?))
+            });
+            let (name, file) = known.or_else(|| given.split_once('='))?;
+            Some((name.to_owned(), at_home(file)))
+        };
+        self.given.iter().filter_map(split).collect()
     }
-    code.changed();
-    Ok(())
+}
+
+impl Command for Data {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let mut models = context.current();
+        let names: Vec<String> = models.names().map(str::to_owned).collect();
+        let pairs = self.pairs(&names);
+        // All files are read before any is taken.
+        let examples = match &context.dam {
+            Some(dam) => dam.data_of(
+                &pairs
+                    .iter()
+                    .map(|(name, file)| (name.as_str(), file.as_str()))
+                    .collect::<Vec<_>>(),
+            )?,
+            None => {
+                let read = pairs.iter().map(|(name, file)| models.data(name, file));
+                let examples = read.collect::<Result<_>>()?;
+                context.models = models;
+                examples
+            }
+        };
+        let models = context.current();
+        let lines = pairs.iter().zip(&examples);
+        let lines = lines.map(|((name, file), n)| format!("{name}: {n} examples of {file}"));
+        let unused: BTreeMap<&str, &[String]> =
+            (pairs.iter().map(|(name, _)| (name.as_str(), models.unused_columns(name))))
+                .filter(|(_, columns)| !columns.is_empty())
+                .collect();
+        let lines = lines.chain(unused.iter().map(|(name, columns)| unused_columns(name, columns)));
+        let data: Map<_, _> =
+            pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
+        let mut json = json!({"data": data});
+        if !unused.is_empty() {
+            json["unused"] = json!(unused);
+        }
+        Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        for (name, file) in self.pairs(code.names()) {
+            let whose = if code.has_dam() { "dam" } else { code.models_mut() };
+            code.line(format!("{whose}.data({name:?}, {file:?})?;"));
+        }
+        code.changed();
+        Ok(())
+    }
 }

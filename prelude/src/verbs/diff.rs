@@ -2,31 +2,35 @@
 
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Reply};
-use crate::Result;
+use super::prelude::*;
+use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    name: "diff",
-    usage: "diff NAME|N",
-    about: "compare coefficients, tensor by tensor, and scores with another branch or state",
-    example: "diff main",
-    rust: None,
-    run,
+    words: &[one(Kind::Branch)],
+    ..Verb::new(
+        "diff",
+        "compare coefficients, tensor by tensor, and scores with another branch or state",
+        "diff main",
+        |arguments| Ok(Box::new(Diff { with: arguments.text(0) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let name = arguments.word(VERB.usage)?;
-    let dam = context.dam()?.clone();
-    let state = context.timeline().find(name)?;
-    let other = context.at(state)?;
-    let difference = dam.diff(&other)?;
-    let scores = difference
-        .scores
-        .as_ref()
-        .map(|(here, there)| json!({"here": here.data, "there": there.data}));
-    let fields = json!({"state": state, "tensors": difference.tensors, "incomparable": difference.incomparable, "scores": scores});
-    Ok(Reply::shown(&difference, fields))
+struct Diff {
+    /// A branch, or the number of a state.
+    with: String,
+}
+
+impl Command for Diff {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let dam = context.dam()?.clone();
+        let state = context.timeline().find(&self.with)?;
+        let difference = dam.diff(&context.at(state, replay)?)?;
+        let scores = difference.scores.as_ref();
+        let scores = scores.map(|(here, there)| json!({"here": here.data, "there": there.data}));
+        let fields = json!({
+            "state": state, "tensors": difference.tensors, "incomparable": difference.incomparable,
+            "scores": scores,
+        });
+        Ok(Reply::shown(&difference, fields))
+    }
 }

@@ -1,88 +1,115 @@
-//! `evolve [METHOD] [budget=N] [groups=N] [examples=N] [RECIPE.yml]`
+//! `evolve [METHOD] [RECIPE.yml]`
 
 use std::ops::ControlFlow;
 
-use crate::Evolve;
-use crate::Result;
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::{Arguments, count, free, is_recipe};
-use super::context::{Context, Reply, refuse};
-use super::export::{Code, fields, path};
+use super::merge::METHOD;
+use super::paths::{at_home, check_free};
+use super::prelude::*;
+use crate::Evolve;
+
+const RECIPE: NewFile = NewFile { place: "RECIPE", suffixes: &[".yml", ".yaml"], suggested: None };
 
 pub const VERB: Verb = Verb {
-    name: "evolve",
-    usage: "evolve [METHOD] [budget=200] [groups=4] [examples=48] [RECIPE.yml]",
-    about: "search weights and densities per source and group of layers (CMA-ES) on the sources' own data; Ctrl-C keeps the best",
-    example: "evolve dare_ties budget=100 best.yml",
-    rust: Some(rust),
-    run,
+    words: &[optional(METHOD), optional(Kind::New(RECIPE))],
+    options: &[
+        option("budget", Kind::Count("200")),
+        option("groups", Kind::Count("4")),
+        option("examples", Kind::Count("48")),
+    ],
+    is_exported: true,
+    ..Verb::new(
+        "evolve",
+        "search weights and densities per source and group of layers (CMA-ES) on the sources' own data; Ctrl-C keeps the best",
+        "evolve dare_ties budget=100 best.yml",
+        |arguments| {
+            let default = Evolve::default();
+            let number = |key: &str, default: usize| arguments.count(key).unwrap_or(default);
+            let search = Evolve {
+                method: arguments.word(0).map_or(default.method, str::to_owned),
+                budget: number("budget", default.budget),
+                groups: number("groups", default.groups),
+                examples: number("examples", default.examples),
+                ..default
+            };
+            Ok(Box::new(Search { search, file: arguments.word(1).map(at_home) }))
+        },
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &["budget", "groups", "examples"], &[])?;
-    context.loaded()?;
-    let models = context.current();
-    let mut search = Evolve { seed: models.settings.seed, ..Evolve::default() };
-    let mut file = None;
-    for word in &arguments.words {
-        match *word {
-            word if is_recipe(word) && file.is_none() => file = Some(free(word)?),
-            word if search.method.is_empty() && !is_recipe(word) => search.method = word.into(),
-            _ => return refuse("too many arguments", format!("usage: {}", VERB.usage)),
-        }
-    }
-    for (key, value) in &arguments.pairs {
-        let number = count(key, value)?;
-        match *key {
-            "budget" => search.budget = number,
-            "groups" => search.groups = number,
-            _ => search.examples = number,
-        }
-    }
-    let evolved = models.evolve(&search, |_| ControlFlow::Continue(()))?;
-    context.merged = Some(evolved.merged.clone());
-    let report = &evolved.report;
-    let mut fields = json!({
-        "method": report.method, "candidates": report.tried, "first": report.first, "best": report.best,
-        "tokens": report.tokens, "dimensions": report.dimensions, "stopped": report.stopped, "recipe": evolved.recipe,
-    });
-    let mut at = String::new();
-    if let Some(file) = file {
-        let written = evolved.write(file)?;
-        fields["path"] = json!(written.path.display().to_string());
-        at = format!("written to {}", written.path.display());
-    }
-    Ok(Reply::shown(report, fields)
-        .and(at)
-        .and("try the best merge: eval, generate, inspect, bake DIR"))
+struct Search {
+    search: Evolve,
+    /// The recipe to write.
+    file: Option<String>,
 }
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &["budget", "groups", "examples"], &[])?;
-    let models = code.models();
-    let mut given = Vec::new();
-    for word in arguments.words.iter().filter(|word| !is_recipe(word)) {
-        given.push(("method", format!("{word:?}.into()")));
+impl Command for Search {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.loaded()?;
+        let models = context.current();
+        self.file.iter().try_for_each(|file| check_free(file))?;
+        let search = Evolve { seed: models.settings.seed, ..self.search.clone() };
+        let evolved = models.evolve(&search, |_| ControlFlow::Continue(()))?;
+        context.merged = Some(evolved.merged.clone());
+        let report = &evolved.report;
+        let mut fields = json!({
+            "method": report.method, "candidates": report.tried, "first": report.first,
+            "best": report.best, "tokens": report.tokens, "dimensions": report.dimensions,
+            "stopped": report.stopped, "recipe": evolved.recipe,
+        });
+        let mut at = String::new();
+        if let Some(file) = &self.file {
+            let written = evolved.write(file)?;
+            fields["path"] = json!(written.path.display().to_string());
+            at = format!("written to {}", written.path.display());
+        }
+        Ok(Reply::shown(report, fields)
+            .and(at)
+            .and("try the best merge: eval, generate, inspect, bake DIR"))
     }
-    for (key, value) in &arguments.pairs {
-        let field =
-            ["budget", "groups"].into_iter().find(|field| field == key).unwrap_or("examples");
-        given.push((field, count(key, value)?.to_string()));
-    }
-    given.extend(code.seed());
-    let rest = (given.len() < 5).then_some("Evolve::default()");
-    code.line(format!("let search = {};", fields("Evolve", &given, rest)));
-    code.line(format!(
-        "let evolved = {models}.evolve(&search, |_| std::ops::ControlFlow::Continue(()))?;"
-    ));
-    for file in arguments.words.iter().filter(|word| is_recipe(word)).map(|file| path(file)) {
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let models = code.models();
+        let (search, default) = (&self.search, Evolve::default());
+        let mut given = Vec::new();
+        if search.method != default.method {
+            given.push(("method", format!("{:?}.into()", search.method)));
+        }
+        for (field, value, default) in [
+            ("budget", search.budget, default.budget),
+            ("groups", search.groups, default.groups),
+            ("examples", search.examples, default.examples),
+        ] {
+            given.extend((value != default).then(|| (field, value.to_string())));
+        }
+        given.extend(code.seed());
+        let rest = (given.len() < 5).then_some("Evolve::default()");
+        code.line(format!("let search = {};", fields("Evolve", &given, rest)));
         code.line(format!(
-            "if !std::path::Path::new({file}).exists() {{\n    evolved.write({file})?;\n}}"
+            "let evolved = {models}.evolve(&search, |_| std::ops::ControlFlow::Continue(()))?;"
         ));
+        code.write_new(self.file.as_deref(), "evolved");
+        code.made("evolved.merged");
+        code.show("evolved");
+        Ok(())
     }
-    code.made("evolved.merged");
-    code.show("evolved");
-    Ok(())
+
+    /// A search that was stopped is recorded as one of as many candidates as it tried.
+    fn record(&self, statement: &Statement, _: usize, reply: Option<&Reply>) -> Statement {
+        let fields = reply.map(|reply| &reply.json);
+        let stopped = fields.filter(|fields| fields.get("stopped") == Some(&true.into()));
+        let mut recorded = statement.clone();
+        if let Some(tried) = stopped.and_then(|fields| fields.get("candidates")) {
+            let is_budget = |pair: (&str, &str)| pair.0 == "budget";
+            recorded.arguments.retain(|argument| !argument.pair().is_some_and(is_budget));
+            recorded.arguments.push(format!("budget={tried}").into());
+        }
+        recorded
+    }
+
+    /// Without the file, which exists by then.
+    fn again(&self, statement: &Statement) -> Statement {
+        statement.without(|argument| Kind::New(RECIPE).recognises(&argument.text))
+    }
 }

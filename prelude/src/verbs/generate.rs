@@ -2,50 +2,74 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Verb;
-use super::arguments::Prompt;
-use super::context::{Context, Latest, Reply};
-use super::export::Code;
-use crate::Result;
+use super::prelude::*;
 use crate::show::full;
 
+/// The maximum number of tokens of an answer, if none is given.
+const TOKENS: usize = 64;
+
+/// The option of verbs that take a prompt.
+pub(super) const LIMIT: Opt = option("tokens", Kind::Count("64"));
+
 pub const VERB: Verb = Verb {
-    name: "generate",
-    usage: "generate \"PROMPT\" [tokens=64] [--all]",
-    about: "the merge's answer to a prompt (greedy); --all: also its sources' answers",
-    example: "generate \"What is 12 plus 7?\" --all",
-    rust: Some(rust),
-    run,
+    words: &[one(Kind::Text("PROMPT"))],
+    options: &[LIMIT],
+    flags: &["--all"],
+    is_exported: true,
+    ..Verb::new(
+        "generate",
+        "the merge's answer to a prompt (greedy); --all: also its sources' answers",
+        "generate \"What is 12 plus 7?\" --all",
+        |arguments| {
+            let (prompt, limit) = prompt(arguments);
+            Ok(Box::new(Generate { prompt, limit, all: arguments.has("--all") }))
+        },
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let Prompt { text: prompt, limit, flags } = Prompt::read(arguments, VERB.usage, &["--all"])?;
-    let latest = context.latest()?;
-    if flags.is_empty() {
-        let answer = match latest {
-            Latest::Dam(dam) => dam.generate(&prompt, limit)?,
-            Latest::Merged(merged) => merged.generate(&prompt, limit)?,
-        };
-        let reply = Reply::new(&answer.text, json!({"text": answer.text, "full": answer.full}));
-        return Ok(reply.and(answer.full.map(full).unwrap_or_default()));
-    }
-    let answers = match latest {
-        Latest::Dam(dam) => dam.generate_all(&prompt, limit)?,
-        Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
-    };
-    let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
-    Ok(Reply::shown(&answers, json))
+/// The prompt and the maximum number of tokens of its answer.
+pub(super) fn prompt(arguments: &Arguments) -> (String, usize) {
+    (arguments.text(0), arguments.count(LIMIT.key).unwrap_or(TOKENS))
 }
 
-/// Answers by the names of models. The merge's is first, so that a source of the same name has it.
+struct Generate {
+    prompt: String,
+    limit: usize,
+    /// Whether the sources answer too.
+    all: bool,
+}
+
+impl Command for Generate {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let latest = context.latest()?;
+        if !self.all {
+            let answer = match latest {
+                Latest::Dam(dam) => dam.generate(&self.prompt, self.limit)?,
+                Latest::Merged(merged) => merged.generate(&self.prompt, self.limit)?,
+            };
+            let reply = Reply::new(&answer.text, json!({"text": answer.text, "full": answer.full}));
+            return Ok(reply.and(answer.full.map(full).unwrap_or_default()));
+        }
+        let answers = match latest {
+            Latest::Dam(dam) => dam.generate_all(&self.prompt, self.limit)?,
+            Latest::Merged(merged) => merged.generate_all(&self.prompt, self.limit)?,
+        };
+        let json = json!({
+            "text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped,
+            "full": answers.full,
+        });
+        Ok(Reply::shown(&answers, json))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let (latest, how) = (code.latest()?, if self.all { "generate_all" } else { "generate" });
+        code.show(format!("{latest}.{how}({:?}, {})?", self.prompt, self.limit));
+        Ok(())
+    }
+}
+
+/// Answers by the names of models. The merge's comes first, and a source of the same name
+/// overrides it.
 pub(super) fn by_name(rows: &[(String, String)]) -> Map<String, Value> {
     rows.iter().map(|(name, text)| (name.clone(), json!(text))).collect()
-}
-
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let Prompt { text, limit, flags } = Prompt::read(arguments, VERB.usage, &["--all"])?;
-    let (latest, how) =
-        (code.latest()?, if flags.is_empty() { "generate" } else { "generate_all" });
-    code.show(format!("{latest}.{how}({text:?}, {limit})?"));
-    Ok(())
 }

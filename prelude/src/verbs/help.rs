@@ -1,24 +1,33 @@
-//! `help [VERB|TOPIC]`, and the reference that is made of the same table.
+//! `help [VERB|TOPIC]`, and the reference, which is made from the same table.
 
-use crate::Result;
 use serde_json::{Value, json};
 
-use super::arguments::Arguments;
-use super::context::{Context, Reply};
+use super::VERBS;
+use super::prelude::*;
 use super::topics::{TOPICS, Topic};
-use super::{VERBS, Verb};
-use crate::Error;
+
+const SUBJECT: Kind = Kind::Either(&[
+    Kind::OneOf(Words {
+        what: "verb or topic",
+        place: Some("VERB"),
+        all: || VERBS.iter().map(|verb| (verb.name, verb.about)).collect(),
+    }),
+    Kind::OneOf(Words {
+        what: "verb or topic",
+        place: Some("TOPIC"),
+        all: || TOPICS.iter().map(|topic| (topic.name, topic.about)).collect(),
+    }),
+]);
 
 pub const VERB: Verb = Verb {
-    name: "help",
-    usage: "help [VERB|TOPIC]",
-    about: "list the verbs, or explain a verb or topic",
-    example: "help train",
-    rust: None,
-    run,
+    words: &[optional(SUBJECT)],
+    needs_nothing: true,
+    ..Verb::new("help", "list the verbs, or explain a verb or topic", "help train", |arguments| {
+        Ok(Box::new(Help { subject: arguments.word(0).map(str::to_owned) }))
+    })
 };
 
-/// What verbs are for, each with the first of them; those after it in the table belong to it too.
+/// The groups of verbs, each with its first verb.
 const CHAPTERS: [(&str, &str); 7] = [
     ("load", "sources, data and settings"),
     ("loss", "train"),
@@ -29,24 +38,27 @@ const CHAPTERS: [(&str, &str); 7] = [
     ("rust", "other"),
 ];
 
-fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let Some(name) = arguments.optional(VERB.usage)? else {
-        return Ok(Reply::new(overview(), fields(VERBS.iter(), TOPICS.iter())));
-    };
-    let verb = VERBS.iter().find(|v| v.name == name);
-    let topic = TOPICS.iter().find(|t| t.name == name);
-    if verb.is_none() && topic.is_none() {
-        let known = VERBS.iter().map(|v| v.name).chain(TOPICS.iter().map(|t| t.name));
-        return Err(Error::unknown("verb or topic", name, known));
-    }
-    let of_verb = verb.map(|v| format!("{}\n  {}\n  example: {}", v.usage, v.about, v.example));
-    let of_topic = topic.map(|t| format!("{}\nexample: {}", (t.text)(), t.example));
-    let text: Vec<String> = of_verb.into_iter().chain(of_topic).collect();
-    Ok(Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter())))
+struct Help {
+    /// A verb, a topic or both.
+    subject: Option<String>,
 }
 
-/// What to type first, verbs by chapters, and topics.
+impl Command for Help {
+    fn run(&self, _: &mut Context) -> Result<Reply> {
+        let Some(name) = self.subject.as_deref() else {
+            return Ok(Reply::new(overview(), fields(VERBS.iter().copied(), TOPICS.iter())));
+        };
+        let verb = VERBS.iter().copied().find(|verb| verb.name == name);
+        let topic = TOPICS.iter().find(|topic| topic.name == name);
+        let of_verb =
+            verb.map(|v| format!("{}\n  {}\n  example: {}", v.usage(), v.about, v.example));
+        let of_topic = topic.map(|t| format!("{}\nexample: {}", (t.text)(), t.example));
+        let text: Vec<String> = of_verb.into_iter().chain(of_topic).collect();
+        Ok(Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter())))
+    }
+}
+
+/// What to type first, the verbs by group, and the topics.
 fn overview() -> String {
     let first = VERBS.first().map_or("", |v| v.example);
     let mut lines =
@@ -63,10 +75,10 @@ fn overview() -> String {
 }
 
 fn fields<'a>(
-    verbs: impl Iterator<Item = &'a Verb>,
+    verbs: impl Iterator<Item = &'static Verb>,
     topics: impl Iterator<Item = &'a Topic>,
 ) -> Value {
-    let verb = |v: &Verb| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example});
+    let verb = |v: &Verb| json!({"name": v.name, "usage": v.usage(), "about": v.about, "example": v.example});
     let topic = |t: &Topic| json!({"name": t.name, "about": t.about, "text": (t.text)(), "example": t.example});
     json!({"verbs": verbs.map(verb).collect::<Vec<_>>(), "topics": topics.map(topic).collect::<Vec<_>>()})
 }
@@ -75,8 +87,13 @@ fn fields<'a>(
 pub fn reference() -> String {
     let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
     let row = |v: &Verb| {
-        format!("| {} | {} | {} |\n", code(v.usage), v.about.replace('|', "\\|"), code(v.example))
+        format!(
+            "| {} | {} | {} |\n",
+            code(&v.usage()),
+            v.about.replace('|', "\\|"),
+            code(v.example)
+        )
     };
-    let rows: String = VERBS.iter().map(row).collect();
+    let rows: String = VERBS.iter().copied().map(row).collect();
     format!("| verb | what it does | for example |\n| --- | --- | --- |\n{rows}")
 }

@@ -2,65 +2,69 @@
 
 use serde_json::{Value, json};
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Reply, refuse};
-use super::parse::line;
-use super::timeline::{State, Timeline};
-use crate::Result;
+use super::prelude::*;
 use crate::show::Table;
+use crate::syntax::line;
+use crate::timeline::{State, Timeline};
 
 pub const VERB: Verb = Verb {
-    name: "history",
-    usage: "history",
-    about: "list all states, what led to each, and its loss; switch N goes to state N",
-    example: "history",
-    rust: None,
-    run,
+    needs_nothing: true,
+    ..Verb::new(
+        "history",
+        "list all states, what led to each, and its loss; switch N goes to state N",
+        "history",
+        |_| Ok(Box::new(History)),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    if !arguments.is_empty() {
-        Arguments::read(arguments, &[], &[])?;
-        return refuse("history takes no arguments", "switch N goes to state N");
+struct History;
+
+impl Command for History {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let timeline = context.timeline();
+        let path = timeline.path(timeline.here());
+        let mut table =
+            Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
+        let mut fields: Vec<Value> = Vec::new();
+        for (number, state) in timeline.states().iter().enumerate().skip(1) {
+            let mark = match path.contains(&number) {
+                _ if number == timeline.here() => ">",
+                true => "|",
+                false => " ",
+            };
+            let branches = branches_at(timeline, number);
+            let row = [
+                number.to_string(),
+                mark.into(),
+                state.what(number),
+                state.step.to_string(),
+                state.losses(),
+                state.scores(),
+            ];
+            table.rows.push(row.into_iter().chain([branches.join(", ")]).collect());
+            let done = state.done.as_ref().map(line);
+            fields.push(json!({
+                "state": number, "parent": state.parent, "done": done, "step": state.step, "loss": state.loss, "branches": branches,
+            }));
+        }
+        if fields.is_empty() {
+            table.notes.push("nothing done yet".into());
+        }
+        if timeline.here() == 0 && !fields.is_empty() {
+            table.notes.push("everything is undone; redo restores it".into());
+        }
+        table.text_columns = [1, 2, 6].into();
+        Ok(Reply::shown(
+            &table,
+            json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields}),
+        ))
     }
-    let timeline = context.timeline();
-    let path = timeline.path(timeline.here());
-    let mut table =
-        Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
-    let mut fields: Vec<Value> = Vec::new();
-    for (number, state) in timeline.states().iter().enumerate().skip(1) {
-        let mark = match path.contains(&number) {
-            _ if number == timeline.here() => ">",
-            true => "|",
-            false => " ",
-        };
-        let branches = timeline.names(number);
-        let row = [
-            number.to_string(),
-            mark.into(),
-            state.what(number),
-            state.step.to_string(),
-            state.losses(),
-            state.scores(),
-        ];
-        table.rows.push(row.into_iter().chain([branches.join(", ")]).collect());
-        let done = state.done.as_ref().map(line);
-        fields.push(json!({
-            "state": number, "parent": state.parent, "done": done, "step": state.step, "loss": state.loss, "branches": branches,
-        }));
-    }
-    if fields.is_empty() {
-        table.notes.push("nothing done yet".into());
-    }
-    if timeline.here() == 0 && !fields.is_empty() {
-        table.notes.push("everything is undone; redo restores it".into());
-    }
-    table.text_columns = [1, 2, 6].into();
-    Ok(Reply::shown(
-        &table,
-        json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields}),
-    ))
+}
+
+/// The branches that end at a state.
+fn branches_at(timeline: &Timeline, state: usize) -> Vec<&str> {
+    let ends = timeline.branches().iter().filter(|(_, end)| **end == state);
+    ends.map(|(name, _)| name.as_str()).collect()
 }
 
 impl State {
@@ -84,17 +88,6 @@ impl State {
             Some((None, loss)) => format!("({loss:.3})"),
             None => "-".into(),
         }
-    }
-}
-
-impl Timeline {
-    /// The branches that end at a state.
-    fn names(&self, state: usize) -> Vec<&str> {
-        self.branches()
-            .iter()
-            .filter(|(_, end)| **end == state)
-            .map(|(name, _)| name.as_str())
-            .collect()
     }
 }
 

@@ -1,34 +1,43 @@
 //! `inspect [TENSOR|GLOB]`
 
-use crate::Result;
-use crate::show::{Along, TensorDistances};
-use crate::{Dam, Merged};
 use serde_json::{Map, Value, json};
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Latest, Reply};
-use super::export::Code;
+use super::prelude::*;
+use crate::show::{Along, TensorDistances};
+use crate::{Dam, Merged};
 
 pub const VERB: Verb = Verb {
-    name: "inspect",
-    usage: "inspect [TENSOR|GLOB]",
-    about: "coefficients of tensors, and where the sources differ most; for a static merge: its distance from each source",
-    example: "inspect layers.0.mlp",
-    rust: Some(rust),
-    run,
+    words: &[optional(Kind::Pattern)],
+    is_exported: true,
+    ..Verb::new(
+        "inspect",
+        "coefficients of tensors, and where the sources differ most; for a static merge: its distance from each source",
+        "inspect layers.0.mlp",
+        |arguments| Ok(Box::new(Inspect { pattern: arguments.text(0) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let pattern = arguments.optional(VERB.usage)?.unwrap_or_default();
-    match context.latest()? {
-        Latest::Dam(dam) => coefficients(&dam, pattern),
-        Latest::Merged(merged) => distances(&merged, pattern),
+struct Inspect {
+    /// A tensor, a part of its name, or a glob; empty for all.
+    pattern: String,
+}
+
+impl Command for Inspect {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        match context.latest()? {
+            Latest::Dam(dam) => coefficients(&dam, &self.pattern),
+            Latest::Merged(merged) => distances(&merged, &self.pattern),
+        }
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let latest = code.latest()?;
+        code.show(format!("{latest}.inspect({:?})?", self.pattern));
+        Ok(())
     }
 }
 
-/// How far a merge that trains nothing is from its sources.
+/// The distances of a static merge from its sources.
 fn distances(merged: &Merged, pattern: &str) -> Result<Reply> {
     let report = merged.inspect(pattern)?;
     let one = |t: &TensorDistances| {
@@ -56,14 +65,4 @@ fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
         })
         .collect();
     Ok(Reply::shown(&report, json!({"tensors": tensors})))
-}
-
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let latest = code.latest()?;
-    code.show(format!(
-        "{latest}.inspect({:?})?",
-        arguments.optional(VERB.usage)?.unwrap_or_default()
-    ));
-    Ok(())
 }

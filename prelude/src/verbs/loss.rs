@@ -1,33 +1,30 @@
 //! `loss`
 
-use crate::Result;
 use serde_json::{Map, json};
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Reply, refuse};
-use super::export::Code;
+use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    name: "loss",
-    usage: "loss",
-    about: "every loss term on the next batch, per source",
-    example: "loss",
-    rust: Some(rust),
-    run,
+    is_exported: true,
+    ..Verb::new("loss", "every loss term on the next batch, per source", "loss", |_| {
+        Ok(Box::new(Loss))
+    })
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    if !Arguments::read(arguments, &[], &[])?.words.is_empty() {
-        return refuse("loss takes no arguments", "set KEY=VALUE changes what is computed");
-    }
-    let report = context.dam()?.loss()?;
-    let terms: Map<_, _> = report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
-    Ok(Reply::shown(&report, json!({"total": report.total, "terms": terms, "notes": report.notes})))
-}
+struct Loss;
 
-fn rust(code: &mut Code, _: &[String]) -> Result<()> {
-    code.dam()?;
-    code.show("dam.loss()?");
-    Ok(())
+impl Command for Loss {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let report = context.dam()?.loss()?;
+        let terms: Map<_, _> =
+            report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
+        let json = json!({"total": report.total, "terms": terms, "notes": report.notes});
+        Ok(Reply::shown(&report, json))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        code.dam()?;
+        code.show("dam.loss()?");
+        Ok(())
+    }
 }

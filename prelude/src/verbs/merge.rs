@@ -1,151 +1,217 @@
 //! `merge METHOD KEY=VALUE... [DIR]`, `merge RECIPE.yml [DIR]`
 
-use crate::Result;
-use crate::methods::{self, GREEDY_SOUP, METHODS};
-use crate::show::Table;
-use crate::{Compare, Error, Merged};
 use serde_json::{Value, json};
 
-use super::Verb;
-use super::arguments::{Arguments, at_home, is_recipe};
-use super::bake::{KEYS, check_options, options, written};
-use super::context::{Context, Reply, refuse};
-use super::export::{Code, call, path};
+use super::bake::{OPTIONS, Output};
+use super::kind::is_recipe;
+use super::paths::at_home;
+use super::prelude::*;
+use crate::methods::{self, GREEDY_SOUP, METHODS};
+use crate::show::Table;
+use crate::{Compare, Merged};
+
+/// Methods without training that need no data.
+pub(super) const METHOD: Kind = Kind::OneOf(Words {
+    what: "method",
+    place: Some("METHOD"),
+    all: || METHODS.iter().map(|method| (method.name, method.about)).collect(),
+});
+
+/// What the greedy soup is, and its parameter.
+const SOUP: (&str, &str) = (
+    GREEDY_SOUP,
+    "the average of sources that are added while the loss on their data does not rise",
+);
+const SOUP_USAGE: &str = "[data=FILE,...]";
+
+/// All methods without training.
+pub(super) const STATIC_METHOD: Kind = Kind::OneOf(Words {
+    what: "method",
+    place: Some("METHOD"),
+    all: || METHODS.iter().map(|method| (method.name, method.about)).chain([SOUP]).collect(),
+});
 
 pub const VERB: Verb = Verb {
-    name: "merge",
-    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR|FILE.gguf] [dtype=f32|f16|bf16|q8_0] [shard=5GB] [as=adapter] [rank=16] [--force]",
-    about: "merge the sources without training, by a method or a mergekit recipe, to try it or into DIR or FILE.gguf; alone: list methods",
-    example: "merge ties density=0.5 weight=1,0.5,0.5",
-    rust: Some(rust),
-    run,
+    words: &[
+        optional(Kind::Either(&[STATIC_METHOD, Kind::Recipe])),
+        optional(super::bake::PLACE).after(|words| !words.is_empty()),
+    ],
+    options: OPTIONS,
+    more: Some(More { usage: || "[KEY=VALUE...]".into(), options: parameters_of }),
+    options_after: 2,
+    flags: &["--force"],
+    is_exported: true,
+    rebuilds: Some(Rebuild::Merge),
+    ..Verb::new(
+        "merge",
+        "merge the sources without training, by a method or a mergekit recipe, to try it or into DIR or FILE.gguf; alone: list methods",
+        "merge ties density=0.5 weight=1,0.5,0.5",
+        read,
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
-    let (name, directory) = match arguments.words.as_slice() {
-        [] if arguments.pairs.is_empty() => return Ok(list()),
-        [name] => (*name, None),
-        [name, directory] => (*name, Some(at_home(directory))),
-        [] => return refuse("no method given", format!("usage: {}", VERB.usage)),
-        _ => return refuse("too many arguments", format!("usage: {}", VERB.usage)),
-    };
+/// The parameters of the method in `words`; of a recipe or an unknown method, nothing is known.
+fn parameters_of(words: &[&str]) -> Option<Vec<Opt>> {
+    match words.first()? {
+        name if *name == GREEDY_SOUP => Some(vec![option("data", Kind::List(&Kind::Data))]),
+        name => {
+            let entry = methods::find(name).ok()?;
+            let names = entry.keys.iter().map(|key| key.name).chain(["weights"]);
+            Some(names.map(|name| option(name, Kind::Parameter(entry, name))).collect())
+        }
+    }
+}
+
+/// Without a method: lists all.
+struct List;
+
+struct Merge {
+    way: Way,
+    /// The directory or file to write, and how.
+    output: Option<Output>,
+}
+
+/// What makes the merge.
+enum Way {
+    Recipe(String),
+    /// Scored on these files, or else on the data that sources were tuned on.
+    GreedySoup(Vec<String>),
+    Method(&'static methods::MethodEntry, Vec<(String, String)>),
+}
+
+fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
+    let is_output = |key: &str| OPTIONS.iter().any(|option| option.key == key);
     let (writing, parameters): (Vec<_>, Vec<_>) =
-        arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
-    if let (Some((key, _)), None) = (writing.first(), &directory) {
-        return refuse(
-            format!("`{key}` needs an output directory"),
-            "add a directory, or use: bake DIR",
-        );
-    }
-    if let Some(directory) = &directory {
-        check_options(directory, &arguments.pairs)?;
-    }
-    let options = options(&writing, arguments.force())?;
-    let merged = match is_recipe(name) {
-        true if !parameters.is_empty() => {
+        arguments.options().partition(|(key, _)| is_output(key));
+    let Some(name) = arguments.word(0) else {
+        if arguments.options().next().is_none() {
+            return Ok(Box::new(List));
+        }
+        return refuse("no method given", format!("usage: {}", VERB.usage()));
+    };
+    let output = match (arguments.word(1), writing.first()) {
+        (Some(place), _) => Some(Output::read(place, arguments)?),
+        (None, Some((key, _))) => {
             return refuse(
-                format!("`{}` is not for a recipe", parameters[0].0),
+                format!("`{key}` needs an output directory"),
+                "add a directory, or use: bake DIR",
+            );
+        }
+        (None, None) => None,
+    };
+    let way = if is_recipe(name) {
+        if let Some((key, _)) = parameters.first() {
+            return refuse(
+                format!("`{key}` is not for a recipe"),
                 "a recipe has its own parameters",
             );
         }
-        true => context.current().merge_recipe(at_home(name))?,
-        false if name == GREEDY_SOUP => soup(context, &parameters)?,
-        false => {
-            methods::find(name)?;
-            context.loaded()?;
-            context.current().merge_named(name, &parameters)?
-        }
+        Way::Recipe(at_home(name))
+    } else if name == GREEDY_SOUP {
+        Way::GreedySoup(arguments.list("data").map(at_home).collect())
+    } else {
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        Way::Method(methods::find(name)?, parameters.into_iter().map(owned).collect())
     };
-    let mut report = merged.report();
-    let mut fields = json!({
-        "method": report.method, "sources": report.sources, "base": report.base, "tensors": report.tensors,
-        "parameters": report.parameters, "copied_tensors": report.copied, "notes": report.notes,
-    });
-    match directory {
-        Some(directory) => {
-            let written = merged.bake_with(directory, &options)?;
-            if let (Value::Object(fields), Value::Object(of)) = (&mut fields, written.json()) {
-                fields.extend(of);
+    Ok(Box::new(Merge { way, output }))
+}
+
+impl Way {
+    fn merge(&self, context: &Context) -> Result<Merged> {
+        let models = context.current();
+        match self {
+            Way::Recipe(file) => models.merge_recipe(file),
+            Way::GreedySoup(files) => {
+                context.loaded()?;
+                models.greedy_soup(|candidate| {
+                    Ok(-if files.is_empty() {
+                        candidate.training_loss(Compare::default().examples)?
+                    } else {
+                        candidate.eval(files)?.mean_loss()
+                    })
+                })
             }
-            report.written = Some(written);
-        }
-        None => context.merged = Some(merged),
-    }
-    Ok(Reply::shown(&report, fields))
-}
-
-/// The average of sources that are added while the mean loss does not rise, on the files of `data=`
-/// or on the data that the sources were tuned on.
-fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
-    let mut files = Vec::new();
-    for (key, value) in parameters {
-        match *key {
-            "data" => files = value.split(',').map(at_home).collect(),
-            key => return Err(Error::unknown("key", key, ["data"])),
+            Way::Method(entry, parameters) => {
+                context.loaded()?;
+                let parameters =
+                    parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                models.merge_named(entry.name, &parameters.collect::<Vec<_>>())
+            }
         }
     }
-    context.loaded()?;
-    context.current().greedy_soup(|candidate| match files.is_empty() {
-        true => Ok(-candidate.training_loss(Compare::default().examples)?),
-        false => Ok(-candidate.eval(&files)?.mean_loss()),
-    })
-}
 
-/// All methods with their parameters.
-fn list() -> Reply {
-    let mut table = Table::new("", ["method", "what it makes", "parameters"]);
-    table.rows =
-        METHODS.iter().map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()]).collect();
-    let soup = [
-        "the average of sources that are added while the loss on their data does not rise",
-        "[data=FILE,...]",
-    ];
-    table.rows.insert(1, [GREEDY_SOUP, soup[0], soup[1]].map(str::to_owned).to_vec());
-    let all =
-        table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
-    let all: Vec<Value> = all.collect();
-    Reply::shown(&table, json!({"methods": all}))
-}
-
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
-    let Some(name) = arguments.words.first() else { return Ok(()) };
-    let (baked, parameters): (Vec<_>, Vec<_>) =
-        arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
-    let models = code.models();
-    let merged = match *name {
-        recipe if is_recipe(recipe) => format!("{models}.merge_recipe({})?", path(recipe)),
-        GREEDY_SOUP => {
-            let files = parameters
-                .iter()
-                .flat_map(|(_, files)| files.split(','))
-                .map(|file| format!("{}.into()", path(file)));
-            let files: Vec<String> = files.collect();
-            let score = match files.is_empty() {
-                true => format!("candidate.training_loss({})?", Compare::default().examples),
-                false => call("candidate.eval(&[", &files, "])?.mean_loss()"),
-            };
-            format!("{models}.greedy_soup(|candidate| Ok(-{score}))?")
-        }
-        name => {
-            let pairs: Vec<String> =
-                parameters.iter().map(|(key, value)| format!("({key:?}, {value:?})")).collect();
-            call(&format!("{models}.merge_named({name:?}, &["), &pairs, "])?")
-        }
-    };
-    match arguments.words.get(1) {
-        Some(directory) => code.show(format!("{merged}.{}?", written(directory, &baked)?)),
-        None => {
-            code.let_merged(&merged);
-            code.show("merged");
+    fn rust(&self, models: &str) -> String {
+        match self {
+            Way::Recipe(file) => format!("{models}.merge_recipe({file:?})?"),
+            Way::GreedySoup(files) => {
+                let files: Vec<String> =
+                    files.iter().map(|file| format!("{file:?}.into()")).collect();
+                let score = if files.is_empty() {
+                    format!("candidate.training_loss({})?", Compare::default().examples)
+                } else {
+                    call("candidate.eval(&[", &files, "])?.mean_loss()")
+                };
+                format!("{models}.greedy_soup(|candidate| Ok(-{score}))?")
+            }
+            Way::Method(entry, parameters) => {
+                let pairs: Vec<String> =
+                    parameters.iter().map(|(key, value)| format!("({key:?}, {value:?})")).collect();
+                call(&format!("{models}.merge_named({:?}, &[", entry.name), &pairs, "])?")
+            }
         }
     }
-    Ok(())
 }
 
-/// All that may be given: how it is written, and the parameters of all methods.
-fn keys() -> Vec<&'static str> {
-    let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
-    KEYS.into_iter().chain(["weights", "data"]).chain(keys).collect()
+impl Command for Merge {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let merged = self.way.merge(context)?;
+        let mut report = merged.report();
+        let mut fields = json!({
+            "method": report.method, "sources": report.sources, "base": report.base,
+            "tensors": report.tensors, "parameters": report.parameters,
+            "copied_tensors": report.copied, "notes": report.notes,
+        });
+        match &self.output {
+            Some(output) => {
+                let written = merged.bake_with(&output.place, &output.how)?;
+                if let (Value::Object(fields), Value::Object(of)) = (&mut fields, written.json()) {
+                    fields.extend(of);
+                }
+                report.written = Some(written);
+            }
+            None => context.merged = Some(merged),
+        }
+        Ok(Reply::shown(&report, fields))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let models = code.models();
+        let merged = self.way.rust(models);
+        match &self.output {
+            Some(output) => code.show(format!("{merged}.{}?", output.rust())),
+            None => {
+                code.let_merged(&merged);
+                code.show("merged");
+            }
+        }
+        Ok(())
+    }
+
+    fn again(&self, statement: &Statement) -> Statement {
+        if self.output.is_some() { statement.with_force() } else { statement.clone() }
+    }
+}
+
+impl Command for List {
+    fn run(&self, _: &mut Context) -> Result<Reply> {
+        let mut table = Table::new("", ["method", "what it makes", "parameters"]);
+        table.rows = (METHODS.iter())
+            .map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()])
+            .collect();
+        let soup = [SOUP.0, SOUP.1, SOUP_USAGE];
+        table.rows.insert(1, soup.map(str::to_owned).to_vec());
+        let one = |row: &Vec<String>| json!({"name": row[0], "about": row[1], "usage": row[2]});
+        let all: Vec<Value> = table.rows.iter().map(one).collect();
+        Ok(Reply::shown(&table, json!({"methods": all})))
+    }
 }

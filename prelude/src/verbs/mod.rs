@@ -1,8 +1,22 @@
-//! Floor 8: the verbs, which a prompt, a script and a notebook share.
+//! The verbs, which a prompt, a script and a notebook share.
 //!
-//! The table of verbs: name, usage, help, example and function. Help and dispatch come from it.
+//! One file per verb has its [`Verb`] (name, signature, help) and the command that a line of it
+//! becomes. Everything else reads those:
+//!
+//! ```text
+//! verb.rs       what a verb and its command are
+//! kind.rs       kinds of words and values: how each is shown, and what fits
+//! arguments.rs  reads arguments by the signature
+//! run.rs        runs statements and records what they did
+//! check.rs      underlines what does not fit while a line is typed
+//! complete/     Tab
+//! next.rs       the line that is suggested next
+//! topics.rs     help that several verbs share
+//! ```
 
+use crate::Error;
 use crate::Result;
+
 mod arguments;
 mod ask;
 mod bake;
@@ -10,7 +24,6 @@ mod branch;
 mod check;
 mod compare;
 mod complete;
-mod context;
 mod data;
 mod diff;
 mod eval;
@@ -20,112 +33,89 @@ mod generate;
 mod help;
 mod history;
 mod inspect;
-mod journal;
+mod kind;
 mod load;
 mod loss;
 mod merge;
 mod next;
 mod open;
-mod parse;
+mod paths;
 mod plot;
+mod prelude;
 mod quit;
 mod redo;
+mod reply;
+mod run;
 mod rust;
 mod save;
 mod set;
 mod step;
 mod switch;
-mod timeline;
 mod topics;
 mod train;
 mod undo;
-pub mod usage;
+mod verb;
 mod wrap;
 
-use crate::Error;
-
+pub use crate::syntax::{
+    Argument, Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements,
+};
+pub use crate::timeline::{Context, Latest, Recovered, State, Timeline};
 pub use check::{Problem, check};
 pub use complete::{Candidate, Completions, complete};
-pub(crate) use context::refuse;
-pub use context::{Context, Latest, Reply, columns};
-pub use export::Code;
 pub use help::reference;
-pub use journal::Recovered;
 pub use next::{is_possible, next};
-pub use parse::{
-    Piece, Statement, Unclosed, Word, is_complete, line, path, pieces, quoted, statements,
-};
-pub use timeline::{State, Timeline};
+pub use reply::{Reply, columns};
+pub(crate) use run::replay;
 pub use topics::{TOPICS, Topic};
+pub use verb::Verb;
 
-/// Writes a statement, by its arguments, into a program.
-pub type Rust = fn(&mut Code, &[String]) -> Result<()>;
-
-/// One verb.
-pub struct Verb {
-    /// What one types.
-    pub name: &'static str,
-    /// Its arguments.
-    pub usage: &'static str,
-    /// What it does, in a line.
-    pub about: &'static str,
-    /// A line that does it.
-    pub example: &'static str,
-    /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do
-    /// again.
-    pub rust: Option<Rust>,
-    /// Does it, with its arguments.
-    pub run: fn(&mut Context, &[String]) -> Result<Reply>,
-}
-
-/// All verbs, in the order one meets them.
-pub const VERBS: &[Verb] = &[
-    load::VERB,
-    data::VERB,
-    wrap::VERB,
-    set::VERB,
-    loss::VERB,
-    step::VERB,
-    train::VERB,
-    inspect::VERB,
-    plot::VERB,
-    eval::VERB,
-    generate::VERB,
-    ask::VERB,
-    merge::VERB,
-    evolve::VERB,
-    compare::VERB,
-    bake::VERB,
-    save::VERB,
-    open::VERB,
-    export::VERB,
-    undo::VERB,
-    redo::VERB,
-    history::VERB,
-    branch::VERB,
-    switch::VERB,
-    diff::VERB,
-    rust::VERB,
-    help::VERB,
-    quit::VERB,
+/// All verbs, in the order of the documentation.
+pub const VERBS: &[&Verb] = &[
+    &load::VERB,
+    &data::VERB,
+    &wrap::VERB,
+    &set::VERB,
+    &loss::VERB,
+    &step::VERB,
+    &train::VERB,
+    &inspect::VERB,
+    &plot::VERB,
+    &eval::VERB,
+    &generate::VERB,
+    &ask::VERB,
+    &merge::VERB,
+    &evolve::VERB,
+    &compare::VERB,
+    &bake::VERB,
+    &save::VERB,
+    &open::VERB,
+    &export::VERB,
+    &undo::VERB,
+    &redo::VERB,
+    &history::VERB,
+    &branch::VERB,
+    &switch::VERB,
+    &diff::VERB,
+    &rust::VERB,
+    &help::VERB,
+    &quit::VERB,
 ];
+
+/// Other names of verbs, which other programs use.
+const ALIASES: [(&str, &Verb); 2] = [("exit", &quit::VERB), ("?", &help::VERB)];
 
 /// The verb `name`.
 ///
 /// # Errors
-/// An unknown one, with the nearest.
+/// An unknown verb; the error names the nearest.
 pub fn find(name: &str) -> Result<&'static Verb> {
-    // What shells of other programs call them.
-    let known = match name {
-        "exit" => quit::VERB.name,
-        "?" => help::VERB.name,
-        _ => name,
-    };
-    let found = VERBS.iter().find(|v| v.name == known);
-    found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, verb)| *verb);
+    let found = alias.or_else(|| VERBS.iter().copied().find(|verb| verb.name == name));
+    found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|verb| verb.name)))
 }
 
-/// Whether the verb ends the session.
+/// Whether the verb `name` ends the session.
 pub fn quits(name: &str) -> bool {
-    find(name).is_ok_and(|verb| verb.name == quit::VERB.name)
+    find(name).is_ok_and(|verb| verb.quits)
 }

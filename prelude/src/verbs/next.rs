@@ -1,8 +1,10 @@
 //! What makes sense next in a session, as a line that one could run.
 
-use super::{Context, quoted, statements};
+use super::find;
 use crate::Models;
 use crate::checkpoint::BASE;
+use crate::syntax::{quoted, statements};
+use crate::timeline::Context;
 
 /// What one who has nothing of their own begins with.
 const BEGIN: &str = "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql";
@@ -62,12 +64,11 @@ fn written(otherwise: String) -> String {
     }
 }
 
-/// Whether `line` could be run with what is there: before anything is loaded, few verbs can.
+/// Whether `line` could be run now: before anything is loaded, few verbs can.
 pub fn is_possible(context: &Context, line: &str) -> bool {
-    /// They need nothing.
-    const ALONE: [&str; 8] = ["load", "open", "set", "branch", "history", "help", "rust", "quit"];
-    let first = || statements(line).unwrap_or_default().into_iter().next();
-    context.loaded().is_ok() || first().is_none_or(|first| ALONE.contains(&first.verb.as_str()))
+    let first = statements(line).unwrap_or_default().into_iter().next();
+    context.loaded().is_ok()
+        || first.is_none_or(|first| find(&first.verb).is_ok_and(|verb| verb.needs_nothing))
 }
 
 fn loaded(models: &Models) -> String {

@@ -2,39 +2,48 @@
 
 use std::path::Path;
 
-use crate::Dam;
-use crate::Result;
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::{Arguments, at_home};
-use super::context::{Context, Reply};
-use super::export::{Code, path};
+use super::paths::at_home;
+use super::prelude::*;
+use crate::Dam;
 
 pub const VERB: Verb = Verb {
-    name: "open",
-    usage: "open FILE",
-    about: "load a session that `save` wrote",
-    example: "open merge.dam.safetensors",
-    rust: Some(rust),
-    run,
+    words: &[one(Kind::Session)],
+    is_exported: true,
+    wraps: true,
+    rebuilds: Some(Rebuild::Sources),
+    renames: true,
+    needs_nothing: true,
+    ..Verb::new(
+        "open",
+        "load a session that `save` wrote",
+        "open merge.dam.safetensors",
+        |arguments| Ok(Box::new(Open { file: at_home(&arguments.text(0)) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let file = at_home(arguments.word(VERB.usage)?);
-    let dam = Dam::open(&file)?;
-    let (report, steps) = (dam.report(), dam.steps());
-    context.wrapped(dam);
-    context.is_in(Path::new(&file));
-    let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
-    Ok(Reply::shown(&report, json).and(format!("at step {steps}")))
+struct Open {
+    file: String,
 }
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    code.let_dam(&format!("Dam::open({})?", path(arguments.word(VERB.usage)?)));
-    code.seeds();
-    code.show("dam");
-    Ok(())
+impl Command for Open {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let dam = Dam::open(&self.file)?;
+        let (report, steps) = (dam.report(), dam.steps());
+        context.wrapped(dam);
+        context.is_in(Path::new(&self.file));
+        let json = json!({
+            "sources": report.sources, "tensors": report.tensors,
+            "coefficients": report.coefficients, "step": steps,
+        });
+        Ok(Reply::shown(&report, json).and(format!("at step {steps}")))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        code.let_dam(&format!("Dam::open({:?})?", self.file));
+        code.seeds();
+        code.show("dam");
+        Ok(())
+    }
 }

@@ -1,63 +1,76 @@
-//! `plot WHAT [TENSOR] [FILE]`
+//! `plot FIGURE [TENSOR] [FILE]`
 
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::{Arguments, at_home};
-use super::context::{Context, Latest, Reply, refuse};
-use super::export::{Code, path};
-use crate::Result;
+use super::paths::at_home;
+use super::prelude::*;
 use crate::show::Figure;
 
+const FIGURE: Kind = Kind::OneOf(Words {
+    what: "figure",
+    place: None,
+    all: || {
+        vec![
+            ("loss", "every term over steps"),
+            (COEFFICIENTS, "their mean by layer and source, or those of one tensor"),
+            (HISTOGRAM, "of all coefficients, or of one tensor's"),
+            ("distances", "how far sources are apart, and where their signs conflict"),
+            ("lean", "each source's share, layer by layer"),
+        ]
+    },
+});
+const COEFFICIENTS: &str = "coefficients";
+const HISTOGRAM: &str = "histogram";
+const FILE: NewFile = NewFile { place: "FILE", suffixes: &Figure::FORMATS, suggested: Some("") };
+
 pub const VERB: Verb = Verb {
-    name: "plot",
-    usage: "plot loss|coefficients|histogram|distances|lean [TENSOR] [FILE.svg|FILE.png]",
-    about: "draw losses, coefficients by layer or of one tensor, distances between sources, or each source's share; here or to a file",
-    example: "plot coefficients layers.1.mlp.up_proj picture.svg",
-    rust: Some(rust),
-    run,
+    words: &[
+        one(FIGURE),
+        optional(Kind::Tensor)
+            .after(|words| words.iter().any(|word| [COEFFICIENTS, HISTOGRAM].contains(word))),
+        optional(Kind::New(FILE)),
+    ],
+    is_exported: true,
+    ..Verb::new(
+        "plot",
+        "draw losses, coefficients by layer or of one tensor, distances between sources, or each source's share; here or to a file",
+        "plot coefficients layers.1.mlp.up_proj picture.svg",
+        |arguments| {
+            let words = arguments.word(0).into_iter().chain(arguments.word(1));
+            let what = words.collect::<Vec<_>>().join(" ");
+            Ok(Box::new(Plot { what, file: arguments.word(2).map(at_home) }))
+        },
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let (files, words) = sorted(arguments)?;
-    let what = words.join(" ");
-    context.loaded()?;
-    let figure = if context.dam.is_none() && context.merged.is_none() {
-        context.models.plot(&what)?
-    } else {
-        match context.latest()? {
-            Latest::Dam(dam) => dam.plot(&what)?,
-            Latest::Merged(merged) => merged.plot(&what)?,
-        }
-    };
-    match files.first() {
-        Some(file) => Ok(Reply::written(&figure.save(at_home(file))?)),
-        None => {
-            let fields = json!({"text": figure.to_string()});
-            Ok(Reply { figure: Some(figure.clone()), ..Reply::shown(&figure, fields) })
-        }
-    }
+struct Plot {
+    /// The figure, and the tensor it is of.
+    what: String,
+    file: Option<String>,
 }
 
-/// The file, where there is one, and the other words.
-fn sorted(arguments: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
-    let is_file =
-        |word: &&str| Figure::FORMATS.iter().any(|end| word.to_lowercase().ends_with(end));
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
-    if words.is_empty() || files.len() > 1 {
-        return refuse(
-            "an argument is missing, or there are too many",
-            format!("usage: {}", VERB.usage),
-        );
+impl Command for Plot {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.loaded()?;
+        let figure = if context.dam.is_none() && context.merged.is_none() {
+            context.models.plot(&self.what)?
+        } else {
+            match context.latest()? {
+                Latest::Dam(dam) => dam.plot(&self.what)?,
+                Latest::Merged(merged) => merged.plot(&self.what)?,
+            }
+        };
+        if let Some(file) = &self.file {
+            return Ok(Reply::written(&figure.save(file)?));
+        }
+        let fields = json!({"text": figure.to_string()});
+        Ok(Reply { figure: Some(figure.clone()), ..Reply::shown(&figure, fields) })
     }
-    Ok((files, words))
-}
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let (files, words) = sorted(arguments)?;
-    let of = if code.is_only_loaded() { code.models() } else { code.latest()? };
-    let file = files.first().map(|file| format!(".save({})?", path(file))).unwrap_or_default();
-    code.show(format!("{of}.plot({:?})?{file}", words.join(" ")));
-    Ok(())
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        let of = if code.is_only_loaded() { code.models() } else { code.latest()? };
+        let save = self.file.as_ref().map(|file| format!(".save({file:?})?")).unwrap_or_default();
+        code.show(format!("{of}.plot({:?})?{save}", self.what));
+        Ok(())
+    }
 }

@@ -1,20 +1,19 @@
 //! `quit`
 
-use crate::Result;
 use serde_json::json;
 
-use super::Verb;
-use super::context::{Context, Reply};
+use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    name: "quit",
-    usage: "quit",
-    about: "quit (or Ctrl-D)",
-    example: "quit",
-    rust: None,
-    run,
+    needs_nothing: true,
+    quits: true,
+    ..Verb::new("quit", "quit (or Ctrl-D)", "quit", |_| Ok(Box::new(Quit)))
 };
 
-fn run(_: &mut Context, _: &[String]) -> Result<Reply> {
-    Ok(Reply::new("", json!({})))
+struct Quit;
+
+impl Command for Quit {
+    fn run(&self, _: &mut Context) -> Result<Reply> {
+        Ok(Reply::new("", json!({})))
+    }
 }

@@ -1,22 +1,23 @@
 //! `redo [N]`
 
-use crate::Result;
-
-use super::Verb;
-use super::arguments::{Arguments, count};
-use super::context::{Context, Reply};
+use super::prelude::*;
+use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    name: "redo",
-    usage: "redo [N]",
-    about: "redo the last undone change, or N changes",
-    example: "redo",
-    rust: None,
-    run,
+    words: &[optional(Kind::Count("N"))],
+    renames: true,
+    ..Verb::new("redo", "redo the last undone change, or N changes", "redo", |arguments| {
+        Ok(Box::new(Redo { count: arguments.number(0).unwrap_or(1) }))
+    })
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    context.redo(arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("redo", n))?)?;
-    Ok(context.whereabouts())
+struct Redo {
+    count: usize,
+}
+
+impl Command for Redo {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.redo(self.count, replay)?;
+        Ok(context.whereabouts())
+    }
 }

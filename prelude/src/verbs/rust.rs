@@ -1,21 +1,25 @@
-//! `rust`, which a terminal has
+//! `rust`, which the prompt of the program handles
 
-use super::Verb;
-use super::context::{Context, Reply, refuse};
-use crate::Result;
+use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    name: "rust",
-    usage: "rust",
-    about: "continue in Rust with the merge as `dam`, for example to define a scheme; `back` returns with the changed merge",
-    example: "rust",
-    rust: None,
-    run,
+    renames: true,
+    needs_nothing: true,
+    ..Verb::new(
+        "rust",
+        "continue in Rust with the merge as `dam`, for example to define a scheme; `back` returns with the changed merge",
+        "rust",
+        |_| Ok(Box::new(Rust)),
+    )
 };
 
-fn run(_: &mut Context, _: &[String]) -> Result<Reply> {
-    refuse(
-        "`rust` is for the prompt of `dam`",
-        "in a script or a notebook, write Rust in a program or a cell",
-    )
+struct Rust;
+
+impl Command for Rust {
+    fn run(&self, _: &mut Context) -> Result<Reply> {
+        refuse(
+            "`rust` is for the prompt of `dam`",
+            "in a script or a notebook, write Rust in a program or a cell",
+        )
+    }
 }

@@ -1,50 +1,59 @@
 //! `save FILE`
 
-use crate::Result;
-
-use super::Verb;
-use super::arguments::{Arguments, at_home};
-use super::context::{Context, Reply, refuse};
-use super::export::{Code, path};
+use super::paths::at_home;
+use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    name: "save",
-    usage: "save FILE [--force]",
-    about: "save coefficients, settings, optimiser state and source locations to a file; the session's own file is replaced",
-    example: "save merge.dam.safetensors",
-    rust: Some(rust),
-    run,
+    words: &[one(Kind::Session)],
+    flags: &["--force"],
+    is_exported: true,
+    ..Verb::new(
+        "save",
+        "save coefficients, settings, optimiser state and source locations to a file; the session's own file is replaced",
+        "save merge.dam.safetensors",
+        |arguments| {
+            let file = at_home(&arguments.text(0));
+            Ok(Box::new(Save { file, force: arguments.has("--force") }))
+        },
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &["--force"])?;
-    let dam = context.dam()?;
-    let file = at_home(arguments.word(VERB.usage)?);
-    let own = context
-        .file
-        .as_ref()
-        .filter(|(path, _)| std::path::absolute(&file).is_ok_and(|file| file == *path));
-    let written = match own {
-        _ if arguments.force() => dam.save(file)?,
-        Some((path, stamp)) if path.exists() => {
-            if stamp.check(path).is_err() {
-                let message = format!(
-                    "`{}` was changed by another program since this session saved it",
-                    path.display()
-                );
-                return refuse(message, "use another name, or replace it: save FILE --force");
-            }
-            dam.save(file)?
-        }
-        _ => dam.save_new(file)?,
-    };
-    context.is_in(&written.path);
-    Ok(Reply::written(&written))
+struct Save {
+    file: String,
+    /// Whether a file that this session did not write is replaced.
+    force: bool,
 }
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    code.dam()?;
-    let arguments = Arguments::read(arguments, &[], &["--force"])?;
-    code.show(format!("dam.save({})?", path(arguments.word(VERB.usage)?)));
-    Ok(())
+impl Command for Save {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let dam = context.dam()?;
+        let file = std::path::absolute(&self.file).ok();
+        let own = context.file.as_ref().filter(|(path, _)| file.as_ref() == Some(path));
+        let written = match own {
+            _ if self.force => dam.save(&self.file)?,
+            Some((path, stamp)) if path.exists() => {
+                if stamp.check(path).is_err() {
+                    let message = format!(
+                        "`{}` was changed by another program since this session saved it",
+                        path.display()
+                    );
+                    return refuse(message, "use another name, or replace it: save FILE --force");
+                }
+                dam.save(&self.file)?
+            }
+            _ => dam.save_new(&self.file)?,
+        };
+        context.is_in(&written.path);
+        Ok(Reply::written(&written))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        code.dam()?;
+        code.show(format!("dam.save({:?})?", self.file));
+        Ok(())
+    }
+
+    fn again(&self, statement: &Statement) -> Statement {
+        statement.with_force()
+    }
 }

@@ -1,21 +1,24 @@
 //! `switch NAME|N`
 
-use super::Verb;
-use super::arguments::Arguments;
-use super::context::{Context, Reply};
-use crate::Result;
+use super::prelude::*;
+use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    name: "switch",
-    usage: "switch NAME|N",
-    about: "go to the end of a branch, or to state N",
-    example: "switch main",
-    rust: None,
-    run,
+    words: &[one(Kind::Branch)],
+    renames: true,
+    ..Verb::new("switch", "go to the end of a branch, or to state N", "switch main", |arguments| {
+        Ok(Box::new(Switch { to: arguments.text(0) }))
+    })
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    context.switch(arguments.word(VERB.usage)?)?;
-    Ok(context.whereabouts())
+struct Switch {
+    /// A branch, or the number of a state.
+    to: String,
+}
+
+impl Command for Switch {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.switch(&self.to, replay)?;
+        Ok(context.whereabouts())
+    }
 }

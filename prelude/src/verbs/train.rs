@@ -2,37 +2,51 @@
 
 use std::ops::ControlFlow;
 
-use crate::Result;
-use crate::show::{StepReport, TrainReport};
 use serde_json::json;
 
-use super::Verb;
-use super::arguments::{Arguments, count};
-use super::context::{Context, Reply};
-use super::export::Code;
+use super::prelude::*;
+use crate::show::{StepReport, TrainReport};
 
 pub const VERB: Verb = Verb {
-    name: "train",
-    usage: "train N",
-    about: "N optimiser steps with a progress bar; Ctrl-C stops and keeps every completed step",
-    example: "train 200",
-    rust: Some(rust),
-    run,
+    words: &[one(Kind::Count("N"))],
+    is_exported: true,
+    ..Verb::new(
+        "train",
+        "N optimiser steps with a progress bar; Ctrl-C stops and keeps every completed step",
+        "train 200",
+        |arguments| Ok(Box::new(Train { steps: arguments.number(0).unwrap_or(1) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let steps = count("train", arguments.word(VERB.usage)?)?;
-    let report = trained(context, steps, |_| ())?;
-    let json = json!({
-        "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
-    });
-    Ok(Reply::shown(&report, json))
+struct Train {
+    steps: usize,
 }
 
-/// Makes `steps` steps, with a look after each. Where none was made, what was made last is still
-/// that.
-pub(super) fn trained(
+impl Command for Train {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        let report = train(context, self.steps, |_| ())?;
+        let json = json!({
+            "steps": report.steps, "reached": report.reached, "first": report.first,
+            "last": report.last, "stopped": report.stopped,
+        });
+        Ok(Reply::shown(&report, json))
+    }
+
+    fn rust(&self, code: &mut Code) -> Result<()> {
+        code.dam()?;
+        code.trains();
+        code.show(format!("dam.train({})?", self.steps));
+        Ok(())
+    }
+
+    fn record(&self, statement: &Statement, steps: usize, _: Option<&Reply>) -> Statement {
+        with_steps(statement, steps)
+    }
+}
+
+/// Makes `steps` steps and calls `after` after each. If none is made, the latest merge stays the
+/// latest.
+pub(super) fn train(
     context: &mut Context,
     steps: usize,
     mut after: impl FnMut(&StepReport),
@@ -50,10 +64,7 @@ pub(super) fn trained(
     report
 }
 
-fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    code.dam()?;
-    code.trains();
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    code.show(format!("dam.train({})?", count("train", arguments.word(VERB.usage)?)?));
-    Ok(())
+/// The statement with the number of steps made, which a stop or an error may have cut short.
+pub(super) fn with_steps(statement: &Statement, steps: usize) -> Statement {
+    Statement { arguments: vec![steps.to_string().into()], ..statement.clone() }
 }

@@ -1,22 +1,26 @@
 //! `undo [N]`
 
-use crate::Result;
-
-use super::Verb;
-use super::arguments::{Arguments, count};
-use super::context::{Context, Reply};
+use super::prelude::*;
+use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    name: "undo",
-    usage: "undo [N]",
-    about: "undo the last change, or the last N; redo restores them",
-    example: "undo",
-    rust: None,
-    run,
+    words: &[optional(Kind::Count("N"))],
+    renames: true,
+    ..Verb::new(
+        "undo",
+        "undo the last change, or the last N; redo restores them",
+        "undo",
+        |arguments| Ok(Box::new(Undo { count: arguments.number(0).unwrap_or(1) })),
+    )
 };
 
-fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    context.undo(arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("undo", n))?)?;
-    Ok(context.whereabouts())
+struct Undo {
+    count: usize,
+}
+
+impl Command for Undo {
+    fn run(&self, context: &mut Context) -> Result<Reply> {
+        context.undo(self.count, replay)?;
+        Ok(context.whereabouts())
+    }
 }

@@ -4,9 +4,9 @@
 use std::fs::FileType;
 use std::path::Path;
 
-use super::super::arguments::at_home;
 use super::Candidate;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, cached_names};
+use crate::verbs::paths::at_home;
 
 /// Entries of a directory that are looked at.
 const ENTRIES: usize = 1000;

@@ -1,56 +1,55 @@
-//! What a line may go on to where the cursor is: verbs, keys, values, names, files, tensors. What
-//! may stand where is read from the verbs' [usage](super::usage); this file only knows what the
-//! places in capitals are.
+//! What a line may go on to at the cursor: verbs, keys, values, names, files, tensors, by the
+//! signatures of the verbs.
 //!
 //! Nothing here waits: no network, bounded listings, and no lock that another thread holds.
 
-mod cursor;
 mod files;
-mod places;
+mod names;
 mod tensors;
 
-use super::arguments::pair;
-use super::usage::{Choice, Pair, Usage, Value};
-use super::{Context, VERBS, Verb, find};
-use cursor::Cursor;
+use super::arguments::Reading;
+use super::verb::{Opt, Verb};
+use super::{VERBS, find};
+use crate::syntax::{Argument, Cursor, pair};
+use crate::timeline::Context;
 pub(super) use tensors::tensors;
 
-/// What may stand at a place.
+/// What may be typed at a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Completions {
-    /// The byte of the line from which on a candidate replaces what is there, up to the cursor.
+    /// The byte of the line where a candidate goes; it replaces the text up to the cursor.
     pub start: usize,
-    /// In the order in which they are best shown.
+    /// In the order to show them.
     pub candidates: Vec<Candidate>,
 }
 
-/// One thing that may stand there.
+/// A candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// What one would type.
+    /// The text.
     pub text: String,
-    /// What it is, in a few words.
+    /// A short description.
     pub about: String,
-    /// Whether the word ends with it.
+    /// Whether it completes the word.
     pub whole: bool,
 }
 
 impl Candidate {
-    /// One that the word ends with.
+    /// One that completes the word.
     fn whole(text: impl Into<String>, about: impl Into<String>) -> Self {
         Self { text: text.into(), about: about.into(), whole: true }
     }
 
-    /// One behind which the word goes on.
+    /// One after which the word goes on.
     fn open(text: impl Into<String>, about: impl Into<String>) -> Self {
         Self { text: text.into(), about: about.into(), whole: false }
     }
 }
 
-/// More than anyone looks through.
+/// The maximum number of candidates.
 const CANDIDATES: usize = 1000;
 
-/// What may stand at byte `position` of `line`, in this session.
+/// What may be typed at byte `position` of `line`, in this session.
 ///
 /// ```
 /// use dam_prelude::verbs::{Context, complete};
@@ -59,18 +58,16 @@ const CANDIDATES: usize = 1000;
 /// assert_eq!((found.start, found.candidates[0].text.as_str()), (19, "set"));
 /// ```
 pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
-    let Some(cursor) = Cursor::at(line, position) else { return Completions::default() };
-    let typed = cursor.word.text.as_str();
-    let (stem, found) = match cursor.before.first() {
+    let Some(mut cursor) = Cursor::at(line, position) else { return Completions::default() };
+    let (stem, found) = match cursor.before.first().map(|verb| find(&verb.text)) {
         None => (0, VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect()),
-        Some(verb) => match find(verb) {
-            Ok(verb) => {
-                Asked { context, verb, usage: Usage::read(verb.usage), cursor: &cursor }.arguments()
-            }
-            Err(_) => (0, Vec::new()),
-        },
+        Some(Err(_)) => (0, Vec::new()),
+        Some(Ok(verb)) => {
+            cursor.word.text = verb.word(&Argument::from(&cursor.word));
+            Place::new(context, verb, &cursor).candidates()
+        }
     };
-    let typed = typed.get(stem..).unwrap_or_default();
+    let typed = cursor.word.text.get(stem..).unwrap_or_default();
     let (start, write) = cursor.place(stem);
     let fits = found
         .into_iter()
@@ -80,155 +77,109 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
     Completions { start, candidates: written.collect() }
 }
 
-/// What is asked for: the arguments of a verb, at a cursor.
-struct Asked<'a> {
-    context: &'a Context,
-    verb: &'static Verb,
-    usage: Usage,
-    cursor: &'a Cursor<'a>,
-}
-
-/// How many bytes of the word stay, and what may stand behind them.
+/// The number of bytes of the word that stay, and what may follow them.
 type Found = (usize, Vec<Candidate>);
 
-impl Asked<'_> {
-    fn typed(&self) -> &str {
-        &self.cursor.word.text
+/// A position among the arguments of a verb.
+struct Place<'a> {
+    context: &'a Context,
+    verb: &'static Verb,
+    /// The word at the cursor, up to the cursor.
+    typed: &'a str,
+    /// The arguments before the cursor.
+    before: Reading,
+    /// The other arguments of the statement.
+    others: Vec<String>,
+    /// The options that go with them.
+    options: Vec<Opt>,
+}
+
+impl<'a> Place<'a> {
+    fn new(context: &'a Context, verb: &'static Verb, cursor: &'a Cursor<'_>) -> Self {
+        let before = Reading::of(verb, &cursor.before[1..]);
+        let all: Vec<Argument> = cursor.before[1..].iter().chain(&cursor.after).cloned().collect();
+        let others = all.iter().map(|argument| verb.word(argument)).collect();
+        let reading = Reading::of(verb, &all);
+        let options = verb.options(&reading.all_words()).unwrap_or_default();
+        let is_early = reading.all_words().len() < verb.options_after;
+        let own = |option: &Opt| verb.options.iter().any(|own| own.key == option.key);
+        let options = options.into_iter().filter(|option| !is_early || !own(option));
+        Self { context, verb, typed: &cursor.word.text, before, others, options: options.collect() }
     }
 
-    fn arguments(&self) -> Found {
-        let typed = self.typed();
-        if typed.starts_with('-') {
+    fn candidates(&self) -> Found {
+        if self.typed.starts_with('-') {
             return (0, self.flags());
         }
-        if let Some(found) = self.value() {
-            return found;
+        if let Some((key, value)) = pair(self.typed).filter(|_| self.verb.has_options()) {
+            let stem = key.len() + 1;
+            let Some(option) = self.options.iter().find(|option| option.key == key) else {
+                return (stem, Vec::new());
+            };
+            let (kept, found) = self.of_kind(&option.kind, value);
+            return (stem + kept, found);
         }
-        // Names before a source, and adapters behind it, are parts of one word.
-        let (stem, places) = self.places();
-        let keys = if stem == 0 { self.keys() } else { Vec::new() };
-        let flags = if typed.is_empty() { self.flags() } else { Vec::new() };
-        (stem, places.into_iter().chain(keys).chain(flags).collect())
+        // Names before a source, and adapters after it, are parts of one word.
+        let (stem, mut found) = self.words();
+        if stem == 0 {
+            found.extend(self.keys());
+        }
+        if self.typed.is_empty() {
+            found.extend(self.flags());
+        }
+        (stem, found)
     }
 
     /// Flags that are not there yet.
     fn flags(&self) -> Vec<Candidate> {
-        let unused =
-            self.usage.flags().filter(|flag| !self.cursor.others().any(|word| word == *flag));
-        unused
-            .filter(|_| places::writes(self.verb, self.cursor))
-            .map(|flag| Candidate::whole(flag, "flag"))
-            .collect()
+        if self.others.iter().filter(|other| is_word(other)).count() < self.verb.options_after {
+            return Vec::new();
+        }
+        let flags = self.verb.flags.iter().filter(|flag| !self.has(flag));
+        flags.map(|flag| Candidate::whole(*flag, "flag")).collect()
     }
 
     /// Keys that are not there yet.
     fn keys(&self) -> Vec<Candidate> {
-        let is_used = |key: &str| {
-            self.cursor
-                .others()
-                .any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+        let is_used = |option: &&Opt| {
+            self.others.iter().any(|other| {
+                other.strip_prefix(option.key).is_some_and(|rest| rest.starts_with('='))
+            })
         };
-        let stands = |pair: &&Pair| {
-            pair.of.is_none_or(|word| self.cursor.others().any(|other| other == word))
-        };
-        let own = self.usage.pairs().filter(|pair| !pair.is_open()).filter(stands);
-        let own = own.filter(|_| places::writes(self.verb, self.cursor)).map(|pair| {
-            let values = Pair { key: "", of: None, ..pair.clone() }.to_string();
-            Candidate::open(format!("{}=", pair.key), values.trim_start_matches('=').to_owned())
-        });
-        places::keys(self.context, self.verb, self.cursor)
-            .into_iter()
-            .chain(own)
-            .filter(|c| !is_used(c.text.trim_end_matches('=')))
-            .collect()
+        let unused = self.options.iter().filter(|option| !is_used(option));
+        unused.map(|o| Candidate::open(format!("{}=", o.key), o.kind.usage())).collect()
     }
 
-    /// What may be the value, where the word has a key.
-    fn value(&self) -> Option<Found> {
-        let typed = self.typed();
-        let (key, value) = self.parted(typed)?;
-        let stem = key.len() + 1;
-        if let Some(pair) = self.usage.pairs().find(|pair| pair.key == key) {
-            let done = if pair.list { value.rfind(',').map_or(0, |at| at + 1) } else { 0 };
-            let used: Vec<&str> = value[..done].split(',').collect();
-            let values = pair.values.iter().flat_map(|value| match value {
-                Value::Word(word) => vec![word_of(word, pair.list)],
-                Value::Place(place) => {
-                    places::of(self.context, self.verb, self.cursor, *place, &typed[stem + done..])
-                        .1
-                }
-                Value::Example(_) => Vec::new(),
-            });
-            return Some((
-                stem + done,
-                values.filter(|c| !used.contains(&c.text.as_str())).collect(),
-            ));
-        }
-        // Keys of a kind: those of settings and methods, or names of sources, which may hold a `=`.
-        let open = self.usage.pairs().find(|pair| pair.is_open())?;
-        Some(places::value(self.context, self.verb, self.cursor, open, typed))
-    }
-
-    /// What may stand in order: of the first item that is not there yet, and of those behind it up
-    /// to the first that must be.
-    fn places(&self) -> Found {
-        let items = self.usage.places();
-        let mut next = 0;
-        for word in self
-            .cursor
-            .before
-            .iter()
-            .skip(1)
-            .filter(|word| !word.starts_with("--") && !self.has_key(word))
-        {
-            let takes = items
-                .iter()
-                .enumerate()
-                .skip(next)
-                .find(|(at, item)| item.takes(word) || *at + 1 == items.len());
-            let Some((at, item)) = takes else { break };
-            next = if item.repeated { at } else { at + 1 };
-        }
-        let (mut stem, mut found) = (0, Vec::new());
-        for item in items.into_iter().skip(next) {
-            for choice in &item.choices {
-                match choice {
-                    Choice::Word(word) => {
-                        found.push(Candidate::whole(*word, places::word(self.verb, word)))
-                    }
-                    Choice::Place(place) => {
-                        let (kept, more) =
-                            places::of(self.context, self.verb, self.cursor, *place, self.typed());
-                        stem = stem.max(kept);
-                        found.extend(more);
-                    }
-                    Choice::Flag(_) | Choice::Pair(_) => {}
-                }
+    /// What may be the next word: of the first open slot, and of those after it up to the first
+    /// that is required.
+    fn words(&self) -> Found {
+        let (mut stem, mut all) = (0, Vec::<Candidate>::new());
+        for slot in self.before.open_slots(self.verb) {
+            let slot = &self.verb.words[slot];
+            let (kept, mut found) = self.of_kind(&slot.kind, self.typed);
+            if slot.is_repeated && !slot.kind.is_named() {
+                found.retain(|candidate| !self.has(&candidate.text));
             }
-            if !item.optional || stem > 0 {
+            found.retain(|candidate| all.iter().all(|known| known.text != candidate.text));
+            stem = stem.max(kept);
+            all.extend(found);
+            if slot.is_required || stem > 0 {
                 break;
             }
         }
-        let mut seen = std::collections::BTreeSet::new();
-        found.retain(|candidate: &Candidate| seen.insert(candidate.text.clone()));
-        (stem, found)
+        (stem, all)
     }
 
-    /// Whether a word is a key and its value.
-    fn has_key(&self, word: &str) -> bool {
-        self.parted(word).is_some_and(|(key, _)| {
-            self.usage.pairs().any(|pair| pair.is_open() || pair.key == key)
-        })
-    }
-
-    /// A word in two, if it is one that the verb parts at a `=`. Names of sources may be any.
-    fn parted<'w>(&self, word: &'w str) -> Option<(&'w str, &'w str)> {
-        if self.verb.name == "data" { word.split_once('=') } else { pair(word) }
+    /// Whether an argument is there, alone or as a value.
+    fn has(&self, text: &str) -> bool {
+        let is_value = |other: &str| other.split_once('=').is_some_and(|(_, value)| value == text);
+        self.others.iter().any(|other| other == text || is_value(other))
     }
 }
 
-fn word_of(word: &str, list: bool) -> Candidate {
-    if list { Candidate::open(word, "") } else { Candidate::whole(word, "") }
+/// Whether an argument is neither an option nor a flag.
+fn is_word(argument: &str) -> bool {
+    !argument.contains('=') && !argument.starts_with("--")
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn keys_and_flags_are_offered_once_with_their_values() {
 fn settings_are_offered_with_what_they_are_now() {
     let mut context = loaded();
     context.models.settings.set("schedule", "linear").unwrap();
-    assert_eq!(texts(&context, "set ").len(), crate::train::KEYS.len());
+    assert_eq!(texts(&context, "set ").len(), crate::train::SETTINGS.len());
     assert_eq!(completed(&context, "set lr=1e-2 schedu"), "set lr=1e-2 schedule=");
     let found = complete(&context, "set schedule=", 13);
     let values: Vec<(&str, &str)> =

@@ -3,11 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::timeline::Timeline;
-use crate::checkpoint::{Stamp, Written};
-use crate::show::{Figure, Render, paragraph};
-use crate::{Dam, Error, Merged, Models, Result};
-use serde_json::{Map, Value};
+use super::tree::Timeline;
+use crate::checkpoint::Stamp;
+use crate::error::refuse;
+use crate::{Dam, Merged, Models, Result};
 
 /// The session of one run of `dam`.
 #[derive(Default)]
@@ -19,12 +18,12 @@ pub struct Context {
     /// The merge that `merge` made last without writing it, until something else is made.
     pub merged: Option<Merged>,
     /// The state of the merge that was taken out last, by `save`, `open` or `bake`.
-    pub(super) saved: Option<u64>,
+    pub(crate) saved: Option<u64>,
     /// The file that `save` wrote or `open` read last, and what it was then: `save` may write it
     /// again.
-    pub(super) file: Option<(PathBuf, Stamp)>,
+    pub(crate) file: Option<(PathBuf, Stamp)>,
     /// What was done, to go back to.
-    pub(super) timeline: Timeline,
+    pub(crate) timeline: Timeline,
 }
 
 /// What is scored, asked, looked at and baked: what was made last.
@@ -35,59 +34,6 @@ pub enum Latest {
     Merged(Merged),
 }
 
-/// What a verb answers: text for a person, fields for a program.
-pub struct Reply {
-    /// For a terminal.
-    pub text: String,
-    /// The same with ANSI colours, for a terminal that shows them; control characters of names and
-    /// models' texts are replaced in it.
-    pub ansi: Option<String>,
-    /// The same for a notebook, where it has a form of its own.
-    pub html: Option<String>,
-    /// For a program.
-    pub json: Map<String, Value>,
-    /// The picture that it is, where it is one: a terminal draws it as well as it can.
-    pub figure: Option<Figure>,
-}
-
-impl Reply {
-    /// A reply with the fields of `json`, an object.
-    pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
-        let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), ansi: None, html: None, json, figure: None }
-    }
-
-    /// The same of what has a form for a notebook too, and fits the terminal.
-    pub(super) fn shown(report: &impl Render, json: Value) -> Self {
-        Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
-    }
-
-    /// The same of files that were written.
-    pub(super) fn written(written: &Written) -> Self {
-        Self::shown(written, written.json())
-    }
-
-    /// With one more line, if there is one.
-    pub(super) fn and(mut self, note: impl std::fmt::Display) -> Self {
-        let note = note.to_string();
-        if !note.is_empty() {
-            self.text = format!("{}\n{note}", self.text);
-            self.html = self.html.map(|html| html + &paragraph(&note));
-        }
-        self
-    }
-}
-
-/// The columns of the terminal that is standard output; none where it is not one.
-pub fn columns() -> Option<usize> {
-    console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns).clamp(24, 400))
-}
-
-/// Refuses with a message and a hint.
-pub fn refuse<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T> {
-    Err(Error::Refused { message: message.into(), hint: hint.into() })
-}
-
 impl Context {
     /// The merge.
     ///
@@ -95,16 +41,17 @@ impl Context {
     /// When nothing has been wrapped yet.
     pub fn dam(&self) -> Result<&Dam> {
         self.loaded()?;
-        match &self.dam {
-            Some(dam) => Ok(dam),
-            None => {
-                refuse("the sources are not wrapped yet", "run `wrap` first, or `merge linear`")
-            }
-        }
+        let Some(dam) = &self.dam else {
+            return refuse(
+                "the sources are not wrapped yet",
+                "run `wrap` first, or `merge linear`",
+            );
+        };
+        Ok(dam)
     }
 
     /// `file` has the session as it is now.
-    pub(super) fn is_in(&mut self, file: &Path) {
+    pub(crate) fn is_in(&mut self, file: &Path) {
         let path = std::path::absolute(file).ok();
         self.file = path.and_then(|path| Stamp::of(&path).ok().map(|stamp| (path, stamp)));
         self.is_saved();
@@ -148,10 +95,10 @@ impl Context {
     /// # Errors
     /// As said.
     pub fn loaded(&self) -> Result<()> {
-        match self.dam.is_some() || self.models.names().next().is_some() {
-            true => Ok(()),
-            false => refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math"),
+        if self.dam.is_none() && self.models.names().next().is_none() {
+            return refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math");
         }
+        Ok(())
     }
 
     /// The models as they are now, wrapped or not.

@@ -1,14 +1,14 @@
-//! The timeline on disk, so that a crash or a closed terminal loses nothing but the step under way.
+//! The timeline on disk, so that a crash or a closed terminal loses at most the current step.
 //!
 //! ```text
-//! DIRECTORY/journal.jsonl  a line each: the version, states as they come and change, where one is
+//! DIRECTORY/journal.jsonl  the version, states as they are made and changed, the current state
 //! DIRECTORY/N.dam          the session of state N, as save writes it
-//! DIRECTORY/now.dam        the training that is under way
+//! DIRECTORY/now.dam        the training that is running
 //! ```
 //!
-//! The journal only grows, by what has changed; of several lines on one thing the last counts. A
-//! line that was cut short is the end of it. States without a merge are made again by what was
-//! done, which is quick: sources are opened, nothing is computed.
+//! The journal is only appended to; of several lines about one thing the last counts. A truncated
+//! line ends it. States without a merge are rebuilt from their statements, which is quick: sources
+//! are opened, nothing is computed.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -17,32 +17,30 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::context::{Context, refuse};
-use super::parse::line;
-use super::timeline::{Kept, State, Timeline, file_of};
-use super::{Statement, find};
+use super::context::Context;
+use super::tree::{Kept, State, Timeline, file_of};
+use super::{Rebuild, Replay};
 use crate::checkpoint::{open_to_write, read_file, replace_file};
+use crate::error::refuse;
 use crate::session::step_of;
+use crate::syntax::{Argument, Statement, line};
 use crate::{Dam, Error, Result};
 
 /// The journal.
 const JOURNAL: &str = "journal.jsonl";
 
-/// What earlier versions wrote in its place, all of it in one object.
+/// The journal of earlier versions: a single object.
 const WHOLE: &str = "journal.json";
 
 const NOW: &str = "now.dam";
 const VERSION: u32 = 2;
 const WHOLE_VERSION: u32 = 1;
 
-/// More than a person makes, and few enough to be read.
+/// The maximum size of a journal: more than a person makes.
 const MOST_BYTES: u64 = 256 << 20;
 
-/// Bytes past which a journal is written anew, without what no longer counts.
+/// The size in bytes past which a journal is rewritten without superseded lines.
 const LONG: u64 = 8 << 20;
-
-/// Verbs that open or say something, without computing anything.
-const MADE_AGAIN: [&str; 4] = ["load", "data", "set", "open"];
 
 /// A line of the journal.
 #[derive(Serialize, Deserialize)]
@@ -55,7 +53,7 @@ enum Entry {
     Head(Head),
 }
 
-/// Where one is.
+/// The current state.
 #[derive(Serialize, Deserialize)]
 struct Head {
     here: usize,
@@ -65,11 +63,11 @@ struct Head {
     undone: BTreeMap<String, Vec<usize>>,
 }
 
-/// All that a journal says.
+/// The content of a journal.
 struct Journal {
     head: Head,
     states: Vec<Line>,
-    /// Bytes of its whole lines; none of what an earlier version wrote.
+    /// The bytes of its complete lines; none in the format of earlier versions.
     length: Option<u64>,
 }
 
@@ -82,18 +80,18 @@ struct Whole {
     states: Vec<Line>,
 }
 
-/// A session that goes on.
+/// A resumed session.
 pub struct Recovered {
     /// The session.
     pub context: Context,
-    /// What could not be had again, and what can be done about it.
+    /// What could not be resumed, and what to do about it.
     pub notes: Vec<String>,
-    /// A file of training that was under way, which the session does not have.
+    /// The file of running training that could not be resumed.
     pub unused: Option<PathBuf>,
 }
 
 /// A verb and its arguments.
-type Words = (String, Vec<String>);
+type Words = (String, Vec<Argument>);
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -113,11 +111,11 @@ struct Line {
 }
 
 impl Context {
-    /// Writes what is new of the timeline into `directory`, which is for that alone; nothing before
-    /// anything was done.
+    /// Writes what is new in the timeline to `directory`, which holds nothing else; does nothing
+    /// before the first change.
     ///
     /// # Errors
-    /// A place that has no room or may not be written.
+    /// A file that cannot be written.
     pub fn keep(&mut self, directory: &Path) -> Result<()> {
         self.record(None)?;
         if !self.timeline.is_new {
@@ -134,7 +132,7 @@ impl Context {
         self.timeline.directory = Some(directory.into());
         self.timeline.write(directory)?;
         self.timeline.spill()?;
-        // What was under way has become a state.
+        // What was running has become a state.
         match std::fs::remove_file(directory.join(NOW)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io("write", directory.join(NOW), error))
@@ -143,8 +141,8 @@ impl Context {
         }
     }
 
-    /// What writes the merge in training, as it is between two steps, into `directory`; training
-    /// may go on meanwhile.
+    /// Returns a function that writes the merge in training, as it is between two steps, to
+    /// `directory`; training may go on meanwhile.
     ///
     /// # Errors
     /// As for [`Context::keep`].
@@ -156,8 +154,7 @@ impl Context {
         Ok(move || replace_file(&file, &bytes).map(drop))
     }
 
-    /// The sessions that are in `directory`, by their files, each with its step: also where the
-    /// journal cannot be read.
+    /// The files of sessions in `directory`, each with its step, even if the journal is unreadable.
     pub fn saved_in(directory: &Path) -> Vec<(PathBuf, usize)> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let session = |path: PathBuf| Some((path.clone(), step_of(&path)?));
@@ -170,7 +167,7 @@ impl Context {
         all
     }
 
-    /// What [`Context::keep`] wrote, in a line: the last thing done, the step and the loss.
+    /// A one-line summary of what [`Context::keep`] wrote: the last change, the step and the loss.
     ///
     /// # Errors
     /// A journal that is missing or damaged.
@@ -193,73 +190,10 @@ impl Context {
         Ok(format!("{step}{changes}{under_way}"))
     }
 
-    /// Goes on with what [`Context::keep`] wrote, where that stopped; where sources or data of that
-    /// state are not there any more, or have changed, in the nearest one before it that can be
-    /// made.
-    ///
-    /// # Errors
-    /// Files that are missing or damaged; sources that even the first states need.
-    pub fn recover(directory: &Path) -> Result<Recovered> {
-        let journal = read(directory)?;
-        let Head { here, branch, branches, undone } = journal.head;
-        // What a torn line left is cut off, so that the next begins on its own.
-        if let Some(length) = journal.length {
-            let file = directory.join(JOURNAL);
-            let cut = open_to_write(OpenOptions::new().write(true), &file)
-                .and_then(|file| file.set_len(length));
-            cut.map_err(|e| Error::io("write", &file, e))?;
-        }
-        let states = journal.states.into_iter().map(|line| State {
-            parent: line.parent,
-            done: line.done.map(statement),
-            looked: line.looked.into_iter().map(statement).collect(),
-            step: line.step,
-            loss: line.loss,
-            scored: line.scored,
-            saved: line.saved,
-            merged_by: line.merged_by,
-            recipe: line.recipe,
-            kept: None,
-            in_file: line.in_file,
-        });
-        let mut timeline = Timeline {
-            states: states.collect(),
-            here,
-            branch,
-            branches,
-            undone_written: undone.clone(),
-            undone,
-            directory: Some(directory.into()),
-            journal: journal.length,
-            ..Timeline::default()
-        };
-        timeline.states[0].kept = Some(Kept::default());
-        let mut context = Self { timeline, ..Self::default() };
-        let mut notes: Vec<String> = context.go_near(here)?.into_iter().collect();
-        let is_elsewhere = !notes.is_empty();
-        let training = directory.join(NOW);
-        let step = step_of(&training);
-        let mut unused = None;
-        if training.is_file() && step.is_none_or(|step| step > context.timeline.states[here].step) {
-            // Opening reads all sources, and makes what is opened the latest.
-            let opened = (!is_elsewhere).then(|| Dam::open(&training)).transpose();
-            if let Ok(Some(dam)) = opened {
-                (context.dam, context.merged) = (Some(dam), None);
-                context.record(Some(&statement(("train".into(), Vec::new()))))?;
-            } else {
-                let at = step.map(|step| format!(", at step {step},")).unwrap_or_default();
-                let why = opened.err().map(|error| format!(": {error}")).unwrap_or_default();
-                notes.push(format!("the training that was running{at} could not be resumed{why}"));
-                unused = Some(training);
-            }
-        }
-        Ok(Recovered { context, notes, unused })
-    }
-
-    /// Goes to `state`; where it cannot be made, on a branch of its own to the nearest one before
-    /// it that can, and says so.
-    fn go_near(&mut self, state: usize) -> Result<Option<String>> {
-        let Err(error) = self.go(state) else { return Ok(None) };
+    /// Goes to `state`; if it cannot be rebuilt, to the nearest earlier state that can, on a new
+    /// branch, and returns a note about it.
+    fn go_near(&mut self, state: usize, replay: Replay) -> Result<Option<String>> {
+        let Err(error) = self.go(state, replay) else { return Ok(None) };
         let states = &self.timeline.states;
         let way: Vec<usize> = std::iter::successors(states[state].parent, |s| states[*s].parent)
             .take_while(|s| *s > 0)
@@ -271,7 +205,7 @@ impl Context {
             .into_iter()
             .find(|name| !self.timeline.branches.contains_key(name))
             .unwrap_or_default();
-        let Some(near) = way.into_iter().find(|near| self.go(*near).is_ok()) else {
+        let Some(near) = way.into_iter().find(|near| self.go(*near, replay).is_ok()) else {
             return Err(error);
         };
         let (lost, branch) = (
@@ -285,12 +219,12 @@ impl Context {
         )))
     }
 
-    /// Has `state` in memory.
-    pub(super) fn bring(&mut self, state: usize) -> Result<()> {
+    /// Brings `state` into memory.
+    pub(super) fn bring(&mut self, state: usize, replay: Replay) -> Result<()> {
         let states = &self.timeline.states;
         let missing = std::iter::successors(Some(state), |s| states[*s].parent)
             .take_while(|s| states[*s].kept.is_none());
-        // A state that a file has needs none of those before it.
+        // A state with a file needs no earlier one.
         let mut chain: Vec<usize> = Vec::new();
         for number in missing {
             chain.push(number);
@@ -299,17 +233,17 @@ impl Context {
             }
         }
         for number in chain.into_iter().rev() {
-            let kept = self.made(number)?;
+            let kept = self.rebuilt(number, replay)?;
             self.timeline.states[number].kept = Some(kept);
         }
         if let Some(by) = self.timeline.states[state].merged_by {
-            self.bring_merged(state, by)?;
+            self.bring_merged(state, by, replay)?;
         }
         Ok(())
     }
 
-    /// `state` from its file, or by what was done after its parent.
-    fn made(&self, state: usize) -> Result<Kept> {
+    /// `state` from its file, or from its parent and its statement.
+    fn rebuilt(&self, state: usize, replay: Replay) -> Result<Kept> {
         let Timeline { states, directory, .. } = &self.timeline;
         if let (true, Some(directory)) = (states[state].in_file, directory) {
             let dam = Dam::open(directory.join(file_of(state)))?;
@@ -320,16 +254,14 @@ impl Context {
             states[state].parent.and_then(|parent| states[parent].kept.clone()).unwrap_or_default();
         let models = parent.dam.as_ref().map_or(parent.models, |(dam, _)| dam.models());
         let mut scratch = Context { models, ..Self::default() };
-        if let Some(done) =
-            states[state].done.as_ref().filter(|done| MADE_AGAIN.contains(&done.verb.as_str()))
-        {
-            (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
+        if let Some(done) = &states[state].done {
+            replay(&mut scratch, done, Rebuild::Sources)?;
         }
         Ok(Kept { models: scratch.models, dam: None, merged: None })
     }
 
-    /// Makes the merge that trains nothing again, which state `by` made.
-    fn bring_merged(&mut self, state: usize, by: usize) -> Result<()> {
+    /// Rebuilds the static merge that state `by` made.
+    fn bring_merged(&mut self, state: usize, by: usize, replay: Replay) -> Result<()> {
         let Timeline { states, .. } = &self.timeline;
         if states[state].kept.as_ref().is_some_and(|kept| kept.merged.is_some()) {
             return Ok(());
@@ -339,9 +271,10 @@ impl Context {
             Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
         if let Some(recipe) = &states[by].recipe {
             scratch.merged = Some(scratch.current().merge_yaml(recipe)?);
-        } else if let Some(done) = states[by].done.as_ref().filter(|done| done.verb == "merge") {
-            (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
-        } else {
+        } else if let Some(done) = &states[by].done {
+            replay(&mut scratch, done, Rebuild::Merge)?;
+        }
+        if scratch.merged.is_none() {
             return refuse(
                 format!("the merge of state {by} came from a Rust cell and was not saved"),
                 "make it again, or go to another state: history",
@@ -352,6 +285,68 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// Resumes the session that [`Context::keep`] wrote; if sources or data of its state are missing or
+/// have changed, at the nearest earlier state that can be rebuilt.
+///
+/// # Errors
+/// Files that are missing or damaged; sources that even the first states need.
+pub(crate) fn recover(directory: &Path, replay: Replay) -> Result<Recovered> {
+    let journal = read(directory)?;
+    let Head { here, branch, branches, undone } = journal.head;
+    // A truncated last line is cut off, so that the next one starts on its own.
+    if let Some(length) = journal.length {
+        let file = directory.join(JOURNAL);
+        let cut = open_to_write(OpenOptions::new().write(true), &file)
+            .and_then(|file| file.set_len(length));
+        cut.map_err(|e| Error::io("write", &file, e))?;
+    }
+    let states = journal.states.into_iter().map(|line| State {
+        parent: line.parent,
+        done: line.done.map(statement),
+        looked: line.looked.into_iter().map(statement).collect(),
+        step: line.step,
+        loss: line.loss,
+        scored: line.scored,
+        saved: line.saved,
+        merged_by: line.merged_by,
+        recipe: line.recipe,
+        kept: None,
+        in_file: line.in_file,
+    });
+    let mut timeline = Timeline {
+        states: states.collect(),
+        here,
+        branch,
+        branches,
+        undone_written: undone.clone(),
+        undone,
+        directory: Some(directory.into()),
+        journal: journal.length,
+        ..Timeline::default()
+    };
+    timeline.states[0].kept = Some(Kept::default());
+    let mut context = Context { timeline, ..Context::default() };
+    let mut notes: Vec<String> = context.go_near(here, replay)?.into_iter().collect();
+    let is_elsewhere = !notes.is_empty();
+    let training = directory.join(NOW);
+    let step = step_of(&training);
+    let mut unused = None;
+    if training.is_file() && step.is_none_or(|step| step > context.timeline.states[here].step) {
+        // Opening reads all sources, and makes what is opened the latest.
+        let opened = (!is_elsewhere).then(|| Dam::open(&training)).transpose();
+        if let Ok(Some(dam)) = opened {
+            (context.dam, context.merged) = (Some(dam), None);
+            context.record(Some(&statement(("train".into(), Vec::new()))))?;
+        } else {
+            let at = step.map(|step| format!(", at step {step},")).unwrap_or_default();
+            let why = opened.err().map(|error| format!(": {error}")).unwrap_or_default();
+            notes.push(format!("the training that was running{at} could not be resumed{why}"));
+            unused = Some(training);
+        }
+    }
+    Ok(Recovered { context, notes, unused })
 }
 
 fn words(statement: &Statement) -> Words {

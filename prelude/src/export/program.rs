@@ -1,12 +1,7 @@
-//! Statements as a Rust program, which shows what was shown and, at the end, what the coefficients
-//! became.
+//! Statements as a Rust program, which prints what they showed and, in the end, the coefficients.
 
 use std::fmt::Write;
 
-use crate::Result;
-
-use super::super::Statement;
-use super::super::parse::line;
 use super::code::Code;
 
 const HEADER: &str = "\
@@ -34,12 +29,11 @@ use dam_prelude::*;
 fn main() -> dam_prelude::Result<()> {
 ";
 
-/// The program of `statements` over sources called `names`.
-pub fn program(statements: &[Statement], names: &[String]) -> Result<String> {
-    let code = Code::of(statements, names)?;
+/// The program of `code`.
+pub fn program(code: &Code) -> String {
     let mut text = HEADER.to_owned();
     for block in &code.blocks {
-        put(&mut text, &format!("// {}", comment(&line(&block.statement))));
+        put(&mut text, &format!("// {}", comment(&block.statement)));
         block.lines.iter().for_each(|line| put(&mut text, line));
         block.shown.iter().for_each(|shown| put(&mut text, &print(shown)));
         text.push('\n');
@@ -49,7 +43,7 @@ pub fn program(statements: &[Statement], names: &[String]) -> Result<String> {
         put(&mut text, &print(shown));
     }
     text.push_str("    Ok(())\n}\n");
-    Ok(text)
+    text
 }
 
 /// Code of one or more lines, within `main`.
@@ -60,10 +54,10 @@ fn put(text: &mut String, code: &str) {
 }
 
 fn print(shown: &str) -> String {
-    match shown.chars().all(char::is_alphanumeric) {
-        true => format!("println!(\"{{{shown}}}\\n\");"),
-        false => format!("println!(\"{{}}\\n\", {shown});"),
+    if shown.chars().all(char::is_alphanumeric) {
+        return format!("println!(\"{{{shown}}}\\n\");");
     }
+    format!("println!(\"{{}}\\n\", {shown});")
 }
 
 /// Text as a comment of one line, without what turns it around or ends it.

@@ -1,5 +1,4 @@
-//! Statements as a notebook (nbformat 4.5): a cell each, in Rust, with a line before it that says
-//! what it does.
+//! Statements as a notebook (nbformat 4.5): a Rust cell each, after a line about it.
 
 use crate::Result;
 use crate::error::Error;
@@ -7,8 +6,6 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 
-use super::super::parse::line;
-use super::super::{Statement, find};
 use super::code::{Block, Code};
 
 const TITLE: &str = "\
@@ -17,12 +14,14 @@ const TITLE: &str = "\
 What was done in a session of DAM Lab. Run it with the kernel *DAM (Rust)* in the directory where it was made: paths are as
 they were given, and what was baked or saved is replaced.";
 
-/// The notebook of `statements` over sources called `names`.
-pub fn notebook(statements: &[Statement], names: &[String]) -> Result<String> {
-    let code = Code::of(statements, names)?;
+/// The notebook of `code`.
+///
+/// # Errors
+/// None that is known.
+pub fn notebook(code: &Code) -> Result<String> {
     let mut cells = vec![markdown("title", TITLE)];
     for (i, block) in code.blocks.iter().enumerate() {
-        cells.push(markdown(&format!("text-{}", i + 1), &said(block)?));
+        cells.push(markdown(&format!("text-{}", i + 1), &description(block)));
         cells.push(rust(&format!("code-{}", i + 1), &source(block)));
     }
     for (i, (what, shown)) in code.endings().iter().enumerate() {
@@ -50,17 +49,12 @@ pub fn notebook(statements: &[Statement], names: &[String]) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| unwritten(e.to_string()))
 }
 
-/// What a statement does, and the verb that does the same.
-fn said(block: &Block) -> Result<String> {
-    let Statement { verb, .. } = &block.statement;
-    let about = find(verb)?.about;
-    let line = line(&block.statement);
-    // Code in a line has no line ends, and more backticks around it than in it.
-    let code = match line.contains(['`', '\n', '\r']) {
-        true => verb.as_str(),
-        false => &line,
-    };
-    Ok(format!("**{verb}**: {about}. As a verb: `%{code}`"))
+/// What a statement does, and its verb.
+fn description(block: &Block) -> String {
+    let Block { verb, about, statement, .. } = block;
+    // Inline code has no line ends, and more backticks around it than in it.
+    let code = if statement.contains(['`', '\n', '\r']) { *verb } else { statement };
+    format!("**{verb}**: {about}. As a verb: `%{code}`")
 }
 
 /// The lines of a cell, the last of which shows itself.

@@ -1,20 +1,17 @@
-//! Statements as Rust: blocks of lines over three variables, in the order in which they were done.
+//! Statements as Rust: blocks of lines over three variables, in order.
 //!
-//! | variable | what |
+//! | variable | meaning |
 //! | --- | --- |
 //! | `models` | the sources before they are wrapped, with their data and settings |
-//! | `dam` | the merge in training; sources, data and settings are then its own |
-//! | `merged` | a merge that trains nothing, until something else is made |
+//! | `dam` | the merge in training, which then has sources, data and settings |
+//! | `merged` | the latest static merge |
 //!
-//! A verb writes its lines through [`Code`], which knows which of them there are.
+//! A verb writes its lines through [`Code`], which knows the variables that exist.
 
 use std::fmt::Write;
 
 use crate::Result;
-
-use super::super::arguments::at_home;
-use super::super::context::refuse;
-use super::super::{Statement, find};
+use crate::error::refuse;
 
 /// The longest line that is not broken.
 const WIDTH: usize = 100;
@@ -22,24 +19,29 @@ const WIDTH: usize = 100;
 /// A program in the making.
 #[derive(Default)]
 pub struct Code {
-    /// What sources are called at the end.
+    /// The names of the sources at the end.
     names: Vec<String>,
     pub(super) blocks: Vec<Block>,
     /// The block and line of the last `let models`.
     models: Option<(usize, usize)>,
     has_dam: bool,
-    /// The merge that trains nothing, where it is the latest, and whether it has the data and
-    /// settings of now.
+    /// The static merge, if it is the latest, and whether it has the current data and settings.
     merged: Option<(&'static str, bool)>,
-    /// Whether the seed may be another than by default.
+    /// Whether the seed may differ from the default.
     seeded: bool,
-    /// Whether there are steps to look back at.
+    /// Whether there are training steps to plot.
     trained: bool,
 }
 
-/// What a statement is.
-pub(super) struct Block {
-    pub statement: Statement,
+/// A statement in Rust.
+pub struct Block {
+    /// The verb.
+    pub verb: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// The line of the statement.
+    pub statement: String,
+    /// The lines of Rust.
     pub lines: Vec<String>,
     /// An expression at the end that shows itself.
     pub shown: Option<String>,
@@ -47,42 +49,44 @@ pub(super) struct Block {
     pub in_cell: Option<String>,
 }
 
+impl Block {
+    /// A statement that has no lines yet.
+    pub fn new(verb: &'static str, about: &'static str, statement: String) -> Self {
+        Self { verb, about, statement, lines: Vec::new(), shown: None, in_cell: None }
+    }
+}
+
 impl Code {
-    /// What `statements` are in Rust; sources are called `names` in the end.
-    ///
-    /// # Errors
-    /// A statement that acts on what no statement before it made.
-    pub(super) fn of(statements: &[Statement], names: &[String]) -> Result<Self> {
-        let mut code = Self { names: names.to_vec(), ..Self::default() };
-        for statement in statements {
-            let Some(rust) = find(&statement.verb)?.rust else { continue };
-            code.blocks.push(Block {
-                statement: statement.clone(),
-                lines: Vec::new(),
-                shown: None,
-                in_cell: None,
-            });
-            rust(&mut code, &statement.arguments)?;
-            code.blocks.pop_if(|block| block.lines.is_empty() && block.shown.is_none());
-        }
-        Ok(code)
+    /// An empty program over sources that are called `names` in the end.
+    pub fn new(names: Vec<String>) -> Self {
+        Self { names, ..Self::default() }
     }
 
-    /// One more line.
+    /// Begins a statement.
+    pub fn begin(&mut self, block: Block) {
+        self.blocks.push(block);
+    }
+
+    /// Ends a statement; one that needs no Rust leaves no block.
+    pub fn end(&mut self) {
+        self.blocks.pop_if(|block| block.lines.is_empty() && block.shown.is_none());
+    }
+
+    /// Adds a line.
     pub fn line(&mut self, line: impl Into<String>) {
         if let Some(block) = self.blocks.last_mut() {
             block.lines.push(line.into());
         }
     }
 
-    /// What the statement shows: an expression that has a `Display`.
+    /// Sets what the statement shows: an expression with `Display`.
     pub fn show(&mut self, expression: impl Into<String>) {
         if let Some(block) = self.blocks.last_mut() {
             block.shown = Some(expression.into());
         }
     }
 
-    /// What a cell shows of a statement that a program says nothing of.
+    /// Sets what the statement shows in a cell only.
     pub fn show_in_cell(&mut self, expression: impl Into<String>) {
         if let Some(block) = self.blocks.last_mut() {
             block.in_cell = Some(expression.into());
@@ -94,7 +98,7 @@ impl Code {
         self.has_dam || self.models.is_some()
     }
 
-    /// Names that sources have.
+    /// The names of sources.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -104,21 +108,21 @@ impl Code {
         self.has_dam
     }
 
-    /// An error where they are not.
+    /// Checks that they are.
     ///
     /// # Errors
-    /// As said.
+    /// They are not.
     pub fn dam(&self) -> Result<()> {
-        match self.has_dam {
-            true => Ok(()),
-            false => refuse(
+        if !self.has_dam {
+            return refuse(
                 "what was done begins with a merge that no verb made",
                 "only verbs are exported: begin with load and wrap, or with open",
-            ),
+            );
         }
+        Ok(())
     }
 
-    /// The sources as they are now, to be read.
+    /// The sources, to read.
     pub fn models(&mut self) -> &'static str {
         if self.has_dam {
             return "dam.models()";
@@ -129,7 +133,7 @@ impl Code {
         "models"
     }
 
-    /// The sources that are not wrapped yet, to be changed.
+    /// The sources before they are wrapped, to change.
     pub fn models_mut(&mut self) -> &'static str {
         let models = self.models();
         let line =
@@ -140,7 +144,7 @@ impl Code {
         models
     }
 
-    /// `models` are these from now on.
+    /// Binds `models`.
     pub fn let_models(&mut self, expression: &str) {
         self.line(format!("let models = {expression};"));
         self.models =
@@ -148,27 +152,36 @@ impl Code {
         (self.has_dam, self.merged, self.trained) = (false, None, false);
     }
 
-    /// `dam` is this from now on.
+    /// Binds `dam`.
     pub fn let_dam(&mut self, expression: &str) {
         self.line(format!("let dam = {expression};"));
         (self.has_dam, self.merged, self.trained) = (true, None, false);
     }
 
-    /// `merged` is this from now on.
+    /// Binds `merged`.
     pub fn let_merged(&mut self, expression: &str) {
         self.line(format!("let merged = {expression};"));
         self.made("merged");
     }
 
-    /// A merge that trains nothing has been made, and is what `expression` says.
+    /// Writes `what` to `file`, unless that exists.
+    pub fn write_new(&mut self, file: Option<&str>, what: &str) {
+        if let Some(file) = file {
+            self.line(format!(
+                "if !std::path::Path::new({file:?}).exists() {{\n    {what}.write({file:?})?;\n}}"
+            ));
+        }
+    }
+
+    /// The latest merge is the static merge `expression`.
     pub fn made(&mut self, expression: &'static str) {
         self.merged = Some((expression, true));
     }
 
-    /// What was made last.
+    /// The latest merge.
     ///
     /// # Errors
-    /// Nothing was.
+    /// There is none.
     pub fn latest(&mut self) -> Result<&'static str> {
         match self.merged {
             None => self.dam().map(|()| "dam"),
@@ -181,33 +194,33 @@ impl Code {
         }
     }
 
-    /// Whether nothing has been made yet.
+    /// Whether there is no merge yet.
     pub fn is_only_loaded(&self) -> bool {
         !self.has_dam && self.merged.is_none()
     }
 
-    /// Data or settings are others from now on.
+    /// Data or settings have changed.
     pub fn changed(&mut self) {
         self.merged = self.merged.map(|(merged, _)| (merged, false));
     }
 
-    /// The merge is trained, and is the latest.
+    /// `dam` has been trained and is the latest merge.
     pub fn trains(&mut self) {
         (self.merged, self.trained) = (None, true);
     }
 
-    /// The seed may be another from now on.
+    /// The seed may have changed.
     pub fn seeds(&mut self) {
         self.seeded = true;
     }
 
-    /// The field with the seed, where it may be another than by default.
+    /// The field with the seed, if it may differ from the default.
     pub fn seed(&self) -> Option<(&'static str, String)> {
         let of = if self.has_dam { "dam.settings().seed" } else { "models.settings.seed" };
         self.seeded.then(|| ("seed", of.to_owned()))
     }
 
-    /// What is worth a look at the end, each with what it is.
+    /// What to look at in the end: a description and an expression each.
     pub(super) fn endings(&self) -> Vec<(&'static str, String)> {
         let mut endings = Vec::new();
         let latest = match (self.merged, self.has_dam) {
@@ -216,7 +229,7 @@ impl Code {
             (None, false) => return endings,
         };
         if latest == "dam" && self.trained {
-            endings.push(("How the loss went, term by term.", "dam.plot(\"loss\")?".to_owned()));
+            endings.push(("The loss, term by term.", "dam.plot(\"loss\")?".to_owned()));
         }
         let lean = "Which source each layer leans to.";
         endings.push((lean, format!("{latest}.plot(\"lean\")?")));
@@ -260,9 +273,4 @@ pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> Strin
 /// Texts as Rust strings.
 pub fn strings<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Vec<String> {
     texts.into_iter().map(|text| format!("{:?}", text.as_ref())).collect()
-}
-
-/// A path as a Rust string; the home directory is put in here, as in a verb.
-pub fn path(path: &str) -> String {
-    format!("{:?}", at_home(path))
 }

@@ -1,14 +1,15 @@
 //! The statement that a cursor is in: the words around it, and the word that is being typed.
 
-use super::super::parse::{Piece, Word, escaped, pieces, quoted};
+use super::statement::Argument;
+use super::words::{Piece, Word, escaped, pieces, quoted};
 
 /// Where a cursor is.
 pub struct Cursor<'a> {
     line: &'a str,
     /// The words of its statement before it.
-    pub before: Vec<String>,
+    pub before: Vec<Argument>,
     /// The words of its statement behind it.
-    pub after: Vec<String>,
+    pub after: Vec<Argument>,
     /// What is typed of its own word, as it is meant and where it stands.
     pub word: Word,
 }
@@ -28,7 +29,7 @@ impl<'a> Cursor<'a> {
                 Piece::Comment(_) => {}
                 Piece::End(_) => before.clear(),
                 Piece::Word(last) if last.range.end == end => word = last,
-                Piece::Word(earlier) => before.push(argument(&before, &earlier)),
+                Piece::Word(earlier) => before.push(Argument::from(&earlier)),
             }
         }
         // Inside quotation marks nobody knows yet what is behind them.
@@ -39,16 +40,10 @@ impl<'a> Cursor<'a> {
             }
         });
         let words = behind.map_while(|piece| {
-            if let Piece::Word(word) = piece { Some(argument(&before, &word)) } else { None }
+            if let Piece::Word(word) = piece { Some(Argument::from(&word)) } else { None }
         });
         let after = words.collect();
-        word.text = argument(&before, &word);
         Some(Self { line, before, after, word })
-    }
-
-    /// All words of the statement but its own.
-    pub fn others(&self) -> impl Iterator<Item = &str> {
-        self.before.iter().chain(&self.after).map(String::as_str)
     }
 
     /// Where what stands behind the first `stem` bytes of the word begins in the line, and what
@@ -78,11 +73,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// `word` as it is meant behind the words `before`, of which the first is a verb.
-fn argument(before: &[String], word: &Word) -> String {
-    before.first().map_or_else(|| word.text.clone(), |verb| word.argument(verb))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,7 +81,8 @@ mod tests {
         let position = line.find('|').unwrap();
         let line = line.replacen('|', "", 1);
         let cursor = Cursor::at(&line, position).unwrap();
-        (cursor.before, cursor.word.text, cursor.after)
+        let texts = |all: Vec<Argument>| all.into_iter().map(|a| a.text).collect();
+        (texts(cursor.before), cursor.word.text, texts(cursor.after))
     }
 
     fn owned(words: &[&str]) -> Vec<String> {

@@ -1,0 +1,157 @@
+//! What may be typed for each kind of word or value.
+
+use super::files::{self, Wanted};
+use super::{Candidate, Found, Place, tensors};
+use crate::checkpoint::BASE;
+use crate::train::{SETTINGS, Setting};
+use crate::verbs::kind::{Kind, NewFile, Words};
+
+impl Place<'_> {
+    /// What `typed` may go on to, where it is of this kind.
+    pub fn of_kind(&self, kind: &Kind, typed: &str) -> Found {
+        let found = match kind {
+            Kind::OneOf(Words { all, .. }) => {
+                all().into_iter().map(|(word, about)| Candidate::whole(word, about)).collect()
+            }
+            Kind::Either(kinds) => {
+                let each = kinds.iter().map(|kind| self.of_kind(kind, typed));
+                return each
+                    .reduce(|(a, mut all), (b, found)| {
+                        all.extend(found);
+                        (a.max(b), all)
+                    })
+                    .unwrap_or_default();
+            }
+            Kind::List(kind) => return self.list(kind, typed),
+            Kind::Source => return self.source(typed),
+            Kind::SourceData => return self.source_data(typed),
+            Kind::Setting => return self.setting(typed),
+            Kind::Data => files::data(typed),
+            Kind::Directory => files::paths(typed, Wanted::Directories),
+            Kind::Session => files::paths(typed, files::SESSIONS),
+            Kind::Recipe => files::paths(typed, Wanted::Files(&[".yml", ".yaml"])),
+            Kind::New(NewFile { suffixes, suggested, .. }) => match suggested {
+                // Where a tensor may be named, what is typed is more likely one.
+                Some(name) if !self.may_be_tensor() => files::written(typed, suffixes, name),
+                _ => files::paths(typed, Wanted::Files(suffixes)),
+            },
+            Kind::Pattern | Kind::Tensor => {
+                let several = matches!(kind, Kind::Pattern);
+                let models = self.context.known();
+                models.map(|models| tensors(&models, typed, several)).unwrap_or_default()
+            }
+            Kind::Branch => {
+                let timeline = self.context.timeline();
+                let others =
+                    timeline.branches().iter().filter(|(name, _)| *name != timeline.branch());
+                let about = |state: &usize| format!("a branch that ends at state {state}");
+                others.map(|(name, state)| Candidate::whole(name, about(state))).collect()
+            }
+            Kind::Parameter(entry, name) => {
+                let key = entry.keys.iter().find(|key| key.name == *name);
+                let is_switch = key.is_some_and(|key| ["on", "off"].contains(&key.default));
+                let words: &[&str] = if is_switch { &["on", "off"] } else { &[] };
+                words.iter().map(|word| Candidate::whole(*word, "")).collect()
+            }
+            Kind::Count(_)
+            | Kind::Size(_)
+            | Kind::Text(_)
+            | Kind::NewBranch
+            | Kind::SchemeSetting(_) => Vec::new(),
+        };
+        (0, found)
+    }
+
+    /// The last of values that are separated by commas.
+    fn list(&self, kind: &Kind, typed: &str) -> Found {
+        let done = typed.rfind(',').map_or(0, |at| at + 1);
+        let used: Vec<&str> = typed[..done].split(',').collect();
+        let (stem, mut found) = self.of_kind(kind, &typed[done..]);
+        found.retain(|candidate| !used.contains(&candidate.text.as_str()));
+        if let Kind::OneOf(_) = kind {
+            found.iter_mut().for_each(|candidate| candidate.whole = false);
+        }
+        (done + stem, found)
+    }
+
+    /// Whether the word may be a tensor.
+    fn may_be_tensor(&self) -> bool {
+        let mut open = self.before.open_slots(self.verb);
+        open.any(|slot| matches!(self.verb.words[slot].kind, Kind::Tensor))
+    }
+
+    /// A setting, or its value.
+    fn setting(&self, typed: &str) -> Found {
+        let now = self.context.known().unwrap_or_default().settings;
+        let value = |key: &str| now.get(key).unwrap_or_default();
+        let Some((key, _)) = typed.split_once('=') else {
+            let is_used = |key: &str| {
+                self.others
+                    .iter()
+                    .any(|other| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+            };
+            let unused = SETTINGS.iter().filter(|setting| !is_used(setting.key));
+            let one = |Setting { key, about, .. }: &Setting| {
+                Candidate::open(format!("{key}="), format!("{about} (now {})", value(key)))
+            };
+            return (0, unused.map(one).collect());
+        };
+        let words = Setting::find(key).map(Setting::words).unwrap_or_default();
+        let about = |word: &str| if value(key) == word { "as it is" } else { "" };
+        let one = |word: &&'static str| Candidate::whole(*word, about(word));
+        (key.len() + 1, words.iter().map(one).collect())
+    }
+
+    /// The name of a source, or its data.
+    fn source_data(&self, typed: &str) -> Found {
+        let known = self.context.known().unwrap_or_default();
+        // The name of a source may itself contain a `=`.
+        let is_named =
+            |name: &&str| typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
+        let name = known.names().find(is_named);
+        if let Some(name) = name.or_else(|| typed.split_once('=').map(|(name, _)| name)) {
+            let stem = name.len() + 1;
+            let mut found = files::data(&typed[stem..]);
+            found.retain(|candidate| !self.has(&candidate.text));
+            return (stem, found);
+        }
+        let about = |name: &str| if known.has_data(name) { "has data" } else { "has no data yet" };
+        let is_used = |name: &str| {
+            self.others
+                .iter()
+                .any(|other| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+        };
+        let unused = known.names().filter(|name| !is_used(name));
+        (0, unused.map(|name| Candidate::open(format!("{name}="), about(name))).collect())
+    }
+
+    /// `[NAME=]SOURCE`, with adapters behind a `+`.
+    fn source(&self, typed: &str) -> Found {
+        let plain = |name: &str| {
+            !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+        };
+        let named = typed
+            .split_once('=')
+            .filter(|(name, _)| plain(name))
+            .map_or(0, |(name, _)| name.len() + 1);
+        if let Some(plus) = typed[named..].rfind('+') {
+            let stem = named + plus + 1;
+            return (stem, files::adapters(&typed[stem..]));
+        }
+        let known = self.context.known().unwrap_or_default();
+        let is_loaded = |text: &str| {
+            known.sources.iter().any(|source| source.spec() == text)
+                || self.others.iter().any(|word| {
+                    word == text || word.split_once('=').is_some_and(|(_, place)| place == text)
+                })
+        };
+        let mut found: Vec<Candidate> =
+            files::sources(&typed[named..]).into_iter().filter(|c| !is_loaded(&c.text)).collect();
+        let has_base = known.names().any(|name| name == BASE)
+            || self.others.iter().any(|word| word.starts_with("base="));
+        if named == 0 && !has_base {
+            found.push(Candidate::open(format!("{BASE}="), "marks the base model"));
+        }
+        (named, found)
+    }
+}
