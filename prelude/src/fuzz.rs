@@ -10,7 +10,7 @@ use crate::checkpoint::{Architecture, Source};
 use crate::data::Dataset;
 use crate::methods::{Documents, Recipe};
 use crate::session::Dam;
-use crate::verbs;
+use crate::{assist, verbs};
 
 pub use crate::checkpoint::fuzz::{adapter, gguf, index, safetensors, tokenizer, torch};
 pub use crate::data::fuzz::template;
@@ -97,8 +97,8 @@ pub fn line(bytes: &[u8]) {
             assert!(same, "{statement:?} is written as {:?}", verbs::line(&statement));
         }
     }
-    let _ = (verbs::check(&context, &text), verbs::is_possible(&context, &text));
+    let _ = (assist::check(&context, &text), assist::is_possible(&context, &text));
     for at in [0, text.len() / 2, text.len()] {
-        let _ = verbs::complete(&context, &text, at);
+        let _ = assist::complete(&context, &text, at);
     }
 }

@@ -50,12 +50,14 @@
 //! | [`timeline`] | the state of a session, its history, undo, recovery |
 //! | [`export`] | a session as a notebook, a script or a program |
 //! | [`verbs`] | the command language of the terminal and the kernel |
+//! | [`assist`] | what is wrong with a line of verbs, how it may go on, and what comes next |
 //! | `notebook` | display and input in notebooks |
 //!
 //! A module uses only modules above it in this table.
 
 #![warn(missing_docs)]
 
+pub mod assist;
 pub mod checkpoint;
 pub mod coefficients;
 pub mod data;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use dam_prelude::verbs::{self, Context, find};
+use dam_prelude::assist;
+use dam_prelude::verbs::{Context, find};
 use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
@@ -52,7 +53,7 @@ impl Completer {
             let line = &line[verbs.as_ptr() as usize - line.as_ptr() as usize..];
             // Verbs, keys, values, methods and files are completed here; names of loaded models are
             // known only to the cells' process.
-            let found = verbs::complete(&Context::default(), line, line.len());
+            let found = assist::complete(&Context::default(), line, line.len());
             let typed = line.get(found.start..).unwrap_or_default().chars().count();
             let words = found.candidates.into_iter().map(|found| found.text).collect();
             return Completions { words, kinds: Vec::new(), start: cursor - typed, end: cursor };

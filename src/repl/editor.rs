@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dam_prelude::verbs::{Candidate, Context, check, complete, is_complete, is_possible, next};
+use dam_prelude::assist::{Candidate, check, complete, is_possible, next};
+use dam_prelude::verbs::{Context, is_complete};
 use rustyline::completion::Completer;
 use rustyline::config::{BellStyle, Config};
 use rustyline::error::ReadlineError;

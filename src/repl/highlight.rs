@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use dam_prelude::verbs::{Context, Piece, Word, check, find, pieces};
+use dam_prelude::assist::check;
+use dam_prelude::verbs::{Context, Piece, Word, find, pieces};
 
 use super::colour::Style;
 

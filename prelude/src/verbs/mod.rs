@@ -8,9 +8,6 @@
 //! kind.rs       kinds of words and values: how each is shown, and what fits
 //! arguments.rs  reads arguments by the signature
 //! run.rs        runs statements and records what they did
-//! check.rs      underlines what does not fit while a line is typed
-//! complete/     Tab
-//! next.rs       the line that is suggested next
 //! topics.rs     help that several verbs share
 //! ```
 
@@ -21,9 +18,7 @@ mod arguments;
 mod ask;
 mod bake;
 mod branch;
-mod check;
 mod compare;
-mod complete;
 mod data;
 mod diff;
 mod eval;
@@ -37,7 +32,6 @@ mod kind;
 mod load;
 mod loss;
 mod merge;
-mod next;
 mod open;
 mod paths;
 mod plot;
@@ -61,13 +55,14 @@ pub use crate::syntax::{
     Argument, Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements,
 };
 pub use crate::timeline::{Context, Latest, Recovered, State, Timeline};
-pub use check::{Problem, check};
-pub use complete::{Candidate, Completions, complete};
+pub(crate) use arguments::{Fault, Reading};
 pub use help::reference;
-pub use next::{is_possible, next};
+pub(crate) use kind::{Kind, NewFile, Words};
+pub(crate) use paths::at_home;
 pub use reply::{Reply, columns};
 pub(crate) use run::replay;
 pub use topics::{TOPICS, Topic};
+pub(crate) use verb::Opt;
 pub use verb::Verb;
 
 /// All verbs, in the order of the documentation.

@@ -24,29 +24,29 @@ pub struct Verb {
     /// An example.
     pub example: &'static str,
     /// The words that follow it, in order.
-    pub(super) words: &'static [Slot],
+    pub(crate) words: &'static [Slot],
     /// Its `KEY=VALUE` options.
-    pub(super) options: &'static [Opt],
+    pub(crate) options: &'static [Opt],
     /// Further options, which depend on the words.
-    pub(super) more: Option<More>,
+    pub(crate) more: Option<More>,
     /// The number of words without which options and flags are not offered.
-    pub(super) options_after: usize,
+    pub(crate) options_after: usize,
     /// Its flags.
-    pub(super) flags: &'static [&'static str],
+    pub(crate) flags: &'static [&'static str],
     /// Reads its arguments.
-    pub(super) read: fn(&Arguments) -> Result<Box<dyn Command>>,
+    pub(crate) read: fn(&Arguments) -> Result<Box<dyn Command>>,
     /// Whether an export contains it.
-    pub(super) is_exported: bool,
+    pub(crate) is_exported: bool,
     /// The part of a state that running it again rebuilds.
-    pub(super) rebuilds: Option<Rebuild>,
+    pub(crate) rebuilds: Option<Rebuild>,
     /// Whether it creates a merge to train.
     pub(crate) wraps: bool,
     /// Whether sources, tensors or branches may have other names after it.
-    pub(super) renames: bool,
+    pub(crate) renames: bool,
     /// Whether it works before anything is loaded.
-    pub(super) needs_nothing: bool,
+    pub(crate) needs_nothing: bool,
     /// Whether it ends the session.
-    pub(super) quits: bool,
+    pub(crate) quits: bool,
 }
 
 /// A word of a verb.
@@ -134,7 +134,7 @@ pub const fn option(key: &'static str, kind: Kind) -> Opt {
 
 impl Verb {
     /// A verb without arguments that changes nothing and is in no export.
-    pub(super) const fn new(
+    pub(crate) const fn new(
         name: &'static str,
         about: &'static str,
         example: &'static str,
@@ -184,29 +184,29 @@ impl Verb {
     ///
     /// # Errors
     /// The first argument that does not fit.
-    pub(super) fn command(&'static self, arguments: &[Argument]) -> Result<Box<dyn Command>> {
+    pub(crate) fn command(&'static self, arguments: &[Argument]) -> Result<Box<dyn Command>> {
         (self.read)(&Arguments::read(self, arguments)?)
     }
 
     /// The options that go with `words`; none if any may.
-    pub(super) fn options(&self, words: &[&str]) -> Option<Vec<Opt>> {
+    pub(crate) fn options(&self, words: &[&str]) -> Option<Vec<Opt>> {
         let more = self.more.as_ref().map_or(Some(Vec::new()), |more| (more.options)(words))?;
         Some(self.options.iter().copied().chain(more).collect())
     }
 
     /// Whether arguments of the form `KEY=VALUE` are options.
-    pub(super) fn has_options(&self) -> bool {
+    pub(crate) fn has_options(&self) -> bool {
         !self.options.is_empty() || self.more.is_some()
     }
 
     /// Whether its first word is text of any words.
-    pub(super) fn takes_text(&self) -> bool {
+    pub(crate) fn takes_text(&self) -> bool {
         matches!(self.words, [Slot { kind: Kind::Text(_), .. }, ..])
     }
 
     /// An argument as a word: where `a=b` would be an option or a named source but is in quotation
     /// marks, it is the path `./a=b`.
-    pub(super) fn word(&self, argument: &Argument) -> String {
+    pub(crate) fn word(&self, argument: &Argument) -> String {
         let is_split = self
             .words
             .iter()

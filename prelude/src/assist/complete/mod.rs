@@ -7,11 +7,9 @@ mod files;
 mod names;
 mod tensors;
 
-use super::arguments::Reading;
-use super::verb::{Opt, Verb};
-use super::{VERBS, find};
 use crate::syntax::{Argument, Cursor, pair};
 use crate::timeline::Context;
+use crate::verbs::{Opt, Reading, VERBS, Verb, find};
 pub(super) use tensors::tensors;
 
 /// What may be typed at a position.
@@ -52,7 +50,8 @@ const CANDIDATES: usize = 1000;
 /// What may be typed at byte `position` of `line`, in this session.
 ///
 /// ```
-/// use dam_prelude::verbs::{Context, complete};
+/// use dam_prelude::assist::complete;
+/// use dam_prelude::verbs::Context;
 ///
 /// let found = complete(&Context::default(), "load builtin:base; se", 21);
 /// assert_eq!((found.start, found.candidates[0].text.as_str()), (19, "set"));

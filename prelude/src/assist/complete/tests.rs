@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::verbs::{check, next};
+use crate::assist::{check, next};
 
 fn texts(context: &Context, line: &str) -> Vec<String> {
     complete(context, line, line.len()).candidates.into_iter().map(|c| c.text).collect()

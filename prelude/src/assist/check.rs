@@ -6,15 +6,12 @@
 
 use std::ops::Range;
 
-use super::arguments::{Fault, Reading};
 use super::complete::tensors;
-use super::kind::Kind;
-use super::verb::Verb;
-use super::{VERBS, find};
 use crate::error::Error;
 use crate::session::{matching, single};
 use crate::syntax::{Argument, Piece, Word, pieces};
 use crate::timeline::Context;
+use crate::verbs::{Fault, Kind, Reading, VERBS, Verb, find};
 
 /// Something that no verb would take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +26,8 @@ pub struct Problem {
 /// among them.
 ///
 /// ```
-/// use dam_prelude::verbs::{Context, check};
+/// use dam_prelude::assist::check;
+/// use dam_prelude::verbs::Context;
 ///
 /// let problems = check(&Context::default(), "wrap f=tanh colour=red");
 /// assert_eq!(problems[0].range, 12..22);

@@ -1,10 +1,10 @@
 //! What makes sense next in a session, as a line that one could run.
 
-use super::find;
 use crate::Models;
 use crate::checkpoint::BASE;
 use crate::syntax::{quoted, statements};
 use crate::timeline::Context;
+use crate::verbs::find;
 
 /// What one who has nothing of their own begins with.
 const BEGIN: &str = "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql";
@@ -20,7 +20,8 @@ const STEPS: usize = 100;
 /// What makes sense next, from `load` to `bake`; empty where nothing stands out.
 ///
 /// ```
-/// use dam_prelude::verbs::{Context, next};
+/// use dam_prelude::assist::next;
+/// use dam_prelude::verbs::Context;
 ///
 /// let mut context = Context::default();
 /// assert!(next(&context).starts_with("load "));

@@ -4,7 +4,7 @@ use super::files::{self, Wanted};
 use super::{Candidate, Found, Place, tensors};
 use crate::checkpoint::BASE;
 use crate::train::{SETTINGS, Setting};
-use crate::verbs::kind::{Kind, NewFile, Words};
+use crate::verbs::{Kind, NewFile, Words};
 
 impl Place<'_> {
     /// What `typed` may go on to, where it is of this kind.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Candidate;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, cached_names};
-use crate::verbs::paths::at_home;
+use crate::verbs::at_home;
 
 /// Entries of a directory that are looked at.
 const ENTRIES: usize = 1000;
