@@ -276,7 +276,7 @@ impl Dam {
     /// As for `save`; [`Error::Exists`] if the path exists.
     pub fn save_new(&self, file: impl AsRef<Path>) -> Result<Written> {
         self.session().models.check_files_unchanged()?;
-        new_file(file.as_ref(), &self.serialized()?)
+        new_file(file.as_ref(), &self.state_to_save()?.bytes()?)
     }
 
     /// Shows the report of `wrap` as the result of an evcxr cell.

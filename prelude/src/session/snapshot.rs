@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::{Dam, Models, Session, saved};
+use super::saved::{self, StateToSave};
+use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, replace_file};
 use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ pub struct Snapshot {
     pub(super) models: Models,
     /// The scheme by name and settings, and its options. A snapshot cannot be restored into another
     /// merge.
-    wrap: Identity,
+    pub(super) wrap: Identity,
     pub(super) step: usize,
     loss: Option<f64>,
     pub(super) scores: Option<Scores>,
@@ -236,17 +237,17 @@ impl Dam {
     /// # Errors
     /// As for [`Dam::save`].
     pub(crate) fn save_at(&self, snapshot: &Snapshot, file: &Path) -> Result<()> {
-        let session = self.session();
-        replace_file(file, &session.serialized(snapshot)?).map(drop)
+        let state = self.session().state_to_save(snapshot)?;
+        replace_file(file, &state.bytes()?).map(drop)
     }
 
-    /// Returns what [`Dam::save`] would write now, for a thread that writes it during training.
+    /// Returns the state that [`Dam::save`] would write now.
     ///
     /// # Errors
-    /// A source's weights cannot be read.
-    pub(crate) fn serialized(&self) -> Result<Vec<u8>> {
+    /// As for [`Dam::snapshot`].
+    pub(crate) fn state_to_save(&self) -> Result<StateToSave> {
         let session = self.session();
-        session.serialized(&session.snapshot()?)
+        session.state_to_save(&session.snapshot()?)
     }
 
     /// Returns an independent session at the same state.
