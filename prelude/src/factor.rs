@@ -6,7 +6,8 @@
 //! them (Golub and Underwood 1977; with a random start as in Musco and Musco, arXiv 1504.05477). It
 //! reorthogonalizes against the whole basis and stops when the angle between the computed and the
 //! exact space is below 1e-8. The start is seeded, results do not depend on the number of threads,
-//! and `W` is never held in memory.
+//! and `W` is never held in memory. (`ops::truncated` is far faster, but only the loss of its factors
+//! is near the least; an adapter needs the singular space itself, which it was trained beside.)
 //!
 //! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r` spans
 //! the first `r` columns.
