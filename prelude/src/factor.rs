@@ -47,11 +47,8 @@ const BLOCK_ELEMENTS: usize = 1 << 22;
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
-    let right = match shorter > MAX_GRAM_SIDE {
-        true => iterate(matrix, rank).or_else(|| by_gram(matrix, rank))?,
-        false => by_gram(matrix, rank)?,
-    };
-    let right = right.transpose();
+    let iterated = if shorter > MAX_GRAM_SIDE { iterate(matrix, rank) } else { None };
+    let right = iterated.or_else(|| by_gram(matrix, rank))?.transpose();
     let mut left = Vec::with_capacity(matrix.rows * rank);
     matrix.blocks(|block| left.extend((&right * block).iter().map(|x| *x as f32)));
     Some(Factors { left, right: by_rows(&right), rank })

@@ -52,7 +52,8 @@ impl Merge {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
         };
-        let (wrap, architecture) = (how.into(), first.architecture()?.clone());
+        let wrap = how.into();
+        let architecture = first.architecture()?.clone();
         let base = sources.iter().position(|s| s.name() == BASE);
         let mut merge = Self {
             tensors: Vec::new(),
@@ -83,7 +84,8 @@ impl Merge {
                 })
             })
             .collect::<Result<_>>()?;
-        (merge.tensors, merge.variables) = (tensors, variables);
+        merge.tensors = tensors;
+        merge.variables = variables;
         // Finds errors of the scheme before training.
         let counts = merge.tensors.iter().map(|t| Ok(merge.coefficients(t)?.elem_count()));
         merge.most = counts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);

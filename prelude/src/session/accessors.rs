@@ -35,14 +35,17 @@ impl Dam {
     /// Returns the report of `wrap`, with a forecast of the resources that training needs now.
     pub fn report(&self) -> WrapReport {
         let session = self.session();
-        let (wrap, mut notes) = (&session.merge.wrap, Vec::from_iter(session.start.clone()));
-        let (scheme, options) = (wrap.scheme.name(), &wrap.options);
+        let wrap = &session.merge.wrap;
+        let mut notes = Vec::from_iter(session.start.clone());
+        let scheme = wrap.scheme.name();
+        let options = &wrap.options;
         let is_columns = scheme == COLUMNS;
         if !is_columns {
             notes.push(format!("scheme: {}", wrap.title()));
         }
         if options.f != Nonlinearity::None {
-            let (what, f) = (if is_columns { "columns" } else { "weights" }, options.f.name());
+            let what = if is_columns { "columns" } else { "weights" };
+            let f = options.f.name();
             notes.push(format!(
                 "{what} are scaled by {f}(c), so the merge does not start at the average"
             ));

@@ -161,7 +161,8 @@ impl Session {
         match without.next() {
             None => Ok(()),
             Some((variable, tensor)) => {
-                let (parameter, tensor) = (variable.key.clone(), tensor.clone());
+                let parameter = variable.key.clone();
+                let tensor = tensor.clone();
                 Err(Error::NoGradient { parameter, tensor, count: 1 + without.count() })
             }
         }
@@ -375,8 +376,10 @@ impl Dam {
         steps: usize,
         mut after: impl FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<TrainReport> {
-        let (start, mut history, mut stopped, mut lr) =
-            (Instant::now(), History::default(), false, 0.0);
+        let start = Instant::now();
+        let mut history = History::default();
+        let mut stopped = false;
+        let mut lr = 0.0;
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = match self.step() {
@@ -400,8 +403,8 @@ impl Dam {
             }
         }
         let losses: Vec<f64> = history.total.iter().map(|(_, loss)| *loss).collect();
-        let (first, last) =
-            (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
+        let first = losses.first().copied().unwrap_or(0.0);
+        let last = losses.last().copied().unwrap_or(0.0);
         drop(task);
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport {
@@ -472,8 +475,8 @@ mod tests {
         {
             let mut session = dam.session();
             let mut more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
-            let (mut unused, mut variable) =
-                (more.tensors.pop().unwrap(), more.variables.pop().unwrap());
+            let mut unused = more.tensors.pop().unwrap();
+            let mut variable = more.variables.pop().unwrap();
             unused.spec.name = "model.unused.weight".into();
             variable.key = "unused".into();
             unused.variables = vec![session.merge.variables.len()];

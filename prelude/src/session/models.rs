@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::checkpoint::{BASE, BUILTIN_PREFIX, ConfigDifference, Source, with_shared_numbering};
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, with_shared_numbering};
 use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
@@ -80,10 +80,9 @@ impl Models {
                 hint,
             });
         }
-        let (name, builtin) = (
-            name.to_owned(),
-            source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned),
-        );
+        let builtin =
+            source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned);
+        let name = name.to_owned();
         let mut models = self.clone();
         models.sources.push(source);
         models.sources = with_shared_numbering(&models.sources)?;
@@ -256,26 +255,6 @@ impl Models {
 
     /// Returns the table of sources.
     pub fn report(&self) -> Sources {
-        // Differences between this source's configuration and the one that a static merge would
-        // use.
-        let first = self.base().or(self.sources.first());
-        let config_notes = |s: &Source| -> Vec<String> {
-            let first = first.filter(|first| first.name() != s.name());
-            let differences = first
-                .map(|first| first.config_differences(s).unwrap_or_default())
-                .unwrap_or_default();
-            let name = first.map_or("", Source::name);
-            let one = |d: &ConfigDifference| {
-                format!("{} is {}, but {} in {name}", d.key, d.values[1], d.values[0])
-            };
-            match differences.is_empty() {
-                true => Vec::new(),
-                false => vec![format!(
-                    "{}: a static merge uses the configuration of its base or first source; training needs equal configurations",
-                    differences.iter().map(one).collect::<Vec<_>>().join("; ")
-                )],
-            }
-        };
         let report = |s: &Source| SourceReport {
             name: s.name().into(),
             path: s.path().into(),
@@ -295,13 +274,36 @@ impl Models {
                     .map(|b| format!("{b} are merged but not trained"))
                     .into_iter()
                     .collect(),
-                config_notes(s),
+                self.config_note(s).into_iter().collect(),
             ]
             .concat(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.missing_tokens.clone()).unwrap_or_default(),
         };
         Sources(self.sources.iter().map(report).collect())
+    }
+
+    /// Returns a note on how the configuration of `source` differs from the one that a static merge
+    /// would use, if it does.
+    fn config_note(&self, source: &Source) -> Option<String> {
+        let first = self.base().or(self.sources.first())?;
+        if first.name() == source.name() {
+            return None;
+        }
+        let differences: Vec<String> = first
+            .config_differences(source)
+            .unwrap_or_default()
+            .iter()
+            .map(|d| {
+                format!("{} is {}, but {} in {}", d.key, d.values[1], d.values[0], first.name())
+            })
+            .collect();
+        (!differences.is_empty()).then(|| {
+            format!(
+                "{}: a static merge uses the configuration of its base or first source; training needs equal configurations",
+                differences.join("; ")
+            )
+        })
     }
 
     /// Shows the table as the result of an evcxr cell.

@@ -171,12 +171,13 @@ impl Saved {
                 return Err(format!("`{name}` is not f32"));
             }
             let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            match values.iter().any(|x| !x.is_finite()) {
-                true => Err(format!("`{name}` is not finite")),
-                false => Ok(values),
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(format!("`{name}` is not finite"));
             }
+            Ok(values)
         };
-        let (mut values, mut moments) = (Vec::new(), Vec::new());
+        let mut values = Vec::new();
+        let mut moments = Vec::new();
         for Variable { key, value, .. } in variables {
             let c = read(format!("c.{key}"))?;
             let found = Moments { m: read(format!("m.{key}"))?, v: read(format!("v.{key}"))? };
@@ -339,13 +340,13 @@ impl Dam {
     /// # Errors
     /// As for `open`; the session has a scheme of another name or other parameters.
     pub fn open_with(file: impl AsRef<Path>, scheme: impl Scheme + 'static) -> Result<Self> {
-        Self::opened(file.as_ref(), |saved| match saved.scheme.name == scheme.name() {
-            true => Ok(Arc::new(scheme)),
-            false => {
+        Self::opened(file.as_ref(), |saved| {
+            if saved.scheme.name != scheme.name() {
                 let reason =
                     format!("its scheme is `{}`, not `{}`", saved.scheme.name, scheme.name());
-                Err(Error::SessionFile { file: file.as_ref().into(), reason })
+                return Err(Error::SessionFile { file: file.as_ref().into(), reason });
             }
+            Ok(Arc::new(scheme))
         })
     }
 
@@ -396,9 +397,11 @@ impl Dam {
                     &Device::Cpu,
                 )?)?;
             }
-            (session.step, session.drawn, session.scores) =
-                (saved.step, content.drawn, saved.scores);
-            (session.moments, session.history) = (content.moments, content.history);
+            session.step = saved.step;
+            session.drawn = content.drawn;
+            session.scores = saved.scores;
+            session.moments = content.moments;
+            session.history = content.history;
         }
         Ok(dam.into_latest())
     }

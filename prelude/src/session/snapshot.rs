@@ -133,7 +133,8 @@ impl Session {
             .iter()
             .map(|v| Ok(v.value.flatten_all()?.to_vec1()?))
             .collect::<Result<_>>()?;
-        let (moments, history) = (self.moments.clone(), self.history.clone());
+        let moments = self.moments.clone();
+        let history = self.history.clone();
         let content = SnapshotContent { values, moments, drawn: self.drawn, history };
         Ok(Snapshot {
             models: self.models.clone(),
@@ -152,7 +153,8 @@ impl Snapshot {
     fn difference(&self, session: &Session) -> Option<String> {
         let (name, settings, options) = &self.wrap;
         let (other_name, other_settings, other_options) = identity(&session.merge.wrap);
-        let (a, b) = (&self.models.sources, &session.models.sources);
+        let a = &self.models.sources;
+        let b = &session.models.sources;
         let same = |(a, b): (&Source, &Source)| a.name() == b.name() && a.spec() == b.spec();
         if a.len() != b.len() || !a.iter().zip(b).all(same) {
             return Some("it has other sources".into());
@@ -225,8 +227,9 @@ impl Dam {
         }
         session.models.data = snapshot.models.data.clone();
         session.moments = content.moments.clone();
-        (session.step, session.drawn, session.state) =
-            (snapshot.step, content.drawn, snapshot.state);
+        session.step = snapshot.step;
+        session.drawn = content.drawn;
+        session.state = snapshot.state;
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
         Ok(())

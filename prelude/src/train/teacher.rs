@@ -262,7 +262,8 @@ mod tests {
             device: &Device::Cpu,
             dtype,
         };
-        let (mut teachers, tokens) = (Teachers::default(), run(DType::F32).tokens(0).len() as u64);
+        let mut teachers = Teachers::default();
+        let tokens = run(DType::F32).tokens(0).len() as u64;
         for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)]
         {
             teachers.outputs(&run(dtype), &[0]).unwrap();
