@@ -70,25 +70,24 @@ impl Merge {
         check_roles(&specs)?;
         let sites: Vec<Site<'_>> = specs.iter().map(|spec| merge.site(spec)).collect();
         let (variables, uses) = variables(&*merge.wrap.scheme, &sites)?;
-        let tensors = (sites.iter().zip(uses))
-            .map(|(site, variables)| {
-                Ok(MergedTensor {
-                    spec: site.spec.clone(),
-                    trains: merge.wrap.options.trains(site.kind()),
-                    variables,
-                    operation: ScaledSum::new(
-                        views(sources, site.spec)?,
-                        site.columns(),
-                        &merge.device,
-                    )?,
-                })
-            })
-            .collect::<Result<_>>()?;
+        let mut tensors = Vec::new();
+        for (site, variables) in sites.iter().zip(uses) {
+            let views = views(sources, site.spec)?;
+            tensors.push(MergedTensor {
+                spec: site.spec.clone(),
+                trains: merge.wrap.options.trains(site.kind()),
+                variables,
+                operation: ScaledSum::new(views, site.columns(), &merge.device)?,
+            });
+        }
         merge.tensors = tensors;
         merge.variables = variables;
         // Finds errors of the scheme before training.
-        let counts = merge.tensors.iter().map(|t| Ok(merge.coefficients(t)?.elem_count()));
-        merge.most = counts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+        let mut most = 0;
+        for tensor in &merge.tensors {
+            most = most.max(merge.coefficients(tensor)?.elem_count());
+        }
+        merge.most = most;
         Ok(merge)
     }
 
@@ -215,16 +214,14 @@ impl Merge {
         let mut kept = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut weights = BTreeMap::new();
         for tensor in self.tensors.iter().filter(|t| belongs(&t.spec)) {
-            let before = kept.remove(&tensor.spec.role());
-            let weight = tensor.operation.forward_in(
-                &self.scales(tensor)?,
-                dtype,
-                before.as_ref().map(|slot| &slot.weight),
-            )?;
-            let slot =
-                Slot { weight, gradient: before.map(|slot| slot.gradient).unwrap_or_default() };
-            slot.gradient.clear();
-            kept.insert(tensor.spec.role(), slot.clone());
+            let role = tensor.spec.role();
+            let before = kept.remove(&role);
+            let memory = before.as_ref().map(|slot| &slot.weight);
+            let weight = tensor.operation.forward_in(&self.scales(tensor)?, dtype, memory)?;
+            let gradient = before.map(|slot| slot.gradient).unwrap_or_default();
+            gradient.clear();
+            let slot = Slot { weight, gradient };
+            kept.insert(role, slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
         Ok(MergedPart { weights, with_gradient })
