@@ -6,7 +6,8 @@
 //! them (Golub and Underwood 1977; with a random start as in Musco and Musco, arXiv 1504.05477). It
 //! reorthogonalizes against the whole basis and stops when the angle between the computed and the
 //! exact space is below 1e-8. The start is seeded, results do not depend on the number of threads,
-//! and `W` is never held in memory.
+//! and `W` is never held in memory. (`ops::truncated` is far faster, but only the loss of its factors
+//! is near the least; an adapter needs the singular space itself, which it was trained beside.)
 //!
 //! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r` spans
 //! the first `r` columns.
@@ -46,11 +47,8 @@ const BLOCK_ELEMENTS: usize = 1 << 22;
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
-    let right = match shorter > MAX_GRAM_SIDE {
-        true => iterate(matrix, rank).or_else(|| by_gram(matrix, rank))?,
-        false => by_gram(matrix, rank)?,
-    };
-    let right = right.transpose();
+    let iterated = if shorter > MAX_GRAM_SIDE { iterate(matrix, rank) } else { None };
+    let right = iterated.or_else(|| by_gram(matrix, rank))?.transpose();
     let mut left = Vec::with_capacity(matrix.rows * rank);
     matrix.blocks(|block| left.extend((&right * block).iter().map(|x| *x as f32)));
     Some(Factors { left, right: by_rows(&right), rank })

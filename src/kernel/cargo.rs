@@ -15,6 +15,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::environment;
+
 /// The environment variable with the path of the real cargo.
 const REAL: &str = "DAM_CARGO";
 
@@ -76,14 +78,10 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
         rustup.join("rustup"),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )?;
-    // SAFETY: other threads of this process, if any, read the environment only through std, whose
-    // lock `set_var` takes; no C code reads it meanwhile.
-    unsafe {
-        std::env::set_var(REAL, tool("cargo")?);
-        std::env::set_var(HOME, home);
-        std::env::set_var("CARGO_HOME", directory.join("home"));
-        std::env::set_var(SOCKET, socket);
-    }
+    environment::set(REAL, tool("cargo")?);
+    environment::set(HOME, home);
+    environment::set("CARGO_HOME", directory.join("home"));
+    environment::set(SOCKET, socket);
     Ok(())
 }
 
@@ -96,14 +94,9 @@ pub fn with_wrapper_on_path<T>(start: impl FnOnce() -> T) -> T {
     let before = std::env::var_os("PATH").unwrap_or_default();
     let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
     let path = std::env::join_paths(std::iter::once(rustup).chain(std::env::split_paths(&before)));
-    let set = |path: &OsStr| {
-        // SAFETY: other threads of this process read the environment only through std, whose lock
-        // `set_var` takes; no C code reads it meanwhile.
-        unsafe { std::env::set_var("PATH", path) };
-    };
-    set(path.as_deref().unwrap_or(&before));
+    environment::set("PATH", path.as_deref().unwrap_or(&before));
     let done = start();
-    set(&before);
+    environment::set("PATH", &before);
     done
 }
 

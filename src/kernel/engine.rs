@@ -11,6 +11,7 @@ use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
 use super::cargo::{HOME, with_wrapper_on_path};
+use super::environment;
 use super::link::Link;
 use super::prepare::{
     BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path,
@@ -160,10 +161,7 @@ pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
 
 /// evcxr with the prelude in scope, building in `directory`.
 fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
-    // SAFETY: other threads of this process read the environment only through std, whose lock
-    // `set_var` takes; C code that would read it directly (name resolution) is done before the
-    // engine starts.
-    unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
+    environment::set("EVCXR_TMPDIR", directory);
     let mut command = Command::new(program()?);
     if let Some(wanted) = std::env::var_os("RUST_BACKTRACE") {
         command.env(BACKTRACE, wanted);

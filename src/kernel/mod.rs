@@ -15,6 +15,7 @@ mod command;
 mod complete;
 mod doctor;
 mod engine;
+mod environment;
 mod failure;
 mod install;
 mod install_progress;
@@ -44,6 +45,7 @@ use anyhow::Result;
 use dam_prelude::checkpoint::read_file;
 
 pub use command::{Jupyter, jupyter};
+pub use environment::forget_cargo;
 pub use rust_session::RustSession;
 
 /// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as
@@ -57,30 +59,6 @@ pub fn hook() -> Option<ExitCode> {
     }
     evcxr::runtime_hook();
     None
-}
-
-/// Removes the environment variables that cargo sets for programs that it runs: they would change
-/// the environment of cell builds, and cargo would rebuild everything.
-///
-/// Must be called while no other thread reads the environment except through std.
-pub fn forget_cargo() {
-    let prefixes = [
-        "CARGO_BIN_",
-        "CARGO_CRATE_",
-        "CARGO_MANIFEST_",
-        "CARGO_PKG_",
-        "CARGO_PRIMARY_",
-        "CARGO_TARGET_TMPDIR",
-        "OUT_DIR",
-    ];
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
-        {
-            // SAFETY: as documented, other threads read the environment only through std, whose
-            // lock `remove_var` takes.
-            unsafe { std::env::remove_var(name) };
-        }
-    }
 }
 
 /// A directory for sockets that only the owner can enter, whatever the umask.

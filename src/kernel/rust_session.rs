@@ -37,7 +37,6 @@ impl RustSession {
     pub fn start() -> Result<Self> {
         let directory = super::own_directory()?;
         let socket = directory.path().join("rust");
-        super::forget_cargo();
         super::cargo::install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
         let output = CellOutput::new(move |message| {

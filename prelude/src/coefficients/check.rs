@@ -50,7 +50,8 @@ pub fn check(
     sources: usize,
     base: Option<usize>,
 ) -> Result<SchemeReport> {
-    let (options, specs) = (scheme.options(), architecture.tensors());
+    let options = scheme.options();
+    let specs = architecture.tensors();
     let sites: Vec<Site<'_>> = specs
         .iter()
         .map(|spec| Site { spec, architecture, sources, base, options: &options })
@@ -124,10 +125,11 @@ impl Check<'_> {
                     let c = flat(&self.compute(&parameters)?)?;
                     Ok(c.iter().zip(&weights).map(|(c, w)| f64::from(*c) * f64::from(*w)).sum())
                 };
-                let (found, expected) =
-                    (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
+                let found = f64::from(gradient[position]);
+                let expected = (at(H)? - at(-H)?) / f64::from(2.0 * H);
                 if (found - expected).abs() > floor + 1e-2 * expected.abs() || !found.is_finite() {
-                    let (scheme, tensor) = (self.scheme.name(), self.site.name().to_owned());
+                    let scheme = self.scheme.name();
+                    let tensor = self.site.name().to_owned();
                     let parameter = self.keys[which].to_owned();
                     return Err(Error::SchemeGradient {
                         scheme,

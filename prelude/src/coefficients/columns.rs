@@ -2,8 +2,6 @@
 //!
 //! `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`; a bias has one coefficient per source.
 
-use candle_core::{Result, Tensor};
-
 use super::{BiasStart, Init, Nonlinearity, Options, Parameter, Rest, Scheme, Site};
 use crate::checkpoint::Kind;
 
@@ -59,10 +57,6 @@ impl Scheme for Columns {
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         vec![by_column(site)]
-    }
-
-    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        Ok(parameters[0].clone())
     }
 }
 

@@ -26,12 +26,14 @@ enum HeadAxis {
 
 /// Returns the dimension that is divided into heads, if there is one.
 fn head_axis(site: &Site<'_>) -> Option<HeadAxis> {
-    let is = |name: &str| {
-        site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"))
-    };
-    match ["q_proj", "k_proj", "v_proj", "qkv_proj"].into_iter().any(is) {
-        true => Some(HeadAxis::Rows),
-        false => is("o_proj").then_some(HeadAxis::Columns),
+    if !site.is_projection() {
+        return None;
+    }
+    let (_, name) = site.name().split_once("self_attn.")?;
+    match name.strip_suffix(".weight")? {
+        "q_proj" | "k_proj" | "v_proj" | "qkv_proj" => Some(HeadAxis::Rows),
+        "o_proj" => Some(HeadAxis::Columns),
+        _ => None,
     }
 }
 
@@ -50,7 +52,8 @@ impl Scheme for Heads {
     }
 
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        let (n, dimension) = (site.sources, site.architecture.head_dim);
+        let n = site.sources;
+        let dimension = site.architecture.head_dim;
         let each = || parameters[0].reshape((n, (), 1))?.repeat((1, 1, dimension));
         match head_axis(site) {
             Some(HeadAxis::Rows) => each()?.reshape((n, site.rows(), 1)),

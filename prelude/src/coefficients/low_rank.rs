@@ -38,9 +38,12 @@ impl Scheme for LowRank {
         if !site.is_projection() {
             return vec![by_column(site)];
         }
-        let (n, rows, columns) = (site.sources, site.rows(), site.columns());
+        let n = site.sources;
+        let rows = site.rows();
+        let columns = site.columns();
         let rank = self.rank.min(rows).min(columns);
-        let (a, b) = (format!("{} A", site.name()), format!("{} B", site.name()));
+        let a = format!("{} A", site.name());
+        let b = format!("{} B", site.name());
         // Uniform noise in -w..w has variance w^2 / 3.
         let width = (3.0 / rank as f32).sqrt();
         let noise = site.noise(&a, n * rows * rank).into_iter().map(|x| x * width).collect();

@@ -39,19 +39,21 @@ pub struct Merge {
     base: Option<usize>,
     /// The largest number of coefficients of any tensor.
     most: usize,
-    pub(super) slots: Mutex<BTreeMap<String, Slot>>,
+    /// Memory for the weights of one layer, by role.
+    slots: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl Merge {
     /// Wraps `sources`, which must be mergeable, with the scheme and options `how`.
     ///
     /// # Errors
-    /// An invalid scheme, or a device without room for the sources.
+    /// An invalid scheme, layers of different shapes, or a device without room for the sources.
     pub fn new(sources: &[Source], how: impl Into<Wrap>, device: Device) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
         };
-        let (wrap, architecture) = (how.into(), first.architecture()?.clone());
+        let wrap = how.into();
+        let architecture = first.architecture()?.clone();
         let base = sources.iter().position(|s| s.name() == BASE);
         let mut merge = Self {
             tensors: Vec::new(),
@@ -65,26 +67,27 @@ impl Merge {
             slots: Mutex::default(),
         };
         let specs = merge.architecture.tensors();
+        check_roles(&specs)?;
         let sites: Vec<Site<'_>> = specs.iter().map(|spec| merge.site(spec)).collect();
         let (variables, uses) = variables(&*merge.wrap.scheme, &sites)?;
-        let tensors = (sites.iter().zip(uses))
-            .map(|(site, variables)| {
-                Ok(MergedTensor {
-                    spec: site.spec.clone(),
-                    trains: merge.wrap.options.trains(site.kind()),
-                    variables,
-                    operation: ScaledSum::new(
-                        views(sources, site.spec)?,
-                        site.columns(),
-                        &merge.device,
-                    )?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        (merge.tensors, merge.variables) = (tensors, variables);
+        let mut tensors = Vec::new();
+        for (site, variables) in sites.iter().zip(uses) {
+            let views = views(sources, site.spec)?;
+            tensors.push(MergedTensor {
+                spec: site.spec.clone(),
+                trains: merge.wrap.options.trains(site.kind()),
+                variables,
+                operation: ScaledSum::new(views, site.columns(), &merge.device)?,
+            });
+        }
+        merge.tensors = tensors;
+        merge.variables = variables;
         // Finds errors of the scheme before training.
-        let counts = merge.tensors.iter().map(|t| Ok(merge.coefficients(t)?.elem_count()));
-        merge.most = counts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+        let mut most = 0;
+        for tensor in &merge.tensors {
+            most = most.max(merge.coefficients(tensor)?.elem_count());
+        }
+        merge.most = most;
         Ok(merge)
     }
 
@@ -211,16 +214,14 @@ impl Merge {
         let mut kept = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut weights = BTreeMap::new();
         for tensor in self.tensors.iter().filter(|t| belongs(&t.spec)) {
-            let before = kept.remove(&tensor.spec.role());
-            let weight = tensor.operation.forward_in(
-                &self.scales(tensor)?,
-                dtype,
-                before.as_ref().map(|slot| &slot.weight),
-            )?;
-            let slot =
-                Slot { weight, gradient: before.map(|slot| slot.gradient).unwrap_or_default() };
-            slot.gradient.clear();
-            kept.insert(tensor.spec.role(), slot.clone());
+            let role = tensor.spec.role();
+            let before = kept.remove(&role);
+            let memory = before.as_ref().map(|slot| &slot.weight);
+            let weight = tensor.operation.forward_in(&self.scales(tensor)?, dtype, memory)?;
+            let gradient = before.map(|slot| slot.gradient).unwrap_or_default();
+            gradient.clear();
+            let slot = Slot { weight, gradient };
+            kept.insert(role, slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
         Ok(MergedPart { weights, with_gradient })
@@ -282,9 +283,63 @@ impl Merge {
     }
 }
 
+/// Returns an error unless tensors of the same role have the same shape, which lets layers share
+/// the memory of their merged weights and gradients.
+fn check_roles(specs: &[TensorSpec]) -> Result<()> {
+    let mut first_of_role: BTreeMap<String, &TensorSpec> = BTreeMap::new();
+    for spec in specs {
+        let first = first_of_role.entry(spec.role()).or_insert(spec);
+        if spec.shape != first.shape {
+            return Err(Error::BadTensor {
+                tensor: spec.name.clone(),
+                reason: format!(
+                    "its shape `{:?}` differs from `{:?}` of `{}`",
+                    spec.shape, first.shape, first.name
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 impl MergedTensor {
     /// Whether the penalties on coefficients apply: to trainable weights.
     pub fn is_penalised(&self) -> bool {
         self.trains && self.spec.kind != Kind::Bias
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coefficients::Columns;
+
+    #[test]
+    fn layers_share_the_memory_of_weights_of_the_same_role() {
+        let sources = ["builtin:japanese", "builtin:math"].map(|spec| Source::open(spec).unwrap());
+        let merge = Merge::new(&sources, Columns::default(), Device::Cpu).unwrap();
+        let memory = |layer| {
+            let part = merge.part(Some(layer), DType::F32, true).unwrap();
+            let slots = part.weights.values();
+            slots.map(|(tensor, slot)| (tensor.spec.role(), slot.weight.id())).collect::<Vec<_>>()
+        };
+        let first = memory(0);
+        assert!(!first.is_empty());
+        assert_eq!(first, memory(1));
+    }
+
+    #[test]
+    fn layers_of_different_shapes_are_refused() {
+        let source = Source::open("builtin:math").unwrap();
+        let mut specs = source.architecture().unwrap().tensors();
+        check_roles(&specs).unwrap();
+        let wider = "model.layers.1.mlp.up_proj.weight";
+        specs.iter_mut().find(|spec| spec.name == wider).unwrap().shape[0] += 1;
+        let error = check_roles(&specs).unwrap_err();
+        assert!(
+            matches!(&error, Error::BadTensor { tensor, reason }
+                if tensor == wider && reason.contains("`model.layers.0.mlp.up_proj.weight`")),
+            "{error:?}"
+        );
     }
 }

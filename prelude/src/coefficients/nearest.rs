@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn recovers_a_column_merge() {
-        let (a, b) = ([1.0, 2.0, 3.0, -1.0, 0.5, 1.0], [0.0, 1.0, 1.0, 2.0, -1.0, 4.0]);
+        let a = [1.0, 2.0, 3.0, -1.0, 0.5, 1.0];
+        let b = [0.0, 1.0, 1.0, 2.0, -1.0, 4.0];
         let c = [[0.25f32, 0.75], [1.5, -0.5]];
         let target: Vec<f32> = (0..6).map(|k| c[k % 2][0] * a[k] + c[k % 2][1] * b[k]).collect();
         let found = fitted(&[&a, &b], &[3, 2], 2, &target);

@@ -24,14 +24,10 @@ impl Scheme for Rows {
     }
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
-        match site.is_projection() {
-            true => vec![site.parameter(site.name(), site.rows(), 1)],
-            false => vec![by_column(site)],
+        if !site.is_projection() {
+            return vec![by_column(site)];
         }
-    }
-
-    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        Ok(parameters[0].clone())
+        vec![site.parameter(site.name(), site.rows(), 1)]
     }
 }
 

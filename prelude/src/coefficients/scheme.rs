@@ -11,7 +11,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -51,11 +51,17 @@ pub trait Scheme: Send + Sync {
     /// Computes the coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or
     /// `site.rows()` and C is 1 or `site.columns()`. `parameters` are those of
     /// [`Scheme::parameters`], in that order, on the device of the computation. Use only
-    /// differentiable candle operations, and no randomness.
+    /// differentiable candle operations, and no randomness. By default, a tensor has one parameter,
+    /// its coefficients.
     ///
     /// # Errors
     /// Operands that do not fit together.
-    fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor>;
+    fn coefficients(&self, _site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        let [coefficients] = parameters else {
+            bail!("`coefficients` must be computed from {} parameters", parameters.len())
+        };
+        Ok(coefficients.clone())
+    }
 
     /// Returns the name in reports, model cards and saved sessions: by default the name of the
     /// type.

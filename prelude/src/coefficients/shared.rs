@@ -2,8 +2,6 @@
 //!
 //! `W = sum_i f(c[i]) W_i`, where `c[i]` belongs to the tensor or to its layer.
 
-use candle_core::{Result, Tensor};
-
 use super::{Parameter, Scheme, Site};
 use crate::checkpoint::Kind;
 
@@ -18,10 +16,6 @@ impl Scheme for PerTensor {
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         vec![site.parameter(site.name(), 1, 1)]
-    }
-
-    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        Ok(parameters[0].clone())
     }
 }
 
@@ -42,9 +36,5 @@ impl Scheme for PerLayer {
             (None, _) => site.name().to_owned(),
         };
         vec![site.parameter(key, 1, 1)]
-    }
-
-    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        Ok(parameters[0].clone())
     }
 }

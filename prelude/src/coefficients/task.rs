@@ -40,7 +40,8 @@ impl Scheme for Task {
         };
         let tasks = scales.dim(0)?;
         let rest = scales.sum_keepdim(0)?.affine(-1.0, 1.0)?;
-        let (before, after) = (scales.narrow(0, 0, base)?, scales.narrow(0, base, tasks - base)?);
+        let before = scales.narrow(0, 0, base)?;
+        let after = scales.narrow(0, base, tasks - base)?;
         match (base, tasks - base) {
             (0, _) => Tensor::cat(&[rest, after], 0),
             (_, 0) => Tensor::cat(&[before, rest], 0),

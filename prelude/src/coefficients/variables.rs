@@ -30,8 +30,8 @@ pub(super) fn variables(
         .iter()
         .map(|site| (site.options.trains(site.kind()), scheme.parameters(site)))
         .collect();
-    let (mut variables, mut places) =
-        (Vec::<Variable>::new(), BTreeMap::<(bool, &str), (usize, &Parameter)>::new());
+    let mut variables = Vec::<Variable>::new();
+    let mut places = BTreeMap::<(bool, &str), (usize, &Parameter)>::new();
     let mut uses = Vec::new();
     for (site, (trains, parameters)) in sites.iter().zip(&all) {
         let mut used = Vec::new();
@@ -52,7 +52,8 @@ pub(super) fn variables(
             usable(scheme, site, parameter)?;
             let value =
                 Tensor::from_slice(&parameter.start, parameter.shape.as_slice(), &Device::Cpu)?;
-            let (value, tensor) = (Var::from_tensor(&value)?, site.name().to_owned());
+            let value = Var::from_tensor(&value)?;
+            let tensor = site.name().to_owned();
             let shared = !trains
                 && all
                     .iter()
@@ -68,7 +69,8 @@ pub(super) fn variables(
 }
 
 fn wrong(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter, problem: String) -> Error {
-    let (scheme, tensor) = (scheme.name(), site.name().to_owned());
+    let scheme = scheme.name();
+    let tensor = site.name().to_owned();
     Error::SchemeParameter { scheme, tensor, parameter: parameter.key.clone(), problem }
 }
 
@@ -106,7 +108,8 @@ impl Site<'_> {
         if fits(c.dims()) && c.dtype() == DType::F32 {
             return Ok(c);
         }
-        let (scheme, tensor) = (scheme.name(), self.name().into());
+        let scheme = scheme.name();
+        let tensor = self.name().into();
         Err(Error::SchemeShape {
             scheme,
             tensor,
@@ -152,7 +155,8 @@ impl Merge {
         let bits = |x: &Tensor| -> Result<Vec<u32>> {
             Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
         };
-        let (wanted, before) = (bits(values)?, variable.as_tensor().copy()?);
+        let wanted = bits(values)?;
+        let before = variable.as_tensor().copy()?;
         variable.set(&values.reshape(variable.dims())?.to_device(&Device::Cpu)?)?;
         if bits(&self.coefficients(tensor)?)? != wanted {
             variable.set(&before)?;

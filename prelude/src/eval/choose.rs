@@ -32,12 +32,14 @@ pub fn choose<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Choices> {
-    let (mut correct, mut right) = (0, Likelihood::default());
+    let mut correct = 0;
+    let mut right = Likelihood::default();
     for question in questions {
         interrupt::check()?;
         let options = option_likelihoods(architecture, weights, question, max_length, device)?;
         let Some(found) = options.get(question.right) else { continue };
-        let (before, after) = (&options[..question.right], &options[question.right + 1..]);
+        let before = &options[..question.right];
+        let after = &options[question.right + 1..];
         let is_best = before.iter().all(|other| other.log_likelihood < found.log_likelihood)
             && after.iter().all(|other| other.log_likelihood <= found.log_likelihood);
         correct += usize::from(is_best);

@@ -26,7 +26,8 @@ pub struct Cost {
 pub fn measured<T, E>(work: impl FnOnce() -> Result<(T, u64), E>) -> Result<(T, Cost), E> {
     /// The interval between memory readings.
     const PAUSE: Duration = Duration::from_millis(20);
-    let (peak, done) = (Arc::new(AtomicU64::new(resident())), Arc::new(AtomicBool::new(false)));
+    let peak = Arc::new(AtomicU64::new(resident()));
+    let done = Arc::new(AtomicBool::new(false));
     let watcher = {
         let (peak, done) = (peak.clone(), done.clone());
         std::thread::spawn(move || {

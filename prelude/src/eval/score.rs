@@ -54,7 +54,10 @@ pub fn score<W: Weights + ?Sized>(
     device: &Device,
 ) -> Result<Score> {
     let decoder = Decoder::new(architecture, weights);
-    let (mut tokens, mut loss, mut questions, mut exact) = (0, 0.0, 0, 0);
+    let mut tokens = 0;
+    let mut loss = 0.0;
+    let mut questions = 0;
+    let mut exact = 0;
     let mut rest = examples;
     while !rest.is_empty() {
         interrupt::check()?;
@@ -64,7 +67,9 @@ pub fn score<W: Weights + ?Sized>(
             chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
         let batch = Batch::new(cut.iter().copied(), device)?;
         let mut begin = 0;
-        let (mut rows, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rows = Vec::new();
+        let mut targets = Vec::new();
+        let mut spans = Vec::new();
         for (example, ids) in chunk.iter().zip(&cut) {
             let first = example.prompt.max(1);
             let start = targets.len();

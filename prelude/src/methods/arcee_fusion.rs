@@ -100,7 +100,8 @@ impl Importance {
 fn divergences(tensor: &Operands) -> Vec<f32> {
     let columns = tensor.columns();
     let one = |row: usize| {
-        let (mut source, mut base) = (Vec::with_capacity(columns), Vec::with_capacity(columns));
+        let mut source = Vec::with_capacity(columns);
+        let mut base = Vec::with_capacity(columns);
         tensor.for_blocks(row * columns, columns, |block| {
             source.extend_from_slice(block.source(0));
             base.extend_from_slice(block.base().unwrap_or(block.source(0)));

@@ -8,13 +8,12 @@ use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
 use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
-const KEYS: &[Key] =
-    &[WEIGHT, DENSITY, Key::each("gamma", "0.01"), NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
+const GAMMA: Key = Key::each("gamma", "0.01");
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "breadcrumbs",
     about: "task vectors without their smallest and largest elements",
-    keys: KEYS,
+    keys: &[WEIGHT, DENSITY, GAMMA, NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK],
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs().given(given),
@@ -23,10 +22,8 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
 pub(super) const TIES: MethodEntry = MethodEntry {
     name: "breadcrumbs_ties",
     about: "the same with sign consensus",
-    keys: KEYS,
-    origin: Origin::Always,
-    grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs_ties().given(given),
+    ..ENTRY
 };
 
 /// Breadcrumbs with density 1; set `density` to drop elements.

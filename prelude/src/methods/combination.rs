@@ -4,7 +4,7 @@
 use pulp::Arch;
 
 use super::gram::Groups;
-use super::{Blend, Block};
+use super::{Blend, Block, Operands};
 
 /// The result of preparing a linear method.
 pub(super) struct Combination {
@@ -23,6 +23,15 @@ impl Combination {
     pub fn whole(coefficients: impl IntoIterator<Item = f64>) -> Self {
         let coefficients = coefficients.into_iter().map(|c| c as f32).collect();
         Self { groups: Groups::whole(), coefficients, base: Vec::new(), divisor: 1.0 }
+    }
+
+    /// Returns [`Combination::from_base`] if `tensor` has a base, else [`Combination::of`].
+    pub fn for_tensor(tensor: &Operands, groups: Groups, coefficients: &[Vec<f64>]) -> Self {
+        if tensor.has_base() {
+            Self::from_base(groups, coefficients)
+        } else {
+            Self::of(groups, coefficients)
+        }
     }
 
     /// Returns `base + sum_i c_i (W_i - base)`, with one coefficient per group and source.

@@ -4,16 +4,14 @@
 //!
 //! Yu et al., arXiv 2311.03099; mergekit's `dare_linear` and `dare_ties`.
 
-use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
+use super::parameters::{DENSITIES, INT8_MASK, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
 use super::{MethodEntry, Origin, Rescale, Signs, Sparsify, TaskVectors};
-
-const KEYS: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK];
 
 pub(super) const LINEAR: MethodEntry = MethodEntry {
     name: "dare_linear",
     about: "task vectors with elements dropped at random and the rest rescaled",
-    keys: KEYS,
+    keys: &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK],
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| dare_linear().given(given),
@@ -22,10 +20,8 @@ pub(super) const LINEAR: MethodEntry = MethodEntry {
 pub(super) const TIES: MethodEntry = MethodEntry {
     name: "dare_ties",
     about: "the same with sign consensus",
-    keys: KEYS,
-    origin: Origin::Always,
-    grid: &[DENSITIES, SCALES],
     make: |given| dare_ties().given(given),
+    ..LINEAR
 };
 
 /// DARE with density 1; set `density` to drop elements.

@@ -23,9 +23,8 @@ pub(super) const LINEAR: MethodEntry = MethodEntry {
     name: "della_linear",
     about: "the same without sign consensus",
     keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK],
-    origin: Origin::Always,
-    grid: &[DENSITIES, SCALES],
     make: |given| della_linear().given(given),
+    ..ENTRY
 };
 
 /// DELLA with density 1; set `density` to drop elements.
@@ -35,6 +34,9 @@ pub fn della() -> TaskVectors {
 
 /// [`della`] without sign consensus.
 pub fn della_linear() -> TaskVectors {
-    let sparsify = Sparsify::Ranked { epsilon: vec![0.15], seed: 0 };
-    TaskVectors { sparsify, rescale: Rescale::L1, ..TaskVectors::plain(LINEAR.name) }
+    TaskVectors {
+        sparsify: Sparsify::Ranked { epsilon: vec![0.15], seed: 0 },
+        rescale: Rescale::L1,
+        ..TaskVectors::plain(LINEAR.name)
+    }
 }

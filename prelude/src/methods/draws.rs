@@ -17,7 +17,8 @@ impl Draws {
     /// threshold `below`; see [`below`].
     #[inline(always)]
     pub fn fill(self, start: usize, below: u32, drawn: &mut [bool]) {
-        let (first, last) = (start as u64 >> 32, (start + drawn.len()) as u64 >> 32);
+        let first = start as u64 >> 32;
+        let last = (start + drawn.len()) as u64 >> 32;
         if first == last {
             // 32 bits per lane fill wide registers.
             let key = self.high(first);
@@ -65,7 +66,9 @@ mod tests {
 
     #[test]
     fn draws_of_sources_and_tensors_are_independent() {
-        let (a, b, c) = (Draws::new(1, "w", "a"), Draws::new(1, "w", "b"), Draws::new(1, "v", "a"));
+        let a = Draws::new(1, "w", "a");
+        let b = Draws::new(1, "w", "b");
+        let c = Draws::new(1, "v", "a");
         for (one, other) in [(a, b), (a, c), (b, c)] {
             let both =
                 (0..100_000).filter(|i| one.at(*i) < 1 << 31 && other.at(*i) < 1 << 31).count();

@@ -176,7 +176,8 @@ impl Gram<'_> {
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 8;
     let mut sums = [0f64; LANES];
-    let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let a = a.as_chunks::<LANES>();
+    let b = b.as_chunks::<LANES>();
     for (a, b) in a.0.iter().zip(b.0) {
         for lane in 0..LANES {
             sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);

@@ -35,13 +35,15 @@ pub fn greedy_soup(
     let mut alone = (0..count).map(|i| Ok((i, score(&[i])?))).collect::<Result<Vec<_>>>()?;
     // Ties stay in load order.
     alone.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    let (mut chosen, mut best) = (Vec::new(), f64::NEG_INFINITY);
+    let mut chosen = Vec::new();
+    let mut best = f64::NEG_INFINITY;
     for (i, own) in alone {
         let mut with: Vec<usize> = chosen.iter().copied().chain([i]).collect();
         with.sort_unstable();
         let reached = if chosen.is_empty() { own } else { score(&with)? };
         if reached >= best {
-            (chosen, best) = (with, reached);
+            chosen = with;
+            best = reached;
         }
     }
     Ok(chosen)

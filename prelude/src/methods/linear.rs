@@ -73,14 +73,12 @@ impl Method for Linear {
     fn check(&self, sources: usize) -> Result<()> {
         parameters::check_weights(&self.weights, sources)?;
         let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
-        match self.normalize && total.abs() < 1e-6 {
-            true => {
-                let text = self.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-                let expected = "weights with a non-zero sum, or normalize=off";
-                Err(Error::bad_value("weight", &text, expected))
-            }
-            false => Ok(()),
+        if self.normalize && total.abs() < 1e-6 {
+            let text = self.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+            let expected = "weights with a non-zero sum, or normalize=off";
+            return Err(Error::bad_value("weight", &text, expected));
         }
+        Ok(())
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {

@@ -70,14 +70,11 @@ impl Method for MultiSlerp {
         parameters::check_weights(&self.weights, sources)?;
         parameters::check("eps", &[self.eps], 1, |x| x > 0.0, "a small number above 0")?;
         let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
-        match self.normalize && total.abs() < 1e-6 {
-            true => Err(Error::bad_value(
-                "weight",
-                "a sum of 0",
-                "weights with a non-zero sum, or normalize_weights=off",
-            )),
-            false => Ok(()),
+        if self.normalize && total.abs() < 1e-6 {
+            let expected = "weights with a non-zero sum, or normalize_weights=off";
+            return Err(Error::bad_value("weight", "a sum of 0", expected));
         }
+        Ok(())
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -92,10 +89,7 @@ impl Method for MultiSlerp {
         let mean = |gram| mean(gram, &weights, self.eps).ok_or_else(opposed);
         let coefficients =
             Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(match tensor.has_base() {
-            true => Combination::from_base(Groups::whole(), &coefficients),
-            false => Combination::of(Groups::whole(), &coefficients),
-        }))
+        Ok(Box::new(Combination::for_tensor(tensor, Groups::whole(), &coefficients)))
     }
 }
 

@@ -74,7 +74,8 @@ struct Near(f32);
 
 impl Blend for Near {
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]) {
-        let (source, base) = (block.source(0), block.base().unwrap_or(block.source(0)));
+        let source = block.source(0);
+        let base = block.base().unwrap_or(block.source(0));
         for (out, (b, a)) in out.iter_mut().zip(source.iter().zip(base)) {
             let w = (self.0 / (a - b).abs().max(1e-6)).clamp(0.0, 1.0);
             *out = w * b + (1.0 - w) * a;

@@ -54,10 +54,14 @@ pub enum Across {
 }
 
 fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
-    let across = match (given.switch("nuslerp_flatten")?, given.switch("nuslerp_row_wise")?) {
-        (true, _) => Across::Whole,
-        (false, false) => Across::Rows,
-        (false, true) => Across::Columns,
+    let flatten = given.switch("nuslerp_flatten")?;
+    let row_wise = given.switch("nuslerp_row_wise")?;
+    let across = if flatten {
+        Across::Whole
+    } else if row_wise {
+        Across::Columns
+    } else {
+        Across::Rows
     };
     Ok(Arc::new(NuSlerp {
         weights: given.numbers("weight")?,
@@ -99,7 +103,8 @@ impl Method for NuSlerp {
             Across::Rows => Groups::rows(shape),
             Across::Columns => Groups::columns(shape),
         };
-        let (first, second) = (parameters::of(&self.weights, 0), parameters::of(&self.weights, 1));
+        let first = parameters::of(&self.weights, 0);
+        let second = parameters::of(&self.weights, 1);
         let sum = first + second;
         let t = if sum.abs() < 1e-6 { 0.5 } else { second / sum };
         let shares = |gram: Gram<'_>| {
@@ -108,10 +113,7 @@ impl Method for NuSlerp {
             if theta.sin().abs() < 1e-8 { line(t).to_vec() } else { arc(t, theta).to_vec() }
         };
         let coefficients: Vec<Vec<f64>> = Grams::new(tensor, groups).iter().map(shares).collect();
-        Ok(Box::new(match tensor.has_base() {
-            true => Combination::from_base(groups, &coefficients),
-            false => Combination::of(groups, &coefficients),
-        }))
+        Ok(Box::new(Combination::for_tensor(tensor, groups, &coefficients)))
     }
 }
 

@@ -131,10 +131,10 @@ impl ParameterValues {
     /// A value that is not a non-negative integer.
     pub fn count(&self, key: &str) -> Result<u64> {
         let number = self.number(key)?;
-        match number >= 0.0 && number.fract() == 0.0 && number <= 9e15 {
-            true => Ok(number as u64),
-            false => Err(Error::bad_value(key, &self.text(key), "an integer of at least 0")),
+        if number >= 0.0 && number.fract() == 0.0 && number <= 9e15 {
+            return Ok(number as u64);
         }
+        Err(Error::bad_value(key, &self.text(key), "an integer of at least 0"))
     }
 
     /// Returns whether `key` is on. As in mergekit, non-zero numbers count as on.
@@ -207,10 +207,10 @@ pub(super) fn check(
             format!("{sources} numbers, one per source, or one for all"),
         ));
     }
-    match values.iter().all(|x| (*x as f32).is_finite() && fits(*x)) {
-        true => Ok(()),
-        false => Err(Error::bad_value(key, &text(), expected)),
+    if !values.iter().all(|x| (*x as f32).is_finite() && fits(*x)) {
+        return Err(Error::bad_value(key, &text(), expected));
     }
+    Ok(())
 }
 
 /// Applies [`check`] to weights, which may be any numbers.

@@ -30,9 +30,8 @@ pub(super) const PLUS: MethodEntry = MethodEntry {
     name: "ramplus_tl",
     about: "the same, with unshared changes amplified if many are shared",
     keys: &[Key::whole("r", "0.1"), Key::whole("alpha", "0.2"), EPSILON],
-    origin: Origin::Always,
-    grid: &[],
     make: plus,
+    ..ENTRY
 };
 
 /// Merges changes, depending on whether sources share them.
@@ -96,7 +95,8 @@ impl Method for Ram {
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let (n, epsilon) = (tensor.sources(), self.epsilon as f32);
+        let n = tensor.sources();
+        let epsilon = self.epsilon as f32;
         let Some((r, alpha)) = self.plus else {
             return Ok(Box::new(Changed { epsilon, scales: vec![1.0; n] }));
         };

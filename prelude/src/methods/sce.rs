@@ -73,30 +73,7 @@ impl Method for Sce {
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let selected = match self.select_topk < 1.0 {
-            true => {
-                let vary = tensor.tally(
-                    || 0,
-                    |count, block| {
-                        block.subtract_base();
-                        *count += variances(block)[..block.length()]
-                            .iter()
-                            .filter(|x| **x != 0.0)
-                            .count();
-                    },
-                    |a, b| *a += b,
-                );
-                let rank = (vary as f64 * self.select_topk) as usize;
-                let keys = |block: &mut Block<'_>| {
-                    block.subtract_base();
-                    let keys = variances(block);
-                    let length = block.length();
-                    block.source_mut(0).copy_from_slice(&keys[..length]);
-                };
-                cuts(tensor, &[Rank { row: 0, rank }], keys)[0]
-            }
-            false => Cut::LAST,
-        };
+        let selected = if self.select_topk < 1.0 { self.select(tensor) } else { Cut::LAST };
         let squares = tensor.chunks(
             || vec![0.0; tensor.sources()],
             |sums: &mut Vec<f64>, block| {
@@ -125,6 +102,29 @@ impl Method for Sce {
         let consensus =
             Consensus { weights, signs: Signs::Elected, weight_order, divisor, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
+    }
+}
+
+impl Sce {
+    /// Returns the cut after the elements that vary most between the sources.
+    fn select(&self, tensor: &Operands) -> Cut {
+        let vary = tensor.tally(
+            || 0,
+            |count, block| {
+                block.subtract_base();
+                let variances = &variances(block)[..block.length()];
+                *count += variances.iter().filter(|x| **x != 0.0).count();
+            },
+            |a, b| *a += b,
+        );
+        let rank = (vary as f64 * self.select_topk) as usize;
+        let keys = |block: &mut Block<'_>| {
+            block.subtract_base();
+            let keys = variances(block);
+            let length = block.length();
+            block.source_mut(0).copy_from_slice(&keys[..length]);
+        };
+        cuts(tensor, &[Rank { row: 0, rank }], keys)[0]
     }
 }
 

@@ -65,14 +65,11 @@ impl Method for Slerp {
     }
 
     fn check(&self, _sources: usize) -> Result<()> {
-        match (self.t as f32).is_finite() {
-            true => Ok(()),
-            false => Err(Error::bad_value(
-                "t",
-                &self.t.to_string(),
-                "a number: 0 for the first source, 1 for the second",
-            )),
+        if !(self.t as f32).is_finite() {
+            let expected = "a number: 0 for the first source, 1 for the second";
+            return Err(Error::bad_value("t", &self.t.to_string(), expected));
         }
+        Ok(())
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -81,9 +78,10 @@ impl Method for Slerp {
             // Norms near 0 are replaced by 1.
             let unit = |norm: f64| if norm > 1e-8 { norm } else { 1.0 };
             let cosine = gram.product(0, 1) / (unit(gram.norm(0)) * unit(gram.norm(1)));
-            match cosine.abs() > PARALLEL {
-                true => line(self.t).to_vec(),
-                false => arc(self.t, cosine.acos()).to_vec(),
+            if cosine.abs() > PARALLEL {
+                line(self.t).to_vec()
+            } else {
+                arc(self.t, cosine.acos()).to_vec()
             }
         });
         Ok(Box::new(Combination::of(Groups::whole(), &coefficients.collect::<Vec<_>>())))

@@ -228,14 +228,16 @@ fn l1_scales(tensor: &Operands, kept: &[Selection]) -> Vec<f32> {
 
 /// Returns DELLA's draws for source `i`, one bit per element. Rows are ranked one by one.
 fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, draws: Draws) -> Vec<u64> {
-    let (columns, elements) = (tensor.columns(), tensor.elements());
+    let columns = tensor.columns();
+    let elements = tensor.elements();
     let last = (columns - 1).max(1) as f64;
     let middle = if columns == 1 { epsilon } else { 0.0 };
     // 64 rows at a time fill whole words.
     let stretch = 64 * columns;
     let words = (0..elements.div_ceil(stretch)).into_par_iter().map(|part| {
         let length = stretch.min(elements - part * stretch);
-        let (mut values, mut bits) = (Vec::with_capacity(length), vec![0u64; length.div_ceil(64)]);
+        let mut values = Vec::with_capacity(length);
+        let mut bits = vec![0u64; length.div_ceil(64)];
         tensor.for_blocks(part * stretch, length, |block| {
             block.subtract_base();
             values.extend(block.source(i).iter().map(|x| x.abs().to_bits()));

@@ -158,42 +158,38 @@ impl Method for TaskVectors {
             }
             Sparsify::Ranked { epsilon, .. } => {
                 parameters::check("epsilon", epsilon, sources, share, "numbers from 0 to 1")?;
-                let probabilities = |i| {
-                    (of(&self.density, i) - of(epsilon, i), of(&self.density, i) + of(epsilon, i))
-                };
-                let fits = |i: usize| {
-                    let (least, most) = probabilities(i);
-                    of(&self.density, i) == 0.0
-                        || of(&self.density, i) >= 1.0
-                        || (least > 0.0 && most < 1.0)
-                };
-                match (0..sources).find(|i| !fits(*i)) {
-                    Some(i) => {
+                for i in 0..sources {
+                    let density = of(&self.density, i);
+                    let epsilon = of(epsilon, i);
+                    let draws = density > 0.0 && density < 1.0;
+                    if draws && (density - epsilon <= 0.0 || density + epsilon >= 1.0) {
                         let expected = "a value for which density - epsilon and density + epsilon are between 0 and 1";
-                        Err(Error::bad_value("epsilon", &of(epsilon, i).to_string(), expected))
+                        return Err(Error::bad_value("epsilon", &epsilon.to_string(), expected));
                     }
-                    None => Ok(()),
                 }
+                Ok(())
             }
             _ => Ok(()),
         }
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
-        let total = (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).sum::<f32>();
+        let weights: Vec<f32> = (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect();
+        let total: f32 = weights.iter().sum();
+        let divisor = if self.normalize && self.signs == Signs::Elected {
+            Divisor::Weights
+        } else if self.normalize && total.abs() >= 1e-8 {
+            Divisor::Constant(total)
+        } else {
+            Divisor::Constant(1.0)
+        };
         Ok(Box::new(Added {
             kept: self.sparsify.kept(tensor, &self.density, self.rescale),
             consensus: Consensus {
-                weights: (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect(),
+                weights,
                 signs: self.signs,
                 weight_order: WeightOrder::BeforeElection,
-                divisor: match (self.normalize, self.signs) {
-                    (false, _) => Divisor::Constant(1.0),
-                    (true, Signs::All) => {
-                        Divisor::Constant(if total.abs() < 1e-8 { 1.0 } else { total })
-                    }
-                    (true, Signs::Elected) => Divisor::Weights,
-                },
+                divisor,
                 lambda: self.lambda as f32,
             },
         }))
@@ -251,7 +247,8 @@ impl Consensus {
     #[inline(always)]
     pub fn add(&self, block: &mut Block<'_>, out: &mut [f32]) {
         let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
-        let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
+        let sums = &mut sums[..out.len()];
+        let divisor = &mut divisor[..out.len()];
         // The factors of a task vector before and after signs are elected.
         let factors = |weight: f32| {
             if self.weight_order == WeightOrder::BeforeElection {

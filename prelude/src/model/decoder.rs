@@ -179,7 +179,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
         interrupt::check()?;
-        let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
+        let norms = self.architecture.norms;
+        let scale = self.architecture.residual_scale;
         let norm = |x: Tensor, name: Option<&str>| match name {
             Some(name) => self.norm(&x, &format!("model.layers.{layer}.{name}")),
             None => Ok(x),
@@ -199,7 +200,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         positions: &Positions,
         cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
-        let (a, attention) = (self.architecture, self.architecture.attention[layer]);
+        let a = self.architecture;
+        let attention = self.architecture.attention[layer];
         let prefix = format!("model.layers.{layer}.self_attn");
         let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
         q = self.with_positions(&q, a.heads, &format!("{prefix}.q_norm"), attention, positions)?;
@@ -231,8 +233,9 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         if !a.fused_qkv {
             return Ok((project("q")?, project("k")?, project("v")?));
         }
-        let (all, queries, keys) =
-            (project("qkv")?, a.heads * a.head_dim, a.key_value_heads * a.head_dim);
+        let all = project("qkv")?;
+        let queries = a.heads * a.head_dim;
+        let keys = a.key_value_heads * a.head_dim;
         let part = |start, width| all.narrow(1, start, width)?.contiguous();
         Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
     }
@@ -260,11 +263,13 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     fn mlp(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
-        let (a, prefix) = (self.architecture, format!("model.layers.{layer}.mlp"));
+        let a = self.architecture;
+        let prefix = format!("model.layers.{layer}.mlp");
         if is_fused(x) && x.track_op() && !a.fused_gate_up && !a.mlp_bias {
             let names = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj.weight"));
             let weight = |name: &String| -> Result<_> {
-                let (weight, gradient) = (self.weights.weight(name)?, self.weights.gradient(name));
+                let weight = self.weights.weight(name)?;
+                let gradient = self.weights.gradient(name);
                 // A gradient accumulated outside the graph needs a separate operation.
                 Ok((if gradient.is_some() { weight.detach() } else { weight }, gradient))
             };
@@ -280,21 +285,19 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         let project = |x: &Tensor, part: &str| {
             self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias)
         };
-        let (gate, up) = match a.fused_gate_up {
-            false => (project(x, "gate")?, project(x, "up")?),
-            true => {
-                let both = project(x, "gate_up")?;
-                let part =
-                    |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
-                (part(0)?, part(1)?)
-            }
+        let (gate, up) = if a.fused_gate_up {
+            let both = project(x, "gate_up")?;
+            let part = |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
+            (part(0)?, part(1)?)
+        } else {
+            (project(x, "gate")?, project(x, "up")?)
         };
         project(&gated(&gate, &up, a.activation)?, "down")
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let (mut weight, offset) =
-            (self.weights.weight(&format!("{name}.weight"))?, self.architecture.norm_offset);
+        let mut weight = self.weights.weight(&format!("{name}.weight"))?;
+        let offset = self.architecture.norm_offset;
         if offset != 0.0 {
             weight = (weight + offset)?;
         }

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn broadcast_columns_are_penalised_like_columns() {
-        let (flat, weights) = (random(&[3, 6], 1), random(&[3, 6], 2).abs().unwrap());
+        let flat = random(&[3, 6], 1);
+        let weights = random(&[3, 6], 2).abs().unwrap();
         let form = flat.reshape((3, 1, 6)).unwrap();
         for penalty in [cosine, l1, l2, |c: &Tensor| overlap(c, None)] {
             assert_eq!(values(&penalty(&flat).unwrap()), values(&penalty(&form).unwrap()));

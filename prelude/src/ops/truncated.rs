@@ -5,7 +5,8 @@
 //! 4.4 and 5.1) with more vectors than requested; a matrix whose shorter side has no more vectors
 //! than that is decomposed exactly. `D` is read a block of rows at a time, and held only if it is
 //! small. The start is seeded, and the result does not depend on the number of threads. Singular
-//! values below about `1e-6` of the largest are lost in its f32 precision.
+//! values below about `1e-6` of the largest are lost in its f32 precision. (`factor.rs` finds the
+//! singular space exactly, in f64, which takes far longer than the least loss of a change needs.)
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{RngCore, SeedableRng};

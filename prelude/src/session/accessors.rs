@@ -32,17 +32,20 @@ pub struct SessionStatus {
 }
 
 impl Dam {
-    /// Returns the report of `wrap`.
+    /// Returns the report of `wrap`, with a forecast of the resources that training needs now.
     pub fn report(&self) -> WrapReport {
         let session = self.session();
-        let (wrap, mut notes) = (&session.merge.wrap, Vec::from_iter(session.start.clone()));
-        let (scheme, options) = (wrap.scheme.name(), &wrap.options);
+        let wrap = &session.merge.wrap;
+        let mut notes = Vec::from_iter(session.start.clone());
+        let scheme = wrap.scheme.name();
+        let options = &wrap.options;
         let is_columns = scheme == COLUMNS;
         if !is_columns {
             notes.push(format!("scheme: {}", wrap.title()));
         }
         if options.f != Nonlinearity::None {
-            let (what, f) = (if is_columns { "columns" } else { "weights" }, options.f.name());
+            let what = if is_columns { "columns" } else { "weights" };
+            let f = options.f.name();
             notes.push(format!(
                 "{what} are scaled by {f}(c), so the merge does not start at the average"
             ));
@@ -60,7 +63,7 @@ impl Dam {
             coefficients: session.merge.parameters(false),
             trainable: session.merge.parameters(true),
             parameters: session.sources[0].parameters(),
-            forecast: session.forecast.clone(),
+            forecast: session.forecast(),
             notes,
         }
     }
@@ -276,7 +279,7 @@ impl Dam {
     /// As for `save`; [`Error::Exists`] if the path exists.
     pub fn save_new(&self, file: impl AsRef<Path>) -> Result<Written> {
         self.session().models.check_files_unchanged()?;
-        new_file(file.as_ref(), &self.serialized()?)
+        new_file(file.as_ref(), &self.state_to_save()?.bytes()?)
     }
 
     /// Shows the report of `wrap` as the result of an evcxr cell.

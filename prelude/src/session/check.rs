@@ -48,7 +48,8 @@ mod tests {
     fn total(dam: &Dam, which: usize, position: usize, h: f32) -> f64 {
         let mut session = dam.session();
         let variable = &session.merge.variables[which].value;
-        let (before, shape) = (variable.as_tensor().copy().unwrap(), variable.dims().to_vec());
+        let before = variable.as_tensor().copy().unwrap();
+        let shape = variable.dims().to_vec();
         let mut values: Vec<f32> = before.flatten_all().unwrap().to_vec1().unwrap();
         values[position] += h;
         variable.set(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap();
@@ -62,7 +63,8 @@ mod tests {
     #[test]
     fn the_gradient_of_a_step_passes_finite_differences() {
         let mut models = load(["builtin:japanese", "builtin:math"]).unwrap();
-        (models.settings.weights.cosine, models.settings.weights.l2) = (0.1, 1e-3);
+        models.settings.weights.cosine = 0.1;
+        models.settings.weights.l2 = 1e-3;
         for (name, f) in [
             ("columns", Nonlinearity::Tanh),
             ("softmax", Nonlinearity::None),

@@ -183,7 +183,8 @@ impl Models {
         // Not the latest merge: it is dropped after scoring.
         let dam = Dam::new(self.clone(), Columns::default().into())?;
         dam.train_with(options.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
-        let (chosen, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
+        let chosen = format!("{} steps", dam.steps());
+        let tokens = dam.tokens();
         Ok(((dam, chosen), tokens))
     }
 }

@@ -30,7 +30,8 @@ impl Dam {
     /// # Errors
     /// The merges have neither tensors nor scores to compare, or the data is invalid.
     pub fn diff(&self, other: &Dam) -> Result<Difference> {
-        let (mine, theirs) = (self.all_coefficients()?, other.all_coefficients()?);
+        let mine = self.all_coefficients()?;
+        let theirs = other.all_coefficients()?;
         let mut tensors = Vec::new();
         for (name, (sources, values)) in &mine {
             let Some((_, others)) =

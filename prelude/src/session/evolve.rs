@@ -169,7 +169,9 @@ impl Models {
         let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
         let first = if trial.loss.is_finite() { trial.loss } else { WORST };
         let mut stopped = watch(&EvolveProgress { number: 1, loss: first, best: first }).is_break();
-        let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
+        let mut tried = 1;
+        let mut tokens = trial.tokens;
+        let mut best = (first, recipe, merged);
         let evaluate = |x: &DVector<f64>| {
             if stopped {
                 return WORST;
@@ -207,14 +209,13 @@ impl Models {
         let mut state = options.build(evaluate).map_err(invalid)?;
         while state.function_evals() + 1 < search.budget && state.next().is_none() {}
         drop(state);
-        let (method, dimensions) = (space.method.name.into(), start.len());
         let report = EvolveReport {
-            method,
+            method: space.method.name.into(),
             tried,
             tokens,
             first,
             best: best.0,
-            dimensions,
+            dimensions: start.len(),
             stopped: tried < search.budget,
         };
         Ok(Evolved { merged: best.2, recipe: best.1, report })
@@ -260,20 +261,17 @@ impl<'a> SearchSpace<'a> {
 
     /// Maps a search variable to a density.
     fn density(&self, x: f64) -> f64 {
-        // With the default epsilon of 0.15, only these densities are valid.
-        match self.has_epsilon {
-            true if x < 0.925 => x.clamp(0.16, 0.84),
-            true => 1.0,
-            false => x.clamp(0.01, 1.0),
+        if !self.has_epsilon {
+            return x.clamp(0.01, 1.0);
         }
+        // With the default epsilon of 0.15, only these densities are valid.
+        if x < 0.925 { x.clamp(0.16, 0.84) } else { 1.0 }
     }
 
     /// Returns the recipe of a candidate.
     fn recipe(&self, x: &[f64]) -> String {
-        let (mut text, count) = (
-            format!("merge_method: {}\n", self.method.name),
-            self.groups.len() * self.sources.len(),
-        );
+        let mut text = format!("merge_method: {}\n", self.method.name);
+        let count = self.groups.len() * self.sources.len();
         // A name may contain characters special in YAML; JSON strings are valid YAML.
         let quoted = |name: &str| serde_json::Value::from(name).to_string();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or(());

@@ -191,7 +191,8 @@ impl<'a> Scorer<'a> {
         prompt: &PromptTokens<'a>,
         answer: &[u32],
     ) -> Result<Vec<Option<f64>>> {
-        let (ids, first) = ([&prompt.ids, answer].concat(), prompt.ids.len());
+        let ids = [&prompt.ids, answer].concat();
+        let first = prompt.ids.len();
         match speaker.source {
             Some(source) => {
                 let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
@@ -239,7 +240,8 @@ impl<'a> Scorer<'a> {
         text: &str,
         limit: usize,
     ) -> Result<Answers> {
-        let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
+        let prompt = self.prompt(text, limit)?;
+        let speakers = self.speakers(name)?;
         let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&decoded);
         let row = |(speaker, decoded): (&Speaker<'_>, StreamDecoder<'_>)| {
@@ -256,7 +258,8 @@ impl<'a> Scorer<'a> {
         text: &str,
         limit: usize,
     ) -> Result<AskReport> {
-        let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
+        let prompt = self.prompt(text, limit)?;
+        let speakers = self.speakers(name)?;
         let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&decoded);
         let answer = decoded.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
@@ -443,9 +446,10 @@ mod tests {
             .wrap(Columns::default())
             .unwrap();
         let session = dam.session();
-        let (scorer, weights) = (session.scorer(), session.merge.as_weights(session.dtype));
-        let (prompt, speakers) =
-            (scorer.prompt("What is 12 plus 7?", 6).unwrap(), scorer.speakers(MERGED).unwrap());
+        let scorer = session.scorer();
+        let weights = session.merge.as_weights(session.dtype);
+        let prompt = scorer.prompt("What is 12 plus 7?", 6).unwrap();
+        let speakers = scorer.speakers(MERGED).unwrap();
         let answers = |at_once: usize| {
             let decoded = scorer.answer(&weights, &speakers, &prompt, at_once).unwrap();
             decoded.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()

@@ -60,11 +60,9 @@ impl Output<'_> {
         };
         let mut all = Vec::with_capacity(tensors.len());
         for entry in tensors {
-            let (mapping, shape, data) = (
-                keys.map_tensor(&entry.name)?,
-                entry.shape.clone(),
-                TensorData::Merged(&entry.name),
-            );
+            let mapping = keys.map_tensor(&entry.name)?;
+            let shape = entry.shape.clone();
+            let data = TensorData::Merged(&entry.name);
             all.push(GgufTensor {
                 mapping,
                 encoding: encoding(&shape, wanted(entry)),

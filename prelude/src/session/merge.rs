@@ -108,10 +108,7 @@ impl Models {
             parts: Vec::new(),
         };
         let merged = runner.make(last)?;
-        Ok(match runner.parts.is_empty() {
-            true => merged,
-            false => merged.with_parts(runner.parts),
-        })
+        Ok(if runner.parts.is_empty() { merged } else { merged.with_parts(runner.parts) })
     }
 
     /// Plans the merge of the sources by `method`, with the same parameters for all tensors.
@@ -123,7 +120,8 @@ impl Models {
             .filter(|s| with_base || Some(s.name()) != self.base_name())
             .cloned()
             .collect();
-        let (least, most) = (*method.counts().start(), *method.counts().end());
+        let least = *method.counts().start();
+        let most = *method.counts().end();
         if sources.is_empty() || sources.len() < least && least == 2 && most > 2 {
             return Err(self.too_few(sources.len(), with_base));
         }
@@ -233,9 +231,10 @@ impl RecipeRunner<'_> {
                 _ => self.open(&self.spec(recipe.file(), name), name, &models)?,
             };
             opened.push((name.to_owned(), source.name().to_owned()));
-            match recipe.is_whole() {
-                true => models.add(source)?,
-                false => models.add_to_stack(source)?,
+            if recipe.is_whole() {
+                models.add(source)?;
+            } else {
+                models.add_to_stack(source)?;
             }
         }
         // Sources as renumbered among each other.
@@ -294,8 +293,8 @@ fn model_spec(recipe: &Path, name: &str) -> String {
         }
         if Path::new(revised).exists() { revised.to_owned() } else { part.to_owned() }
     };
-    match directory.join(name).exists() {
-        true => place(name),
-        false => name.split('+').map(place).collect::<Vec<_>>().join("+"),
+    if directory.join(name).exists() {
+        return place(name);
     }
+    name.split('+').map(place).collect::<Vec<_>>().join("+")
 }

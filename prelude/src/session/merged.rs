@@ -238,8 +238,10 @@ impl Merged {
 fn distances(planned: &Planned) -> Result<TensorDistances> {
     /// Elements compared per task; the sums are added in order.
     const CHUNK: usize = 1 << 16;
-    let (operands, prepared) = (&planned.operands, planned.prepare()?);
-    let (n, elements) = (operands.sources(), operands.elements());
+    let operands = &planned.operands;
+    let prepared = planned.prepare()?;
+    let n = operands.sources();
+    let elements = operands.elements();
     // For each source: the squares of M, of W and of M - W, and <M, W>.
     let sums = (0..elements.div_ceil(CHUNK)).into_par_iter().map(|i| {
         let mut sums = vec![[0f64; 4]; n];

@@ -20,6 +20,7 @@ mod compare;
 mod diff;
 mod distances;
 mod evolve;
+mod forecast;
 mod generate;
 mod gguf;
 mod inspect;
@@ -65,11 +66,11 @@ use self::progress::Task;
 use self::score::Scorer;
 use self::terms::RecomputePlan;
 use crate::checkpoint::{Kind, Source, Written};
-use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
+use crate::coefficients::{Merge, MergedTensor, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, Gradients, History, Moments, Teachers, Update, keep_memory};
+use crate::train::{Gradients, History, Moments, Teachers, Update};
 
 /// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]
@@ -86,8 +87,6 @@ struct Session {
     moments: Vec<Moments>,
     /// Weights of the weighted overlap, computed when the term is first switched on.
     angles: Vec<Tensor>,
-    /// The resource forecast made by `wrap`.
-    forecast: Forecast,
     /// Whether to recompute layers, decided for batches up to a number of tokens.
     plan: Option<RecomputePlan>,
     step: usize,
@@ -133,38 +132,40 @@ impl Session {
 
         // 3. Every trainable variable must have a gradient.
         self.check_gradients(&gradients, distils)?;
-        let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
-            let found = gradients.by_variable.get(&i).filter(|_| variable.trains);
-            Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
-        };
-        let gradients =
-            self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
-        Ok((terms, gradients))
+        let mut flat = FlatGradients::new();
+        for (i, variable) in self.merge.variables.iter().enumerate() {
+            flat.push(match gradients.by_variable.get(&i) {
+                Some(gradient) if variable.trains => Some(gradient.flatten_all()?.to_vec1()?),
+                _ => None,
+            });
+        }
+        Ok((terms, flat))
     }
 
     /// Returns an error for the first trainable variable without a gradient. With `distils`, also
     /// for a variable of a tensor that the gradient of the data did not reach.
     fn check_gradients(&self, gradients: &Gradients, distils: bool) -> Result<()> {
-        let missed = |tensor: &&MergedTensor| {
-            tensor.trains && distils && !gradients.tensors.contains(&tensor.spec.name)
-        };
-        let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
-        let mut without =
-            self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(
-                |(i, variable)| {
-                    let tensor =
-                        missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
-                    tensor
-                        .or((!gradients.by_variable.contains_key(&i)).then_some(&variable.tensor))
-                        .map(|tensor| (variable, tensor))
-                },
-            );
-        match without.next() {
-            None => Ok(()),
-            Some((variable, tensor)) => {
-                let (parameter, tensor) = (variable.key.clone(), tensor.clone());
-                Err(Error::NoGradient { parameter, tensor, count: 1 + without.count() })
+        let mut missed: Vec<&MergedTensor> = Vec::new();
+        if distils {
+            let trained = self.merge.tensors.iter().filter(|tensor| tensor.trains);
+            missed.extend(trained.filter(|t| !gradients.tensors.contains(&t.spec.name)));
+        }
+        // The key of each variable without a gradient, and a tensor that uses it.
+        let mut without: Vec<(&String, &String)> = Vec::new();
+        for (i, variable) in self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains) {
+            if let Some(tensor) = missed.iter().find(|tensor| tensor.variables.contains(&i)) {
+                without.push((&variable.key, &tensor.spec.name));
+            } else if !gradients.by_variable.contains_key(&i) {
+                without.push((&variable.key, &variable.tensor));
             }
+        }
+        match without.first().copied() {
+            None => Ok(()),
+            Some((parameter, tensor)) => Err(Error::NoGradient {
+                parameter: parameter.clone(),
+                tensor: tensor.clone(),
+                count: without.len(),
+            }),
         }
     }
 
@@ -274,7 +275,6 @@ impl Dam {
     /// Creates the merge of `models` with its initial coefficients.
     pub(crate) fn new(models: Models, wrap: Wrap) -> Result<Self> {
         models.settings.check()?;
-        keep_memory();
         let Wrap { scheme, options } = &wrap;
         if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
@@ -282,9 +282,7 @@ impl Dam {
         let (device, dtype) = models.settings.device_and_dtype()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
-        let mut forecast = Forecast::new(&models.workload(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
-        forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
         let session = Session {
             models,
@@ -294,7 +292,6 @@ impl Dam {
             teachers: Teachers::default(),
             moments,
             angles: Vec::new(),
-            forecast,
             plan: None,
             step: 0,
             drawn: 0,
@@ -380,8 +377,10 @@ impl Dam {
         steps: usize,
         mut after: impl FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<TrainReport> {
-        let (start, mut history, mut stopped, mut lr) =
-            (Instant::now(), History::default(), false, 0.0);
+        let start = Instant::now();
+        let mut history = History::default();
+        let mut stopped = false;
+        let mut lr = 0.0;
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = match self.step() {
@@ -405,17 +404,14 @@ impl Dam {
             }
         }
         let losses: Vec<f64> = history.total.iter().map(|(_, loss)| *loss).collect();
-        let (first, last) =
-            (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
         drop(task);
-        let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport {
             steps: losses.len(),
             reached: self.steps(),
-            first,
-            last,
+            first: losses.first().copied().unwrap_or(0.0),
+            last: losses.last().copied().unwrap_or(0.0),
             lr,
-            seconds,
+            seconds: start.elapsed().as_secs_f64(),
             stopped,
             losses,
             terms: history.terms,
@@ -454,11 +450,11 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> 
     if threads == 0 {
         return f();
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let unfit = |e: rayon::ThreadPoolBuildError| {
-        Error::bad_value("threads", &threads.to_string(), e.to_string())
-    };
-    pool.map_err(unfit)?.install(f)
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Error::bad_value("threads", &threads.to_string(), e.to_string()))?;
+    pool.install(f)
 }
 
 #[cfg(test)]
@@ -477,8 +473,8 @@ mod tests {
         {
             let mut session = dam.session();
             let mut more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
-            let (mut unused, mut variable) =
-                (more.tensors.pop().unwrap(), more.variables.pop().unwrap());
+            let mut unused = more.tensors.pop().unwrap();
+            let mut variable = more.variables.pop().unwrap();
             unused.spec.name = "model.unused.weight".into();
             variable.key = "unused".into();
             unused.variables = vec![session.merge.variables.len()];

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::checkpoint::{BASE, BUILTIN_PREFIX, ConfigDifference, Source, with_shared_numbering};
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, with_shared_numbering};
 use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
-use crate::train::{Settings, Workload};
+use crate::train::Settings;
 
 use super::Dam;
 
@@ -80,10 +80,9 @@ impl Models {
                 hint,
             });
         }
-        let (name, builtin) = (
-            name.to_owned(),
-            source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned),
-        );
+        let builtin =
+            source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned);
+        let name = name.to_owned();
         let mut models = self.clone();
         models.sources.push(source);
         models.sources = with_shared_numbering(&models.sources)?;
@@ -242,73 +241,20 @@ impl Models {
         self.merged(with_base || scheme.needs_base())
     }
 
-    /// Returns the work of one step that merges `sources`.
-    pub(super) fn workload(&self, sources: &[Source]) -> Result<Workload> {
-        // The assumed length of an example, in tokens, for a source without data.
-        const ASSUMED: usize = 512;
-        let Settings { max_length, batch_size, .. } = self.settings;
-        let architecture = sources[0].architecture()?.clone();
-        let (mut usual, mut most, mut all, mut has_data) = (0, 0, 0, true);
-        for source in sources {
-            let lengths = self
-                .data
-                .get(source.name())
-                .map(|d| d.examples.iter().map(|e| e.ids.len().min(max_length)));
-            let Some(lengths) = lengths else {
-                has_data &= source.name() == BASE;
-                let tokens =
-                    if source.name() == BASE { 0 } else { ASSUMED.min(max_length) * batch_size };
-                (usual, most) = (usual + tokens, most + tokens);
-                continue;
-            };
-            let (count, sum) = (lengths.len(), lengths.clone().sum::<usize>());
-            usual += sum * batch_size / count.max(1);
-            most += lengths.max().unwrap_or(0) * batch_size;
-            all += sum;
-        }
-        Ok(Workload {
-            sources: sources.len(),
-            source_bytes: sources.iter().map(|s| s.bytes() as u64).sum(),
-            tokens: (usual, most),
-            has_data,
-            all_tokens: all,
-            baked_bytes: (sources[0].parameters() * sources[0].dtype().size_in_bytes()) as u64,
-            architecture,
-        })
-    }
-
     /// Creates the merge of these sources with its initial coefficients, by
     /// [`Columns`](crate::Columns), another built-in scheme, or your own.
     ///
     /// # Errors
-    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, or an
-    /// unavailable device.
+    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, an
+    /// unavailable device, or too little memory to train.
     pub fn wrap(&self, scheme: impl Into<Wrap>) -> Result<Dam> {
-        Ok(Dam::new(self.clone(), scheme.into())?.into_latest())
+        let dam = Dam::new(self.clone(), scheme.into())?;
+        dam.session().check_memory()?;
+        Ok(dam.into_latest())
     }
 
     /// Returns the table of sources.
     pub fn report(&self) -> Sources {
-        // Differences between this source's configuration and the one that a static merge would
-        // use.
-        let first = self.base().or(self.sources.first());
-        let config_notes = |s: &Source| -> Vec<String> {
-            let first = first.filter(|first| first.name() != s.name());
-            let differences = first
-                .map(|first| first.config_differences(s).unwrap_or_default())
-                .unwrap_or_default();
-            let name = first.map_or("", Source::name);
-            let one = |d: &ConfigDifference| {
-                format!("{} is {}, but {} in {name}", d.key, d.values[1], d.values[0])
-            };
-            match differences.is_empty() {
-                true => Vec::new(),
-                false => vec![format!(
-                    "{}: a static merge uses the configuration of its base or first source; training needs equal configurations",
-                    differences.iter().map(one).collect::<Vec<_>>().join("; ")
-                )],
-            }
-        };
         let report = |s: &Source| SourceReport {
             name: s.name().into(),
             path: s.path().into(),
@@ -328,13 +274,36 @@ impl Models {
                     .map(|b| format!("{b} are merged but not trained"))
                     .into_iter()
                     .collect(),
-                config_notes(s),
+                self.config_note(s).into_iter().collect(),
             ]
             .concat(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.missing_tokens.clone()).unwrap_or_default(),
         };
         Sources(self.sources.iter().map(report).collect())
+    }
+
+    /// Returns a note on how the configuration of `source` differs from the one that a static merge
+    /// would use, if it does.
+    fn config_note(&self, source: &Source) -> Option<String> {
+        let first = self.base().or(self.sources.first())?;
+        if first.name() == source.name() {
+            return None;
+        }
+        let differences: Vec<String> = first
+            .config_differences(source)
+            .unwrap_or_default()
+            .iter()
+            .map(|d| {
+                format!("{} is {}, but {} in {}", d.key, d.values[1], d.values[0], first.name())
+            })
+            .collect();
+        (!differences.is_empty()).then(|| {
+            format!(
+                "{}: a static merge uses the configuration of its base or first source; training needs equal configurations",
+                differences.join("; ")
+            )
+        })
     }
 
     /// Shows the table as the result of an evcxr cell.

@@ -20,7 +20,8 @@ fn parse(what: &str) -> Result<(&'static str, &str)> {
     let what = what.trim();
     let (word, rest) = what.split_once(char::is_whitespace).unwrap_or((what, ""));
     let found = FIGURES.into_iter().find(|known| *known == word);
-    let (word, rest) = (found.ok_or_else(|| Error::unknown("figure", word, FIGURES))?, rest.trim());
+    let word = found.ok_or_else(|| Error::unknown("figure", word, FIGURES))?;
+    let rest = rest.trim();
     if !rest.is_empty() && !["coefficients", "histogram"].contains(&word) {
         return Err(Error::bad_value(
             &format!("plot {word}"),
@@ -217,16 +218,21 @@ impl Session {
     /// Plots the distribution of the coefficients of `tensors`, one series per source. Tensors are
     /// read one by one.
     fn histogram(&self, tensors: Vec<&MergedTensor>, of: &str) -> Result<Figure> {
-        let (mut low, mut high, mut count) = (f64::INFINITY, f64::NEG_INFINITY, 0);
+        let mut low = f64::INFINITY;
+        let mut high = f64::NEG_INFINITY;
+        let mut count = 0;
         for tensor in &tensors {
             for c in self.values(tensor)?.iter().flatten().filter(|c| c.is_finite()) {
-                (low, high, count) = (low.min(*c), high.max(*c), count + 1);
+                low = low.min(*c);
+                high = high.max(*c);
+                count += 1;
             }
         }
         // Few values get few bins, to limit noise.
         let bins = ((count as f64 / self.sources.len() as f64).sqrt() as usize).clamp(8, 40);
         if high - low < 1e-9 {
-            (low, high) = (low - 0.5, high + 0.5);
+            low -= 0.5;
+            high += 0.5;
         }
         let mut counts = vec![vec![0u64; bins]; self.sources.len()];
         for tensor in &tensors {
@@ -276,7 +282,8 @@ fn closeness(distances: &Distances) -> Figure {
         for (source, distance) in &tensor.sources {
             let at = sources.iter().position(|known| known == source);
             if let Some((sum, count)) = at.and_then(|i| sums.get_mut(i)) {
-                (*sum, *count) = (*sum + distance.relative, *count + 1);
+                *sum += distance.relative;
+                *count += 1;
             }
         }
     }

@@ -59,20 +59,17 @@ pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     let watcher: Watcher = Arc::new(watcher);
     let bytes = watcher.clone();
     work::watch(move |amount| {
-        // Only the start of a task has `done` 0.
-        let done = if amount.is_first { 0 } else { amount.done.max(1) as usize };
-        let (total, message) = (amount.total.map(|total| total as usize), amount.what);
-        let (task, counts, finished) = (amount.task, Counts::Bytes, amount.is_last);
         bytes(&Progress {
-            task,
-            done,
-            counts,
-            total,
-            message,
+            task: amount.task,
+            // Only the start of a task has `done` 0.
+            done: if amount.is_first { 0 } else { amount.done.max(1) as usize },
+            counts: Counts::Bytes,
+            total: amount.total.map(|total| total as usize),
+            message: amount.what,
             loss: None,
             step: None,
             dam: None,
-            finished,
+            finished: amount.is_last,
         });
     });
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(watcher);

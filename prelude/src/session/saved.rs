@@ -171,12 +171,13 @@ impl Saved {
                 return Err(format!("`{name}` is not f32"));
             }
             let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            match values.iter().any(|x| !x.is_finite()) {
-                true => Err(format!("`{name}` is not finite")),
-                false => Ok(values),
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(format!("`{name}` is not finite"));
             }
+            Ok(values)
         };
-        let (mut values, mut moments) = (Vec::new(), Vec::new());
+        let mut values = Vec::new();
+        let mut moments = Vec::new();
         for Variable { key, value, .. } in variables {
             let c = read(format!("c.{key}"))?;
             let found = Moments { m: read(format!("m.{key}"))?, v: read(format!("v.{key}"))? };
@@ -210,12 +211,63 @@ impl Session {
         if file.exists() && !map(file).is_ok_and(|bytes| session_text(&bytes).is_ok()) {
             return Err(Error::NotReplaced { path: file.into(), what: "a session" });
         }
-        replace_file(file, &self.serialized(&self.snapshot()?)?)
+        replace_file(file, &self.state_to_save(&self.snapshot()?)?.bytes()?)
     }
 
-    /// Returns the session file for the state at `snapshot`.
-    pub(super) fn serialized(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
-        let (models, content) = (&snapshot.models, snapshot.content(self)?);
+    /// Returns the state at `snapshot` as it is saved.
+    pub(super) fn state_to_save(&self, snapshot: &Snapshot) -> Result<StateToSave> {
+        let variables = self.merge.variables.iter();
+        Ok(StateToSave {
+            snapshot: snapshot.clone(),
+            content: snapshot.content(self)?,
+            variables: variables.map(|v| (v.key.clone(), v.value.dims().to_vec())).collect(),
+        })
+    }
+}
+
+/// A state of a session, apart from the session: another thread can write it while training goes on.
+pub(crate) struct StateToSave {
+    snapshot: Snapshot,
+    content: Arc<SnapshotContent>,
+    /// The key and shape of every variable of the merge.
+    variables: Vec<(String, Vec<usize>)>,
+}
+
+impl StateToSave {
+    /// Returns the contents of the session file.
+    ///
+    /// # Errors
+    /// A source's weights cannot be read.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
+        let text = serde_json::to_string(&self.saved()?).map_err(|e| invalid(e.to_string()))?;
+        let mut tensors = Vec::new();
+        for (((key, shape), values), moments) in
+            self.variables.iter().zip(&self.content.values).zip(&self.content.moments)
+        {
+            tensors.push((format!("c.{key}"), shape.clone(), le(values)));
+            for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
+                tensors.push((format!("{kind}.{key}"), vec![values.len()], le(values)));
+            }
+        }
+        let sum = checksum(
+            &text,
+            tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())),
+        );
+        let metadata = HashMap::from([(KEY.to_owned(), sealed(&text, &sum))]);
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+        });
+        views
+            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+            .and_then(|views| safetensors::serialize(views, Some(metadata)))
+            .map_err(|e| invalid(e.to_string()))
+    }
+
+    /// Returns the JSON part.
+    fn saved(&self) -> Result<Saved> {
+        let Self { snapshot, content, .. } = self;
+        let (scheme, settings, options) = &snapshot.wrap;
         let source = |s: &Source| -> Result<SavedSource> {
             Ok(SavedSource {
                 name: s.name().into(),
@@ -225,55 +277,26 @@ impl Session {
         };
         let data =
             |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
-        let saved = Saved {
+        let models = &snapshot.models;
+        Ok(Saved {
             version: VERSION,
             sources: models.sources.iter().map(source).collect::<Result<_>>()?,
             data: models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
             settings: models.settings.clone(),
             scheme: SavedScheme {
-                name: self.merge.wrap.scheme.name(),
-                settings: self
-                    .merge
-                    .wrap
-                    .scheme
-                    .settings()
-                    .into_iter()
-                    .map(|(k, v)| (k.to_owned(), v))
+                name: scheme.clone(),
+                settings: settings
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), value.clone()))
                     .collect(),
             },
-            options: self.merge.wrap.options.clone(),
+            options: options.clone(),
             step: snapshot.step,
             drawn: content.drawn,
             losses: content.history.total.iter().map(|(_, loss)| *loss).collect(),
             terms: content.history.terms.clone(),
             scores: snapshot.scores.clone(),
-        };
-        let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
-        let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
-        let mut tensors = Vec::new();
-        for ((variable, values), moments) in
-            self.merge.variables.iter().zip(&content.values).zip(&content.moments)
-        {
-            let (key, shape) = (&variable.key, variable.value.dims().to_vec());
-            tensors.push((format!("c.{key}"), shape, le(values)));
-            for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
-                tensors.push((format!("{kind}.{key}"), vec![values.len()], le(values)));
-            }
-        }
-        let views = tensors
-            .iter()
-            .map(|(name, shape, bytes)| {
-                Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
-            })
-            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
-        let sum = checksum(
-            &text,
-            tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())),
-        );
-        let metadata = Some(HashMap::from([(KEY.to_owned(), sealed(&text, &sum))]));
-        views
-            .and_then(|views| safetensors::serialize(views, metadata))
-            .map_err(|e| invalid(e.to_string()))
+        })
     }
 }
 
@@ -317,13 +340,13 @@ impl Dam {
     /// # Errors
     /// As for `open`; the session has a scheme of another name or other parameters.
     pub fn open_with(file: impl AsRef<Path>, scheme: impl Scheme + 'static) -> Result<Self> {
-        Self::opened(file.as_ref(), |saved| match saved.scheme.name == scheme.name() {
-            true => Ok(Arc::new(scheme)),
-            false => {
+        Self::opened(file.as_ref(), |saved| {
+            if saved.scheme.name != scheme.name() {
                 let reason =
                     format!("its scheme is `{}`, not `{}`", saved.scheme.name, scheme.name());
-                Err(Error::SessionFile { file: file.as_ref().into(), reason })
+                return Err(Error::SessionFile { file: file.as_ref().into(), reason });
             }
+            Ok(Arc::new(scheme))
         })
     }
 
@@ -374,9 +397,11 @@ impl Dam {
                     &Device::Cpu,
                 )?)?;
             }
-            (session.step, session.drawn, session.scores) =
-                (saved.step, content.drawn, saved.scores);
-            (session.moments, session.history) = (content.moments, content.history);
+            session.step = saved.step;
+            session.drawn = content.drawn;
+            session.scores = saved.scores;
+            session.moments = content.moments;
+            session.history = content.history;
         }
         Ok(dam.into_latest())
     }

@@ -130,20 +130,18 @@ fn licence_name(name: &str, source: &str) -> String {
 
 /// Returns as many of `files` as the limits allow; config.json is always included.
 fn within_limits<'a>(files: Vec<SideFile<'a>>, left_out: &mut Vec<String>) -> Vec<SideFile<'a>> {
-    let (mut count, mut bytes) = (0, 0);
-    let fits = |file: &SideFile<'a>| {
-        let fits = count < MAX_SIDE_FILES && bytes + file.size <= MAX_SIDE_BYTES;
-        (count, bytes) = if fits { (count + 1, bytes + file.size) } else { (count, bytes) };
-        if !fits {
-            left_out.push(format!(
-                "{} of {} (too many files or bytes)",
-                file.own,
-                file.source.name()
-            ));
+    let mut kept = Vec::new();
+    let mut bytes = 0;
+    for file in files {
+        if kept.len() < MAX_SIDE_FILES && bytes + file.size <= MAX_SIDE_BYTES {
+            bytes += file.size;
+            kept.push(file);
+        } else {
+            let source = file.source.name();
+            left_out.push(format!("{} of {source} (too many files or bytes)", file.own));
         }
-        fits
-    };
-    files.into_iter().filter(fits).collect()
+    }
+    kept
 }
 
 #[cfg(test)]

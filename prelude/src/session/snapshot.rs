@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::{Dam, Models, Session, saved};
+use super::saved::{self, StateToSave};
+use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, replace_file};
 use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ pub struct Snapshot {
     pub(super) models: Models,
     /// The scheme by name and settings, and its options. A snapshot cannot be restored into another
     /// merge.
-    wrap: Identity,
+    pub(super) wrap: Identity,
     pub(super) step: usize,
     loss: Option<f64>,
     pub(super) scores: Option<Scores>,
@@ -132,7 +133,8 @@ impl Session {
             .iter()
             .map(|v| Ok(v.value.flatten_all()?.to_vec1()?))
             .collect::<Result<_>>()?;
-        let (moments, history) = (self.moments.clone(), self.history.clone());
+        let moments = self.moments.clone();
+        let history = self.history.clone();
         let content = SnapshotContent { values, moments, drawn: self.drawn, history };
         Ok(Snapshot {
             models: self.models.clone(),
@@ -151,7 +153,8 @@ impl Snapshot {
     fn difference(&self, session: &Session) -> Option<String> {
         let (name, settings, options) = &self.wrap;
         let (other_name, other_settings, other_options) = identity(&session.merge.wrap);
-        let (a, b) = (&self.models.sources, &session.models.sources);
+        let a = &self.models.sources;
+        let b = &session.models.sources;
         let same = |(a, b): (&Source, &Source)| a.name() == b.name() && a.spec() == b.spec();
         if a.len() != b.len() || !a.iter().zip(b).all(same) {
             return Some("it has other sources".into());
@@ -224,8 +227,9 @@ impl Dam {
         }
         session.models.data = snapshot.models.data.clone();
         session.moments = content.moments.clone();
-        (session.step, session.drawn, session.state) =
-            (snapshot.step, content.drawn, snapshot.state);
+        session.step = snapshot.step;
+        session.drawn = content.drawn;
+        session.state = snapshot.state;
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
         Ok(())
@@ -236,17 +240,17 @@ impl Dam {
     /// # Errors
     /// As for [`Dam::save`].
     pub(crate) fn save_at(&self, snapshot: &Snapshot, file: &Path) -> Result<()> {
-        let session = self.session();
-        replace_file(file, &session.serialized(snapshot)?).map(drop)
+        let state = self.session().state_to_save(snapshot)?;
+        replace_file(file, &state.bytes()?).map(drop)
     }
 
-    /// Returns what [`Dam::save`] would write now, for a thread that writes it during training.
+    /// Returns the state that [`Dam::save`] would write now.
     ///
     /// # Errors
-    /// A source's weights cannot be read.
-    pub(crate) fn serialized(&self) -> Result<Vec<u8>> {
+    /// As for [`Dam::snapshot`].
+    pub(crate) fn state_to_save(&self) -> Result<StateToSave> {
         let session = self.session();
-        session.serialized(&session.snapshot()?)
+        session.state_to_save(&session.snapshot()?)
     }
 
     /// Returns an independent session at the same state.

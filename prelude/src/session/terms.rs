@@ -83,7 +83,8 @@ impl Session {
         let plan = match known {
             Some(plan) => plan,
             None => {
-                let (asked, tokens) = (settings.recompute, batch.tokens());
+                let asked = settings.recompute;
+                let tokens = batch.tokens();
                 let on =
                     asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
                 RecomputePlan { tokens, asked, on }
@@ -101,7 +102,8 @@ impl Session {
             for rows in chunks(tokens, merge.architecture.vocabulary) {
                 let parts = pass.compare(start + rows.start..start + rows.end, |student| {
                     let teacher = outputs.logits(run, rows, output.as_ref())?;
-                    let (temperature, size) = (settings.temperature, examples.len());
+                    let temperature = settings.temperature;
+                    let size = examples.len();
                     let student = &run.shared(student.clone())?;
                     data_terms(
                         settings,

@@ -19,19 +19,21 @@ pub(super) struct Trial {
 impl Models {
     /// Returns the first `examples` examples of every source's data.
     fn tuning(&self, examples: usize) -> Result<EvalData> {
-        let first = |d: &Dataset| {
-            let examples = d.examples.iter().take(examples).cloned().collect();
-            Dataset { spec: d.spec.clone(), examples, questions: Vec::new(), unused: Vec::new() }
-        };
-        match self.data.is_empty() {
-            true => {
-                Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() })
-            }
-            false => Ok(EvalData::new(
-                self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(),
-                false,
-            )),
+        if self.data.is_empty() {
+            let source_name = self.names().next().unwrap_or("source").into();
+            return Err(Error::NoData { source_name });
         }
+        let mut sets = Vec::new();
+        for (name, data) in &self.data {
+            let set = Dataset {
+                spec: data.spec.clone(),
+                examples: data.examples.iter().take(examples).cloned().collect(),
+                questions: Vec::new(),
+                unused: Vec::new(),
+            };
+            sets.push((name.clone(), set));
+        }
+        Ok(EvalData::new(sets, false))
     }
 }
 
@@ -84,7 +86,8 @@ pub(super) fn tune(
     examples: usize,
 ) -> Result<(Merged, String, u64)> {
     let candidates = method.candidates();
-    let (mut best, mut tokens) = (None::<(f64, Merged, String)>, 0);
+    let mut best = None::<(f64, Merged, String)>;
+    let mut tokens = 0;
     for pairs in &candidates {
         let merged = models.merge_named(method.name, pairs)?;
         let chosen =

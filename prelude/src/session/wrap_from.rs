@@ -41,7 +41,8 @@ impl Models {
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let dam = self.wrap(how)?;
         let mut session = dam.session();
-        let (merge, sources) = (&session.merge, &session.sources);
+        let merge = &session.merge;
+        let sources = &session.sources;
         let differs = || Error::Sources {
             what: format!(
                 "the {} merge and the wrapped sources have different tensors",

@@ -150,8 +150,8 @@ impl Context {
         dam: &Dam,
         directory: &Path,
     ) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
-        let (bytes, file) = (dam.serialized()?, directory.join(NOW));
-        Ok(move || replace_file(&file, &bytes).map(drop))
+        let (state, file) = (dam.state_to_save()?, directory.join(NOW));
+        Ok(move || replace_file(&file, &state.bytes()?).map(drop))
     }
 
     /// The files of sessions in `directory`, each with its step, even if the journal is unreadable.

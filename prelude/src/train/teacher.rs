@@ -138,29 +138,27 @@ impl Teachers {
                 }
             }
         }
-        let cached: Vec<&Cached> = examples
-            .iter()
-            .filter_map(|e| passing.get(e).or_else(|| self.cached.get(&(name.into(), *e))))
-            .collect();
-        let joined = |part: fn(&Cached) -> Option<&Tensor>| -> Result<Tensor> {
-            let parts: Vec<&Tensor> = cached.iter().filter_map(|k| part(k)).collect();
-            Ok(Tensor::cat(&parts, 0)?.to_device(run.device)?)
-        };
+        let mut hidden = Vec::new();
+        let mut values = Vec::new();
+        let mut indices = Vec::new();
+        for example in examples {
+            match passing.get(example).or_else(|| self.cached.get(&(name.into(), *example))) {
+                Some(Cached::Hidden(rows)) => hidden.push(rows),
+                Some(Cached::TopK { values: largest, indices: places }) => {
+                    values.push(largest);
+                    indices.push(places);
+                }
+                None => {}
+            }
+        }
+        let joined = |parts: &[&Tensor]| Tensor::cat(parts, 0)?.to_device(run.device);
         let cached = if run.top_k > 0 {
             Cached::TopK {
-                values: joined(|k| {
-                    if let Cached::TopK { values, .. } = k { Some(values) } else { None }
-                })?
-                .to_dtype(run.dtype)?,
-                indices: joined(|k| {
-                    if let Cached::TopK { indices, .. } = k { Some(indices) } else { None }
-                })?,
+                values: joined(&values)?.to_dtype(run.dtype)?,
+                indices: joined(&indices)?,
             }
         } else {
-            Cached::Hidden(
-                joined(|k| if let Cached::Hidden(hidden) = k { Some(hidden) } else { None })?
-                    .to_dtype(run.dtype)?,
-            )
+            Cached::Hidden(joined(&hidden)?.to_dtype(run.dtype)?)
         };
         Ok(Outputs { cached })
     }
@@ -262,7 +260,8 @@ mod tests {
             device: &Device::Cpu,
             dtype,
         };
-        let (mut teachers, tokens) = (Teachers::default(), run(DType::F32).tokens(0).len() as u64);
+        let mut teachers = Teachers::default();
+        let tokens = run(DType::F32).tokens(0).len() as u64;
         for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)]
         {
             teachers.outputs(&run(dtype), &[0]).unwrap();

@@ -106,14 +106,12 @@ fn documents<T: serde::de::DeserializeOwned>(
 fn yaml_reason(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    match first.contains("from_") || first.contains("Options") || first.contains("::") {
-        true => {
-            let place =
-                error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
-            format!("invalid syntax{place}")
-        }
-        false => first.to_owned(),
+    let names_code = first.contains("from_") || first.contains("Options") || first.contains("::");
+    if !names_code {
+        return first.to_owned();
     }
+    let place = error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
+    format!("invalid syntax{place}")
 }
 
 /// The keys of `tokenizer.tokens` in file order.

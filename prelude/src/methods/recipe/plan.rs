@@ -61,9 +61,10 @@ impl Recipe {
             None => first.clone(),
         };
         let stacks = first.stacks()?;
-        let (wanted, restacked) = match self.whole {
-            true => (self.whole_models(&first, &stacks)?, None),
-            false => self.stacked(&opened, &first, &donor, &stacks, &mut notes)?,
+        let (wanted, restacked) = if self.whole {
+            (self.whole_models(&first, &stacks)?, None)
+        } else {
+            self.stacked(&opened, &first, &donor, &stacks, &mut notes)?
         };
         let tensors = wanted
             .into_iter()
@@ -263,7 +264,9 @@ impl Recipe {
                 layers.push((source.clone(), layer));
             }
         }
-        let (mut wanted, mut beyond, mut stacked) = (Vec::new(), 0, Some(stacked));
+        let mut wanted = Vec::new();
+        let mut beyond = 0;
+        let mut stacked = Some(stacked);
         for spec in first.tensors() {
             match main.split_any(&spec.name) {
                 Some((layer, _)) if layer < main.depth => {
@@ -312,16 +315,22 @@ impl Recipe {
 
     /// Returns the stack that the slices refer to.
     fn main<'a>(&self, source: &Source, stacks: &'a Stacks) -> Result<&'a Stack> {
-        stacks.main().ok_or_else(|| match stacks.all.is_empty() {
-            true => {
-                let what = format!("`{}` has no numbered layers", source.name());
-                self.bad("slices", what, "use `models` instead, which merges whole models with any tensor names")
-            }
-            false => {
-                let what = format!("the layers of `{}` are ambiguous: it has {}", source.name(), stacks.describe());
-                self.bad("slices", what, "use `models` to merge whole models; stacking needs a single stack of text layers")
-            }
-        })
+        if let Some(main) = stacks.main() {
+            return Ok(main);
+        }
+        let name = source.name();
+        let (what, hint) = if stacks.all.is_empty() {
+            (
+                format!("`{name}` has no numbered layers"),
+                "use `models` instead, which merges whole models with any tensor names",
+            )
+        } else {
+            (
+                format!("the layers of `{name}` are ambiguous: it has {}", stacks.describe()),
+                "use `models` to merge whole models; stacking needs a single stack of text layers",
+            )
+        };
+        Err(self.bad("slices", what, hint))
     }
 
     /// Returns the number of layers of a model in its own stack, whose name must equal that of
@@ -329,18 +338,16 @@ impl Recipe {
     fn depth(&self, source: &Source, main: &Stack) -> Result<usize> {
         let stacks = source.stacks()?;
         let own = self.main(source, &stacks)?;
-        match own.name() == main.name() {
-            true => Ok(own.depth),
-            false => {
-                let what = format!(
-                    "the layers of `{}` are named `{}`, others `{}`",
-                    source.name(),
-                    own.name(),
-                    main.name()
-                );
-                Err(self.bad("slices", what, "stack layers of models of one family"))
-            }
+        if own.name() != main.name() {
+            let what = format!(
+                "the layers of `{}` are named `{}`, others `{}`",
+                source.name(),
+                own.name(),
+                main.name()
+            );
+            return Err(self.bad("slices", what, "stack layers of models of one family"));
         }
+        Ok(own.depth)
     }
 
     /// Returns the first model's layers in each slice.
@@ -421,8 +428,10 @@ impl Recipe {
         let base_name = place.slice.base.as_ref().or(self.base.as_ref());
         let measures =
             |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
-        let (mut names, mut views, mut inputs, mut base) =
-            (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut names = Vec::new();
+        let mut views = Vec::new();
+        let mut inputs = Vec::new();
+        let mut base = None;
         for input in &place.slice.inputs {
             let source = self.source(opened, &input.model)?;
             let in_layer = place
@@ -455,26 +464,25 @@ impl Recipe {
             // Filters match names as stored.
             inputs.push((input, source.stored_name(&stored)));
         }
-        let alone =
-            views.len() + usize::from(base.is_some()) == 1 && self.method.name != "passthrough";
-        let method: Arc<dyn Method> = match (alone, self.method.name) {
+        let is_alone = views.len() + usize::from(base.is_some()) == 1;
+        let method: Arc<dyn Method> = if !is_alone || self.method.name == "passthrough" {
+            (self.method.make)(&self.given(&spec, &place, &inputs)?)?
+        } else if self.method.name == "linear" {
             // A single model is passed through, apart from a weight that is not normalised.
-            (true, "linear") => {
-                let given = self.given(&spec, &place, &inputs)?;
-                let scale =
-                    if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
-                Arc::new(Passthrough { scale })
+            let given = self.given(&spec, &place, &inputs)?;
+            let scale =
+                if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
+            Arc::new(Passthrough { scale })
+        } else {
+            if let Some((name, view)) = base.take() {
+                names = vec![name];
+                views = vec![view];
             }
-            (true, _) => {
-                if let Some((name, view)) = base.take() {
-                    (names, views) = (vec![name], vec![view]);
-                }
-                Arc::new(Passthrough::default())
-            }
-            (false, _) => (self.method.make)(&self.given(&spec, &place, &inputs)?)?,
+            Arc::new(Passthrough::default())
         };
         if !method.counts().contains(&views.len()) {
-            let (least, most) = (*method.counts().start(), *method.counts().end());
+            let least = *method.counts().start();
+            let most = *method.counts().end();
             let wanted =
                 if least == most { format!("{least}") } else { format!("{least} or more") };
             let apart = if base.is_some() { " besides the base" } else { "" };
@@ -505,23 +513,19 @@ impl Recipe {
                     .into_iter()
                     .find_map(|settings| settings.get(key.name)?.at(name, place.t))
             };
-            let values: Vec<Value> = match key.is_each() {
-                true => {
-                    let own = |(input, name): &(&Input, String)| {
-                        let found = input
-                            .parameters
-                            .get(key.name)
-                            .and_then(|s| s.at(name, place.t))
-                            .or_else(|| shared(name));
-                        found.map_or_else(|| self.default(key, Some(&input.model), name), Ok)
-                    };
-                    inputs.iter().map(own).collect::<Result<_>>()?
+            let mut values: Vec<Value> = Vec::new();
+            if key.is_each() {
+                for (input, name) in inputs {
+                    let own = input.parameters.get(key.name).and_then(|s| s.at(name, place.t));
+                    let found = own.or_else(|| shared(name));
+                    values.push(
+                        found.map_or_else(|| self.default(key, Some(&input.model), name), Ok)?,
+                    );
                 }
-                false => {
-                    let name = inputs.first().map_or(&spec.name, |(_, name)| name);
-                    vec![shared(name).map_or_else(|| self.default(key, None, name), Ok)?]
-                }
-            };
+            } else {
+                let name = inputs.first().map_or(&spec.name, |(_, name)| name);
+                values.push(shared(name).map_or_else(|| self.default(key, None, name), Ok)?);
+            }
             given.set(key, values);
         }
         Ok(given)

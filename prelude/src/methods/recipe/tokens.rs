@@ -642,7 +642,8 @@ fn mean(view: &View, rows: usize) -> Vec<f32> {
     const ROWS: usize = 1024;
     let columns = view.columns();
     let part = |start: usize| {
-        let (mut sums, mut row) = (vec![0f64; columns], vec![0f32; columns]);
+        let mut sums = vec![0f64; columns];
+        let mut row = vec![0f32; columns];
         for at in start..rows.min(start + ROWS) {
             view.read(at * columns, &mut row);
             sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += f64::from(*x));

@@ -94,11 +94,10 @@ pub(super) fn write<'s>(
     let factored: Vec<&str> =
         parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
     if factored.is_empty() {
-        let what = match parts.is_empty() {
-            true => "the merge equals its base, so the adapter would be empty",
-            false => {
-                "the merge differs from its base in norms and biases only, and an adapter needs at least one matrix"
-            }
+        let what = if parts.is_empty() {
+            "the merge equals its base, so the adapter would be empty"
+        } else {
+            "the merge differs from its base in norms and biases only, and an adapter needs at least one matrix"
         };
         return Err(Error::Sources {
             what: what.into(),
@@ -176,7 +175,8 @@ fn stored<'a>(part: &'a TensorChange, factored: &[&str], is_bias: bool) -> Vec<S
         }
         Change::LowRank { factors, embedding } => {
             let Truncated { rank, left, right, values, .. } = factors;
-            let (rows, columns) = (part.spec.shape[0], part.spec.shape[1]);
+            let rows = part.spec.shape[0];
+            let columns = part.spec.shape[1];
             let roots: Vec<f32> = values.iter().map(|s| s.sqrt() as f32).collect();
             // left = U diag(s), rows x rank; right = V^T, rank x columns.
             let left: Vec<f32> = left
@@ -193,19 +193,18 @@ fn stored<'a>(part: &'a TensorChange, factored: &[&str], is_bias: bool) -> Vec<S
                 shape: shape.to_vec(),
                 made: StoredValues::Of(values),
             };
-            match embedding {
-                false => {
-                    let a = store("lora_A.weight", [*rank, columns], right);
-                    vec![a, store("lora_B.weight", [rows, *rank], left)]
-                }
+            if *embedding {
                 // A row is a token: rows come from A, columns from B.
-                true => {
-                    let a = store("lora_embedding_A", [*rank, rows], transposed(&left, *rank));
-                    vec![
-                        a,
-                        store("lora_embedding_B", [columns, *rank], transposed(&right, columns)),
-                    ]
-                }
+                let (rows_of, columns_of) = (transposed(&left, *rank), transposed(&right, columns));
+                vec![
+                    store("lora_embedding_A", [*rank, rows], rows_of),
+                    store("lora_embedding_B", [columns, *rank], columns_of),
+                ]
+            } else {
+                vec![
+                    store("lora_A.weight", [*rank, columns], right),
+                    store("lora_B.weight", [rows, *rank], left),
+                ]
             }
         }
     }

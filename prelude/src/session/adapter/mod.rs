@@ -114,14 +114,12 @@ impl AsAdapter<'_> {
                 "transformers stores the experts of a layer in one tensor, which an adapter cannot change",
             );
         }
-        let (module, is_weight) =
-            match (spec.name.strip_suffix(".weight"), spec.name.strip_suffix(".bias")) {
-                (Some(module), _) => (module, true),
-                (None, Some(module)) => (module, false),
-                _ => return refused("an adapter can only change weights and biases of modules"),
-            };
-        match (spec.shape.as_slice(), is_weight) {
-            (&[rows, columns], true) => {
+        let module = spec.name.strip_suffix(".weight");
+        if module.is_none() && !spec.name.ends_with(".bias") {
+            return refused("an adapter can only change weights and biases of modules");
+        }
+        match (spec.shape.as_slice(), module) {
+            (&[rows, columns], Some(module)) => {
                 let difference = |start: usize, out: &mut [f32]| compared.difference(start, out);
                 let matrix = Made { name: &spec.name, rows, columns, fill: &difference };
                 let deviation =
@@ -169,15 +167,15 @@ impl AsAdapter<'_> {
         let refuse = |what: String, hint: &'static str| Err(Error::Sources { what, hint });
         if let Some(base) = self.base {
             let (place, adapters) = base.base_and_adapters();
-            return match adapters.is_empty() {
-                true => Ok(base.original().clone()),
-                false => refuse(
-                    format!(
-                        "the base is `{place}` with an adapter, but an adapter needs a base without one"
-                    ),
-                    "load the model without the adapter as base: load base=MODEL",
+            if adapters.is_empty() {
+                return Ok(base.original().clone());
+            }
+            return refuse(
+                format!(
+                    "the base is `{place}` with an adapter, but an adapter needs a base without one"
                 ),
-            };
+                "load the model without the adapter as base: load base=MODEL",
+            );
         }
         let of = |source: &Source| {
             let (place, adapters) = source.base_and_adapters();
@@ -271,24 +269,26 @@ impl<'a> Compared<'a> {
         let elements: usize = spec.shape.iter().product();
         let mut compared = Self { spec, values, base, difference_squares: 0.0, size: 0.0 };
         let sums = (0..elements.div_ceil(CHUNK)).into_par_iter().map(|i| {
-            let (mut ours, mut theirs) = ([0f32; BLOCK], [0f32; BLOCK]);
+            let mut ours = [0f32; BLOCK];
+            let mut theirs = [0f32; BLOCK];
             let (mut difference_squares, mut size) = (0f64, 0f64);
             for start in (i * CHUNK..elements.min((i + 1) * CHUNK)).step_by(BLOCK) {
                 let count = BLOCK.min(elements - start);
-                let (ours, theirs) = (&mut ours[..count], &mut theirs[..count]);
+                let ours = &mut ours[..count];
+                let theirs = &mut theirs[..count];
                 (compared.values)(start, ours);
                 read(base, start, theirs);
                 for (m, w) in ours.iter().zip(&*theirs) {
                     let (m, w) = (f64::from(*m), f64::from(*w));
-                    (difference_squares, size) =
-                        (difference_squares + (m - w) * (m - w), size + m * m);
+                    difference_squares += (m - w) * (m - w);
+                    size += m * m;
                 }
             }
             (difference_squares, size)
         });
         for (difference_squares, size) in sums.collect::<Vec<_>>() {
-            (compared.difference_squares, compared.size) =
-                (compared.difference_squares + difference_squares, compared.size + size);
+            compared.difference_squares += difference_squares;
+            compared.size += size;
         }
         base.release();
         compared
