@@ -1,13 +1,9 @@
 //! The `dam` program: runs verbs at a prompt, from a script, or in a Jupyter kernel.
 
 mod cli;
-mod image_query;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
-mod pager;
-mod progress;
-mod render;
 mod repl;
 mod run;
 mod terminal;
@@ -18,6 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::run::End;
+use crate::terminal::{progress, render, screen};
 
 fn main() -> ExitCode {
     // candle's threads would spin between operations, on the cores that the matrix products use.
@@ -26,7 +23,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
     retain_memory();
-    terminal::apply_image_override();
+    screen::apply_image_override();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;

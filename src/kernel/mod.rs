@@ -7,34 +7,12 @@
 //!    \------ output <----/                \=========== stops and verbs =======================/  notebook/
 //! ```
 
-mod build;
 mod cargo;
-mod cell;
-mod code;
-mod command;
-mod complete;
-mod doctor;
-mod engine;
-mod failure;
-mod install;
-mod install_progress;
-mod link;
-mod locate;
-mod lock;
-mod members;
-mod output;
-mod parameters;
-mod peer;
-mod prepare;
-mod proxy;
-mod rate_limit;
-mod registry;
-mod relay;
-mod report;
+mod cells;
+mod jupyter;
+mod process;
 mod rust_session;
-mod separate;
-mod server;
-mod stdin;
+mod sockets;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -43,14 +21,18 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dam_prelude::checkpoint::read_file;
 
-pub use command::{Jupyter, jupyter};
+pub use jupyter::command::{Jupyter, jupyter};
 pub use rust_session::RustSession;
+
+use cargo::wrapper;
+use process::relay;
+use sockets::server;
 
 /// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as
 /// one. Then it returns the exit code or does not return.
 pub fn hook() -> Option<ExitCode> {
-    if cargo::is_cargo() {
-        return Some(cargo::cargo());
+    if wrapper::is_cargo() {
+        return Some(wrapper::cargo());
     }
     if relay::is_relay() {
         return Some(relay::relay());
@@ -122,6 +104,6 @@ fn text(file: &Path) -> dam_prelude::Result<String> {
 /// The file cannot be read, or a port is in use.
 pub fn kernel(connection_file: &Path) -> Result<()> {
     let directory = own_directory()?;
-    cargo::install_wrapper(directory.path(), &directory.path().join(server::SOCKET))?;
+    wrapper::install_wrapper(directory.path(), &directory.path().join(server::SOCKET))?;
     server::serve(connection_file, directory.path())
 }

@@ -9,15 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
-use super::cell::{Cells, VARIABLES};
-use super::code::{Completeness, completeness};
-use super::complete::Completer;
-use super::engine::Engine;
-use super::failure::Failure;
-use super::link::Link;
-use super::output::CellOutput;
-use crate::render::{Output, note};
-use crate::terminal;
+use crate::kernel::cells::cell::{Cells, VARIABLES};
+use crate::kernel::cells::code::{Completeness, completeness};
+use crate::kernel::cells::complete::Completer;
+use crate::kernel::cells::engine::Engine;
+use crate::kernel::cells::failure::Failure;
+use crate::kernel::cells::output::CellOutput;
+use crate::kernel::process::link::Link;
+use crate::terminal::render::{Output, note};
+use crate::terminal::screen;
 
 /// A running evcxr with the prelude in scope.
 pub struct RustSession {
@@ -35,10 +35,10 @@ impl RustSession {
     /// # Errors
     /// There is no compiler or source, or the prelude does not build.
     pub fn start() -> Result<Self> {
-        let directory = super::own_directory()?;
+        let directory = crate::kernel::own_directory()?;
         let socket = directory.path().join("rust");
-        super::forget_cargo();
-        super::cargo::install_wrapper(directory.path(), &socket)?;
+        crate::kernel::forget_cargo();
+        crate::kernel::cargo::wrapper::install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
         let output = CellOutput::new(move |message| {
             live.lock().unwrap_or_else(PoisonError::into_inner).show(&message)
@@ -86,9 +86,9 @@ impl RustSession {
 
     /// The completions at byte `position` of `code`: where they start, and the words.
     pub fn complete(&mut self, code: &str, position: usize) -> (usize, Vec<String>) {
-        let cursor = super::code::cursor(code, position);
+        let cursor = crate::kernel::cells::code::cursor(code, position);
         let found = self.completer.complete(&mut self.engine, code, cursor);
-        (super::code::position(code, found.start), found.words)
+        (crate::kernel::cells::code::position(code, found.start), found.words)
     }
 
     /// Whether `code` is incomplete.
@@ -170,6 +170,6 @@ impl Failure {
     /// The failure as text, with colours if the terminal has them.
     pub fn rendered(&self) -> String {
         let text = self.lines.join("\n");
-        if terminal::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }
+        if screen::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }
     }
 }

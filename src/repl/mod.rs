@@ -21,8 +21,8 @@ use dam_prelude::verbs::{Context, statements};
 use rustyline::error::ReadlineError;
 
 use crate::interrupt;
-use crate::render::{Output, note};
 use crate::run::{End, Outcome, input, report_skipped, statement};
+use crate::terminal::render::{Output, note};
 use autosave::Autosave;
 use editor::{Editor, Input};
 

@@ -18,8 +18,8 @@ use rustyline::{Config, Helper};
 
 use crate::interrupt::{RunGuard, on_stop};
 use crate::kernel::RustSession;
-use crate::render::Output;
-use crate::terminal::state_directory;
+use crate::terminal::render::Output;
+use crate::terminal::screen::state_directory;
 
 use super::history::LineHistory;
 

@@ -10,12 +10,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
-use super::cargo::{HOME, with_wrapper_on_path};
-use super::link::Link;
-use super::prepare::{
+use crate::kernel::cargo::prepare::{
     BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path,
 };
-use super::relay::BACKTRACE;
+use crate::kernel::cargo::wrapper::{HOME, with_wrapper_on_path};
+use crate::kernel::process::link::Link;
+use crate::kernel::process::relay::BACKTRACE;
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that
 /// has one twice.)

@@ -69,7 +69,7 @@ pub fn cache() -> Result<PathBuf> {
     let config = cache.join(".cargo").join("config.toml");
     fs::create_dir_all(cache.join(".cargo"))
         .with_context(|| format!("cannot write {}", cache.display()))?;
-    if super::text(&config).ok().as_deref() != Some(CARGO) {
+    if crate::kernel::text(&config).ok().as_deref() != Some(CARGO) {
         let mut file = tempfile::NamedTempFile::new_in(cache.join(".cargo"))?;
         file.write_all(CARGO.as_bytes())?;
         file.persist(config)?;

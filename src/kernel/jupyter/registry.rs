@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::install::{is_ours, user_data};
-use super::prepare::cache;
+use crate::kernel::cargo::prepare::cache;
 
 /// The file name of the list.
 const LIST: &str = "kernels";
@@ -47,7 +47,7 @@ pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn listed() -> Result<BTreeSet<PathBuf>> {
-    let text = super::text(&cache()?.join(LIST)).unwrap_or_default();
+    let text = crate::kernel::text(&cache()?.join(LIST)).unwrap_or_default();
     Ok(text.lines().map(PathBuf::from).collect())
 }
 

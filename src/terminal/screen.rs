@@ -7,7 +7,7 @@ use dam_prelude::show::{COLUMNS, Figure};
 use dam_prelude::verbs::columns;
 use viuer::Config;
 
-use crate::image_query;
+use crate::terminal::image_query;
 
 /// The most columns of an image: a wider one is larger but not clearer.
 const IMAGE_COLUMNS: u16 = 100;

@@ -4,10 +4,10 @@ use anyhow::Result;
 use dam_prelude::Error;
 use serde_json::{Value, json};
 
+use super::build_progress;
 use super::doctor::doctor;
 use super::install::{InstallTarget, PreludeState, install, uninstall};
-use super::install_progress;
-use crate::render::Output;
+use crate::terminal::render::Output;
 
 /// The subcommands of `dam jupyter`.
 #[derive(clap::Subcommand)]

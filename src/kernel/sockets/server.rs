@@ -27,14 +27,14 @@ use jupyter_zmq_client::{
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::cell::Cells;
-use super::code::{Completeness, completeness};
-use super::complete::{Completer, inspect};
-use super::engine::Engine;
-use super::failure::Failure;
-use super::link::Link;
-use super::output::CellOutput;
 use super::proxy::{PAUSE, internal_info, own_identity, serve_clients};
+use crate::kernel::cells::cell::Cells;
+use crate::kernel::cells::code::{Completeness, completeness};
+use crate::kernel::cells::complete::{Completer, inspect};
+use crate::kernel::cells::engine::Engine;
+use crate::kernel::cells::failure::Failure;
+use crate::kernel::cells::output::CellOutput;
+use crate::kernel::process::link::Link;
 
 /// The file name of the kernel's internal socket.
 pub const SOCKET: &str = "kernel";
@@ -70,7 +70,7 @@ struct Kernel {
 /// # Errors
 /// The file is not a connection file, or a port is in use.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
-    let text = super::text(file)?;
+    let text = crate::kernel::text(file)?;
     let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
         format!(
             "{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab",
@@ -144,7 +144,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     tokio::spawn(receive_shell(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(exit_with_parent());
     // The member index is read now, so that the first Tab does not wait for it.
-    std::thread::spawn(super::members::Members::known);
+    std::thread::spawn(crate::kernel::cells::members::Members::known);
 
     loop {
         let Ok(message) = control.read().await else { continue };

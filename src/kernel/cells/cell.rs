@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use super::code::{Part, is_command, parts};
 use super::engine::Engine;
 use super::failure::Failure;
-use super::link::Link;
 use super::output::CellOutput;
 use super::parameters::parameters;
 use super::report::{CompiledCode, compiler_failure, describe_position};
+use crate::kernel::process::link::Link;
 
 /// A second interrupt within this time kills the cells' process.
 const KILL_WINDOW: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::install::InstallTarget;
-use super::prepare::{FEATURES, PRELUDE, on_path, prelude_build_path};
+use crate::kernel::cargo::prepare::{FEATURES, PRELUDE, on_path, prelude_build_path};
 
 /// A required or recommended component.
 pub struct Finding {

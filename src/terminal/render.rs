@@ -10,7 +10,7 @@ use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
-use crate::{pager, terminal};
+use crate::terminal::{pager, screen};
 
 /// Whether standard output was found closed.
 static CLOSED: AtomicBool = AtomicBool::new(false);
@@ -25,9 +25,9 @@ impl Output {
     /// Prints the reply of a verb.
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
-            match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
+            match (&reply.figure, reply.ansi.as_deref().filter(|_| screen::has_colours())) {
                 (Some(figure), _) => {
-                    terminal::show(figure).inspect(|text| self.print(text)).map_or((), drop)
+                    screen::show(figure).inspect(|text| self.print(text)).map_or((), drop)
                 }
                 (None, Some(ansi)) => self.line(&in_charset(ansi)),
                 (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}
@@ -101,13 +101,13 @@ pub fn note(text: &str) {
 /// `text` ready to print: wrapped to the width and reduced to the character set of a terminal.
 fn fit(text: &str, is_terminal: bool) -> String {
     let text = printable(text);
-    if is_terminal { in_charset(&wrap(&text, terminal::width())).into_owned() } else { text }
+    if is_terminal { in_charset(&wrap(&text, screen::width())).into_owned() } else { text }
 }
 
 /// `text` in the character set of the terminal. Table characters are replaced by ASCII of the same
 /// width.
 fn in_charset(text: &str) -> Cow<'_, str> {
-    if !terminal::is_ascii() {
+    if !screen::is_ascii() {
         return text.into();
     }
     let plain = |c| match c {

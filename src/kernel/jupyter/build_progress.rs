@@ -8,9 +8,9 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::link::Link;
-use super::server::SOCKET;
-use crate::render::note;
+use crate::kernel::process::link::Link;
+use crate::kernel::sockets::server::SOCKET;
+use crate::terminal::render::note;
 
 /// The cost of the build: minutes on one core, and disk space.
 const CORE_MINUTES: usize = 11;
@@ -34,9 +34,9 @@ pub fn announce() {
 /// # Errors
 /// There is no directory for the socket or no compiler, or `install` fails.
 pub fn with_progress<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
-    let directory = super::own_directory()?;
+    let directory = crate::kernel::own_directory()?;
     let socket = directory.path().join(SOCKET);
-    super::cargo::install_wrapper(directory.path(), &socket)?;
+    crate::kernel::cargo::wrapper::install_wrapper(directory.path(), &socket)?;
     let progress = Arc::new(BuildProgress::new());
     let receiver = Arc::clone(&progress);
     let _link = Link::listen(&socket, move |message| receiver.receive(&message))?;

@@ -79,7 +79,7 @@ pub fn relay() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let socket = std::env::var_os(dam_prelude::notebook::SOCKET).context("there is no socket")?;
     let kernel = UnixStream::connect(socket)?;
-    let mut command = Command::new(super::engine::program()?);
+    let mut command = Command::new(crate::kernel::cells::engine::program()?);
     let (input, theirs) = stdin::pair()?;
     command.args(std::env::args_os().skip(1)).env(INNER, "1");
     command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());

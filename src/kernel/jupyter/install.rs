@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use dam_prelude::Error;
 use serde_json::{Value, json};
 
-use super::engine::prepare;
-use super::prepare::{cache, running_kernels};
 use super::registry;
+use crate::kernel::cargo::prepare::{cache, running_kernels};
+use crate::kernel::cells::engine::prepare;
 
 /// The display name in Jupyter.
 const TITLE: &str = "DAM (Rust)";
@@ -167,7 +167,7 @@ fn require_ours(directory: &Path) -> Result<()> {
 
 /// Whether a directory contains a kernel specification of `dam`.
 pub fn is_ours(directory: &Path) -> bool {
-    let text = super::text(&directory.join("kernel.json")).unwrap_or_default();
+    let text = crate::kernel::text(&directory.join("kernel.json")).unwrap_or_default();
     let spec: Value = serde_json::from_str(&text).unwrap_or_default();
     let title = spec["display_name"].as_str().unwrap_or_default();
     title.starts_with(TITLE) && spec["argv"][1] == "kernel"

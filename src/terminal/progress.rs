@@ -13,8 +13,9 @@ use indicatif::{
     DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
 };
 
-use crate::render::note;
-use crate::{repl, terminal};
+use crate::repl;
+use crate::terminal::render::note;
+use crate::terminal::screen;
 
 /// The time between plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ impl TaskDisplay {
     fn new(counts: Counts, total: Option<usize>) -> Self {
         let bar =
             ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
-        let columns = terminal::width();
+        let columns = screen::width();
         set_style(&bar, counts, columns);
         Self { bar, counts, history: History::default(), last_redraw: Instant::now(), columns }
     }
@@ -51,7 +52,7 @@ impl TaskDisplay {
     /// Erases the display if the width of the terminal has changed. Terminals rewrap lines on
     /// resize, so the rows on the screen are no longer those the bar drew and would erase.
     fn resize(&mut self) {
-        let columns = terminal::width();
+        let columns = screen::width();
         let before = std::mem::replace(&mut self.columns, columns);
         if before == columns {
             return;
@@ -134,7 +135,7 @@ fn draw(tasks: &mut Vec<TaskDisplay>, progress: &Progress<'_>) {
     if task.history.total.len() > 1 && task.last_redraw.elapsed() > CURVE_INTERVAL {
         task.last_redraw = Instant::now();
         let width = task.columns.saturating_sub(1).min(100);
-        task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
+        task.bar.set_prefix(Figure::losses(&task.history).text(width, screen::is_ascii()));
     }
     match progress.task {
         GENERATE => task.bar.set_prefix(last_rows(
@@ -192,7 +193,7 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
     };
     if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) =
-            if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
+            if screen::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
         bar.set_style(style.with_key("pace", pace).progress_chars(chars).tick_chars(ticks));
     }
 }

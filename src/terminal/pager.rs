@@ -3,13 +3,13 @@
 use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
 
-use crate::terminal;
+use crate::terminal::screen;
 
 /// Shows `text` in the pager if input and output are terminals and it does not fit the screen;
 /// returns whether it was shown.
 pub fn page(text: &str) -> bool {
     let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    if !is_watched || text.lines().count() < terminal::rows() {
+    if !is_watched || text.lines().count() < screen::rows() {
         return false;
     }
     let command = match std::env::var("PAGER") {

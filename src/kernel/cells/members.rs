@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use ra_ap_syntax::ast::{HasName, HasVisibility};
 use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 
-use super::cargo::HOME;
-use super::prepare::{LOCK, PRELUDE};
+use crate::kernel::cargo::prepare::{LOCK, PRELUDE};
+use crate::kernel::cargo::wrapper::HOME;
 
 /// How closely a member belongs to the type being completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +95,7 @@ impl Members {
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
             let library = library().unwrap_or_default();
             LIBRARY.iter().for_each(|file| {
-                members.source(&super::text(&library.join(file)).unwrap_or_default())
+                members.source(&crate::kernel::text(&library.join(file)).unwrap_or_default())
             });
             members
         })
@@ -128,7 +128,7 @@ impl Members {
             if path.is_dir() {
                 self.directory(&path);
             } else if path.extension().is_some_and(|end| end == "rs") {
-                self.source(&super::text(&path).unwrap_or_default());
+                self.source(&crate::kernel::text(&path).unwrap_or_default());
             }
         }
     }

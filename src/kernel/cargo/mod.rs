@@ -1,0 +1,7 @@
+//! How cells are built: cargo behind a wrapper, with versions fixed and the prelude built once.
+
+pub mod build;
+pub mod lock;
+pub mod prepare;
+pub mod separate;
+pub mod wrapper;
