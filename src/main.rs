@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::run::End;
-use crate::terminal::{progress, render, screen};
+use crate::terminal::{images, progress, render};
 
 fn main() -> ExitCode {
     // candle's threads would spin between operations, on the cores that the matrix products use.
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
     retain_memory();
-    screen::apply_image_override();
+    images::apply_image_override();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let output = render::Output { json: cli.json };
     interrupt::install();
     if !cli.json {
-        progress::watch();
+        progress::watch(repl::save_step);
     }
     let keys = cli.keys();
     if let (Some(file), true) = (&cli.file, cli.action.is_some() || cli.commands.is_some()) {

@@ -9,12 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
+use crate::kernel::cargo::wrapper::install_wrapper;
 use crate::kernel::cells::cell::{Cells, VARIABLES};
-use crate::kernel::cells::code::{Completeness, completeness};
+use crate::kernel::cells::code::{self, Completeness, completeness};
 use crate::kernel::cells::complete::Completer;
 use crate::kernel::cells::engine::Engine;
 use crate::kernel::cells::failure::Failure;
 use crate::kernel::cells::output::CellOutput;
+use crate::kernel::environment::forget_cargo;
+use crate::kernel::files::own_directory;
 use crate::kernel::process::link::Link;
 use crate::terminal::render::{Output, note};
 use crate::terminal::screen;
@@ -35,10 +38,10 @@ impl RustSession {
     /// # Errors
     /// There is no compiler or source, or the prelude does not build.
     pub fn start() -> Result<Self> {
-        let directory = crate::kernel::own_directory()?;
+        let directory = own_directory()?;
         let socket = directory.path().join("rust");
-        crate::kernel::forget_cargo();
-        crate::kernel::cargo::wrapper::install_wrapper(directory.path(), &socket)?;
+        forget_cargo();
+        install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
         let output = CellOutput::new(move |message| {
             live.lock().unwrap_or_else(PoisonError::into_inner).show(&message)
@@ -84,11 +87,11 @@ impl RustSession {
         self.cells.save(file)
     }
 
-    /// The completions at byte `position` of `code`: where they start, and the words.
-    pub fn complete(&mut self, code: &str, position: usize) -> (usize, Vec<String>) {
-        let cursor = crate::kernel::cells::code::cursor(code, position);
-        let found = self.completer.complete(&mut self.engine, code, cursor);
-        (crate::kernel::cells::code::position(code, found.start), found.words)
+    /// The completions at byte `position` of `cell`: where they start, and the words.
+    pub fn complete(&mut self, cell: &str, position: usize) -> (usize, Vec<String>) {
+        let cursor = code::cursor(cell, position);
+        let found = self.completer.complete(&mut self.engine, cell, cursor);
+        (code::position(cell, found.start), found.words)
     }
 
     /// Whether `code` is incomplete.

@@ -11,6 +11,7 @@ mod prompt;
 mod recovery;
 #[cfg(feature = "jupyter")]
 mod rust;
+mod state;
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Read};

@@ -16,10 +16,10 @@ use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Helper};
 
+use super::state::state_directory;
 use crate::interrupt::{RunGuard, on_stop};
 use crate::kernel::RustSession;
 use crate::terminal::render::Output;
-use crate::terminal::screen::state_directory;
 
 use super::history::LineHistory;
 

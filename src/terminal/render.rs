@@ -10,7 +10,7 @@ use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
-use crate::terminal::{pager, screen};
+use crate::terminal::{images, pager, screen};
 
 /// Whether standard output was found closed.
 static CLOSED: AtomicBool = AtomicBool::new(false);
@@ -27,7 +27,7 @@ impl Output {
         if !self.json {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| screen::has_colours())) {
                 (Some(figure), _) => {
-                    screen::show(figure).inspect(|text| self.print(text)).map_or((), drop)
+                    images::show(figure).inspect(|text| self.print(text)).map_or((), drop)
                 }
                 (None, Some(ansi)) => self.line(&in_charset(ansi)),
                 (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}

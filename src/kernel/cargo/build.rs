@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use super::wrapper::{SOCKET, status};
+use crate::kernel::environment::{SOCKET, status};
 
 /// The crate that evcxr generates from a cell.
 const CELL: &str = "ctx";

@@ -17,6 +17,9 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 
+use crate::kernel::environment::on_path;
+use crate::kernel::files::text;
+
 /// The prelude source that this program was built with.
 pub const PRELUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prelude");
 
@@ -69,7 +72,7 @@ pub fn cache() -> Result<PathBuf> {
     let config = cache.join(".cargo").join("config.toml");
     fs::create_dir_all(cache.join(".cargo"))
         .with_context(|| format!("cannot write {}", cache.display()))?;
-    if crate::kernel::text(&config).ok().as_deref() != Some(CARGO) {
+    if text(&config).ok().as_deref() != Some(CARGO) {
         let mut file = tempfile::NamedTempFile::new_in(cache.join(".cargo"))?;
         file.write_all(CARGO.as_bytes())?;
         file.persist(config)?;
@@ -111,12 +114,6 @@ fn hash_files(path: &Path, key: &mut DefaultHasher) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The path of a program on `PATH`.
-pub fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 /// The running processes that have a build directory.

@@ -15,17 +15,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The environment variable with the path of the real cargo.
-const REAL: &str = "DAM_CARGO";
-
-/// The environment variable with the path of the kernel's socket, which receives build progress.
-pub const SOCKET: &str = "DAM_BUILDS";
-
-/// The environment variable that evcxr sets for its own calls of cargo.
-const EVCXR: &str = "EVCXR_CORE_EXTERN";
-
-/// The environment variable with the real `CARGO_HOME`, which rust-analyzer does not see.
-pub const HOME: &str = "DAM_CARGO_HOME";
+use super::build::run;
+use super::lock::{check_build, check_dependency, preserving_lock};
+use super::separate;
+use crate::kernel::environment::{EVCXR, HOME, REAL, SOCKET, on_path, status};
 
 /// The packages whose types cells use, beside those a notebook adds with `:dep`.
 const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
@@ -57,7 +50,7 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
     // The tool itself, not rustup's proxy, which looks it up at every call.
     let tool = |name: &str| {
         let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());
-        own.or_else(|| super::prepare::on_path(name))
+        own.or_else(|| on_path(name))
             .with_context(|| format!("there is no {name}: install Rust from rustup.rs"))
     };
     let home = match std::env::var_os("CARGO_HOME") {
@@ -132,22 +125,22 @@ pub fn cargo() -> ExitCode {
                 .iter()
                 .map(|a| if a == "check" { "build".into() } else { a.clone() })
                 .collect();
-            let done = super::lock::check_build(&cargo).and_then(|separate| match separate[..] {
-                [] => Ok(super::build::run({
+            let done = check_build(&cargo).and_then(|separate| match separate[..] {
+                [] => Ok(run({
                     let mut command = cargo();
                     command.args(&arguments);
                     command
                 })),
-                _ => super::separate::build(&cargo, &arguments, &separate),
+                _ => separate::build(&cargo, &arguments, &separate),
             });
             done.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
             })
         }
-        ("metadata", true) => match super::lock::check_dependency(&cargo) {
+        ("metadata", true) => match check_dependency(&cargo) {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => status(super::lock::preserving_lock(|| command.status())),
+            Ok(false) => status(preserving_lock(|| command.status())),
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
@@ -155,7 +148,7 @@ pub fn cargo() -> ExitCode {
         },
         ("metadata", false) => {
             command.stderr(std::process::Stdio::inherit());
-            let Ok(output) = super::lock::preserving_lock(|| command.output()) else {
+            let Ok(output) = preserving_lock(|| command.output()) else {
                 return ExitCode::FAILURE;
             };
             match serde_json::from_slice(&output.stdout) {
@@ -166,12 +159,6 @@ pub fn cargo() -> ExitCode {
         }
         _ => status(command.status()),
     }
-}
-
-/// The exit status of a program, as the exit code of this one.
-pub fn status(ended: std::io::Result<std::process::ExitStatus>) -> ExitCode {
-    let code = ended.ok().and_then(|status| status.code()).unwrap_or(1);
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// The metadata of a workspace without the dependencies of the prelude, except the known packages.

@@ -13,9 +13,9 @@ use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 use crate::kernel::cargo::prepare::{
     BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path,
 };
-use crate::kernel::cargo::wrapper::{HOME, with_wrapper_on_path};
+use crate::kernel::cargo::wrapper::with_wrapper_on_path;
+use crate::kernel::environment::{BACKTRACE, HOME, program};
 use crate::kernel::process::link::Link;
-use crate::kernel::process::relay::BACKTRACE;
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that
 /// has one twice.)
@@ -201,18 +201,6 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
         .map_err(compiler_error)
         .context("the prelude does not build for cells")?;
     Ok(context)
-}
-
-/// The executable of this process, even if its file has been replaced since the start.
-///
-/// # Errors
-/// The system does not report it.
-pub fn program() -> Result<PathBuf> {
-    if cfg!(target_os = "linux") {
-        Ok("/proc/self/exe".into())
-    } else {
-        Ok(std::env::current_exe()?)
-    }
 }
 
 /// The environment variable with the directories that the dynamic loader searches first.

@@ -13,7 +13,8 @@ use ra_ap_syntax::ast::{HasName, HasVisibility};
 use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 
 use crate::kernel::cargo::prepare::{LOCK, PRELUDE};
-use crate::kernel::cargo::wrapper::HOME;
+use crate::kernel::environment::HOME;
+use crate::kernel::files::text;
 
 /// How closely a member belongs to the type being completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,9 +95,9 @@ impl Members {
             let sources = [Some(PathBuf::from(PRELUDE).join("src")), candle()];
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
             let library = library().unwrap_or_default();
-            LIBRARY.iter().for_each(|file| {
-                members.source(&crate::kernel::text(&library.join(file)).unwrap_or_default())
-            });
+            LIBRARY
+                .iter()
+                .for_each(|file| members.source(&text(&library.join(file)).unwrap_or_default()));
             members
         })
     }
@@ -128,7 +129,7 @@ impl Members {
             if path.is_dir() {
                 self.directory(&path);
             } else if path.extension().is_some_and(|end| end == "rs") {
-                self.source(&crate::kernel::text(&path).unwrap_or_default());
+                self.source(&text(&path).unwrap_or_default());
             }
         }
     }

@@ -8,8 +8,9 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::kernel::process::link::Link;
-use crate::kernel::sockets::server::SOCKET;
+use crate::kernel::cargo::wrapper::install_wrapper;
+use crate::kernel::files::own_directory;
+use crate::kernel::process::link::{Link, SOCKET};
 use crate::terminal::render::note;
 
 /// The cost of the build: minutes on one core, and disk space.
@@ -34,9 +35,9 @@ pub fn announce() {
 /// # Errors
 /// There is no directory for the socket or no compiler, or `install` fails.
 pub fn with_progress<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
-    let directory = crate::kernel::own_directory()?;
+    let directory = own_directory()?;
     let socket = directory.path().join(SOCKET);
-    crate::kernel::cargo::wrapper::install_wrapper(directory.path(), &socket)?;
+    install_wrapper(directory.path(), &socket)?;
     let progress = Arc::new(BuildProgress::new());
     let receiver = Arc::clone(&progress);
     let _link = Link::listen(&socket, move |message| receiver.receive(&message))?;

@@ -5,8 +5,9 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::build_progress;
-use super::doctor::doctor;
-use super::install::{InstallTarget, PreludeState, install, uninstall};
+use super::doctor::{Finding, doctor};
+use super::install::{PreludeState, install, uninstall};
+use super::spec::InstallTarget;
 use crate::terminal::render::Output;
 
 /// The subcommands of `dam jupyter`.
@@ -37,7 +38,7 @@ pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
     match action {
         Jupyter::Install { target } => {
             let directory =
-                install_progress::with_progress(|| install(target, install_progress::announce))?;
+                build_progress::with_progress(|| install(target, build_progress::announce))?;
             let message = format!(
                 "installed the kernel in {}; open a notebook with: jupyter lab",
                 directory.display()
@@ -77,8 +78,8 @@ pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
         }
         Jupyter::Doctor { target } => {
             let findings = doctor(target)?;
-            let lines: Vec<String> = findings.iter().map(super::doctor::Finding::line).collect();
-            let json: Vec<Value> = findings.iter().map(super::doctor::Finding::json).collect();
+            let lines: Vec<String> = findings.iter().map(Finding::line).collect();
+            let json: Vec<Value> = findings.iter().map(Finding::json).collect();
             output.object("doctor", &lines.join("\n"), json!({"findings": json}));
             let missing = findings.iter().filter(|f| f.found.is_none() && !f.optional).count();
             if missing > 0 {

@@ -7,8 +7,9 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::install::InstallTarget;
-use crate::kernel::cargo::prepare::{FEATURES, PRELUDE, on_path, prelude_build_path};
+use super::spec::InstallTarget;
+use crate::kernel::cargo::prepare::{FEATURES, PRELUDE, prelude_build_path};
+use crate::kernel::environment::on_path;
 
 /// A required or recommended component.
 pub struct Finding {

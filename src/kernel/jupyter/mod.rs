@@ -5,3 +5,4 @@ pub mod command;
 mod doctor;
 mod install;
 mod registry;
+mod spec;

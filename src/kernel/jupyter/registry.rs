@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::install::{is_ours, user_data};
+use super::spec::{is_ours, user_data};
 use crate::kernel::cargo::prepare::cache;
+use crate::kernel::files::text;
 
 /// The file name of the list.
 const LIST: &str = "kernels";
@@ -47,7 +48,7 @@ pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn listed() -> Result<BTreeSet<PathBuf>> {
-    let text = crate::kernel::text(&cache()?.join(LIST)).unwrap_or_default();
+    let text = text(&cache()?.join(LIST)).unwrap_or_default();
     Ok(text.lines().map(PathBuf::from).collect())
 }
 

@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 
 use super::peer;
 
+/// The file name of the kernel's internal socket.
+pub const SOCKET: &str = "kernel";
+
 /// The connections to the cells' process and the relay, replaced when the process is restarted, and
 /// to a running build.
 pub struct Link {

@@ -31,10 +31,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::stdin;
-
-/// The environment variable with the kernel's value of `RUST_BACKTRACE`, which applies to panics in
-/// cells.
-pub const BACKTRACE: &str = "DAM_BACKTRACE";
+use crate::kernel::environment::{BACKTRACE, program};
 
 /// Set in the environment of the cells' process.
 const INNER: &str = "DAM_CELLS";
@@ -79,7 +76,7 @@ pub fn relay() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let socket = std::env::var_os(dam_prelude::notebook::SOCKET).context("there is no socket")?;
     let kernel = UnixStream::connect(socket)?;
-    let mut command = Command::new(crate::kernel::cells::engine::program()?);
+    let mut command = Command::new(program()?);
     let (input, theirs) = stdin::pair()?;
     command.args(std::env::args_os().skip(1)).env(INNER, "1");
     command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -33,11 +33,10 @@ use crate::kernel::cells::code::{Completeness, completeness};
 use crate::kernel::cells::complete::{Completer, inspect};
 use crate::kernel::cells::engine::Engine;
 use crate::kernel::cells::failure::Failure;
+use crate::kernel::cells::members::Members;
 use crate::kernel::cells::output::CellOutput;
-use crate::kernel::process::link::Link;
-
-/// The file name of the kernel's internal socket.
-pub const SOCKET: &str = "kernel";
+use crate::kernel::files;
+use crate::kernel::process::link::{Link, SOCKET};
 
 /// How long shutdown waits for the worker thread to clean up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -70,7 +69,7 @@ struct Kernel {
 /// # Errors
 /// The file is not a connection file, or a port is in use.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
-    let text = crate::kernel::text(file)?;
+    let text = files::text(file)?;
     let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
         format!(
             "{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab",
@@ -144,7 +143,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     tokio::spawn(receive_shell(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(exit_with_parent());
     // The member index is read now, so that the first Tab does not wait for it.
-    std::thread::spawn(crate::kernel::cells::members::Members::known);
+    std::thread::spawn(Members::known);
 
     loop {
         let Ok(message) = control.read().await else { continue };
