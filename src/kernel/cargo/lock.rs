@@ -17,13 +17,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::prepare::LOCK;
+use super::prelude::{LOCK, PRELUDE};
 
 /// The name of the package with which evcxr checks a dependency.
 const DUMMY: &str = "evcxr_dummy_validate_dep";
-
-/// The package of the prelude.
-const PRELUDE: &str = "dam-prelude";
 
 const MANIFEST: &str = "Cargo.toml";
 const LOCK_FILE: &str = "Cargo.lock";
@@ -71,8 +68,7 @@ pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
             unmark_separate(&requested)?;
         }
         Resolution::Conflict(difference) => {
-            let tested = fs::read_to_string(LOCK)?;
-            let (own, _) = metadata(&requested, &tested, cargo)?;
+            let (own, _) = metadata(&requested, LOCK, cargo)?;
             if let Some(shared) =
                 SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared))
             {
@@ -172,13 +168,12 @@ enum Resolution {
 }
 
 fn resolve(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolution> {
-    let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let base: Vec<String> =
         dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
-    let (before, _) = metadata(&base, &tested, cargo)?;
+    let (before, _) = metadata(&base, LOCK, cargo)?;
     let (after, lock) = metadata(
         dependencies,
-        &merge_locks(&tested, &fs::read_to_string(LOCK_FILE).unwrap_or_default()),
+        &merge_locks(LOCK, &fs::read_to_string(LOCK_FILE).unwrap_or_default()),
         cargo,
     )?;
     Ok(difference(&before, &after).map_or(Resolution::Compatible(lock), Resolution::Conflict))
@@ -308,12 +303,8 @@ fn merge_locks(tested: &str, now: &str) -> String {
 
 /// The lock file that the prelude was tested with, extended by the packages added since in
 /// `directory`.
-///
-/// # Errors
-/// The source of the prelude is missing.
-pub fn extended_lock(directory: &Path) -> Result<String> {
-    let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
-    Ok(merge_locks(&tested, &fs::read_to_string(directory.join(LOCK_FILE)).unwrap_or_default()))
+pub fn extended_lock(directory: &Path) -> String {
+    merge_locks(LOCK, &fs::read_to_string(directory.join(LOCK_FILE)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn build(
 ) -> Result<ExitCode> {
     let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory)?;
-    package(directory, separate, &extended_lock(directory)?)?;
+    package(directory, separate, &extended_lock(directory))?;
     let target = target().context("rustc does not report its target")?;
     let artifacts: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
     let built = Arc::clone(&artifacts);

@@ -10,9 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
-use crate::kernel::cargo::prepare::{
-    BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path,
-};
+use crate::kernel::cargo::cache::{BuildDirectory, latest_build};
+use crate::kernel::cargo::prelude::{LOCK, build_path, dependency};
 use crate::kernel::cargo::wrapper::with_wrapper_on_path;
 use crate::kernel::environment::{BACKTRACE, HOME, program};
 use crate::kernel::process::link::Link;
@@ -143,7 +142,7 @@ const NOTHING: &str = "No documentation found";
 /// # Errors
 /// There is no compiler or source, the prelude does not build, or the disk is full.
 pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
-    let prepared = prelude_build_path()?;
+    let prepared = build_path()?;
     if prepared.is_dir() {
         return Ok(prepared);
     }
@@ -187,15 +186,12 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     let mut context = CommandContext::with_eval_context(context);
     // At startup evcxr builds a cell without dependencies, after which cargo has dropped the
     // versions from the lock file.
-    copy_lock(directory)?;
-    let features: Vec<String> = FEATURES.iter().map(|feature| format!("{feature:?}")).collect();
+    std::fs::write(directory.join("Cargo.lock"), LOCK)
+        .with_context(|| format!("cannot write {}", directory.display()))?;
     let home = std::env::var(HOME)
         .map(|home| format!(":build_env CARGO_HOME={home}\n"))
         .unwrap_or_default();
-    let begin = format!(
-        "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}",
-        features.join(", ")
-    );
+    let begin = format!("{home}:dep {}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}", dependency());
     context
         .execute(&begin)
         .map_err(compiler_error)

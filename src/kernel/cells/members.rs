@@ -9,10 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use dam_prelude::notebook::SOURCE;
 use ra_ap_syntax::ast::{HasName, HasVisibility};
 use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 
-use crate::kernel::cargo::prepare::{LOCK, PRELUDE};
+use crate::kernel::cargo::prelude::LOCK;
 use crate::kernel::environment::HOME;
 use crate::kernel::files::text;
 
@@ -92,7 +93,7 @@ impl Members {
         static KNOWN: OnceLock<Members> = OnceLock::new();
         KNOWN.get_or_init(|| {
             let mut members = Self::default();
-            let sources = [Some(PathBuf::from(PRELUDE).join("src")), candle()];
+            let sources = [Some(PathBuf::from(SOURCE).join("src")), candle()];
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
             let library = library().unwrap_or_default();
             LIBRARY
@@ -177,8 +178,7 @@ pub fn name(kind: &str) -> Option<String> {
 
 /// The directory of candle's source.
 fn candle() -> Option<PathBuf> {
-    let lock = fs::read_to_string(LOCK).ok()?;
-    let version = lock.split("name = \"candle-core\"\nversion = \"").nth(1)?.split('"').next()?;
+    let version = LOCK.split("name = \"candle-core\"\nversion = \"").nth(1)?.split('"').next()?;
     let home = std::env::var_os(HOME)
         .map(PathBuf::from)
         .or_else(|| Some(dirs::home_dir()?.join(".cargo")))?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::spec::InstallTarget;
-use crate::kernel::cargo::prepare::{FEATURES, PRELUDE, prelude_build_path};
+use crate::kernel::cargo::prelude::{self, FEATURES};
 use crate::kernel::environment::on_path;
 
 /// A required or recommended component.
@@ -48,7 +48,7 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
     let spec = target.directory()?.join("kernel.json");
     let lab =
         first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
-    let built = prelude_build_path();
+    let built = prelude::build_path();
     let linker = ["mold", "lld", "ld.lld"]
         .into_iter()
         .find_map(on_path)
@@ -86,7 +86,7 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
         ),
         need(
             "prelude source",
-            existing(Path::new(PRELUDE)),
+            prelude::description(),
             "it has moved: rebuild dam at its current location (cargo install --locked --path . --features jupyter)",
         ),
         need("prelude build", built.ok().as_deref().and_then(existing), "dam jupyter install"),

@@ -8,7 +8,7 @@ use dam_prelude::Error;
 
 use super::registry;
 use super::spec::{InstallTarget, require_ours, write_spec};
-use crate::kernel::cargo::prepare::{cache, running_kernels};
+use crate::kernel::cargo::cache::{cache, running_kernels};
 use crate::kernel::cells::engine::prepare;
 
 /// Builds the prelude for notebooks if it is not built yet, calling `before_build` first, and

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::spec::{is_ours, user_data};
-use crate::kernel::cargo::prepare::cache;
+use crate::kernel::cargo::cache::cache;
 use crate::kernel::files::text;
 
 /// The file name of the list.

@@ -1,5 +1,5 @@
-//! The build directories of cells, and the prelude that is built once for all of them so that the
-//! first cell is fast.
+//! The cache: the build directories of cells, and the prelude that is built once for all of them so
+//! that the first cell is fast.
 //!
 //! ```text
 //! CACHE/dam/.cargo/config.toml      build settings: dependencies optimised, cells not
@@ -7,24 +7,13 @@
 //! CACHE/dam/notebooks/PID/          the build directory of one kernel, with links to the built prelude
 //! ```
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 
-use crate::kernel::environment::on_path;
 use crate::kernel::files::text;
-
-/// The prelude source that this program was built with.
-pub const PRELUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prelude");
-
-/// The lock file of this program.
-pub const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
 
 /// Cargo settings that give crates an optimisation level.
 macro_rules! optimised {
@@ -36,7 +25,7 @@ macro_rules! optimised {
 /// Cells compile fastest without optimisation, and the crates they call run fastest with it. Only a
 /// few crates are fully optimised: those that compute, read weights or tokenize. All others account
 /// for half of the build time.
-const CARGO: &str = concat!(
+pub const CARGO: &str = concat!(
     "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\n",
     "[profile.dev.package.\"*\"]\nopt-level = 1\ndebug-assertions = false\noverflow-checks = false\n",
     optimised!(
@@ -44,7 +33,7 @@ const CARGO: &str = concat!(
         "crossbeam-deque" "crossbeam-epoch" "matrixmultiply" "nalgebra" "libm" "memmap2" "safetensors" "tokenizers" "fancy-regex"
         "regex-automata" "aho-corasick" "memchr" "spm_precompiled" "daachorse" "unicode-normalization-alignments" "hashbrown"
         "serde_json" "parquet" "zstd-sys" "zstd-safe" "snap" "simdutf8" "twox-hash" "flate2" "zlib-rs" "miniz_oxide" "crc32fast"
-        "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer"
+        "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer" "sha1" "sha2"
     ),
     // Complex products are never used, and these others only generate code at compile time.
     optimised!(
@@ -53,14 +42,6 @@ const CARGO: &str = concat!(
         "thiserror-impl" "bytemuck_derive" "dyn-stack-macros" "monostate-impl" "macro_rules_attribute-proc_macro" "cc"
     ),
 );
-
-/// The features of the prelude, the same as in this program.
-pub const FEATURES: &[&str] = &[
-    #[cfg(feature = "cuda")]
-    "cuda",
-    #[cfg(feature = "metal")]
-    "metal",
-];
 
 /// The cache directory, created with the build settings.
 ///
@@ -78,42 +59,6 @@ pub fn cache() -> Result<PathBuf> {
         file.persist(config)?;
     }
     Ok(cache)
-}
-
-/// The directory of the built prelude, whether or not it exists yet.
-///
-/// # Errors
-/// There is no source of the prelude, or no compiler.
-pub fn prelude_build_path() -> Result<PathBuf> {
-    let mut key = DefaultHasher::new();
-    hash_files(Path::new(PRELUDE), &mut key).with_context(|| {
-        format!("the prelude source is not at {PRELUDE}: rebuild `dam` from its current location")
-    })?;
-    let rustc = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let lock = fs::read(LOCK)
-        .with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
-    let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());
-    (rustc.stdout, lock, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
-    Ok(cache()?.join(format!("prelude-{:016x}", key.finish())))
-}
-
-/// Hashes the paths, sizes and modification times of all files under `path`.
-fn hash_files(path: &Path, key: &mut DefaultHasher) -> Result<()> {
-    let mut entries = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let (metadata, path) = (entry.metadata()?, entry.path());
-        if metadata.is_dir() {
-            hash_files(&path, key)?;
-        } else {
-            let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            (path, metadata.len(), modified.as_nanos()).hash(key);
-        }
-    }
-    Ok(())
 }
 
 /// The running processes that have a build directory.
@@ -217,16 +162,6 @@ pub fn latest_build() -> Result<Option<PathBuf>> {
         .map(|entry| entry.path()))
 }
 
-/// Copies the lock file of this program to `directory`.
-///
-/// # Errors
-/// The source of this program is missing.
-pub fn copy_lock(directory: &Path) -> Result<()> {
-    fs::copy(LOCK, directory.join("Cargo.lock"))
-        .with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
-    Ok(())
-}
-
 /// Links all files of `from` into `to`, except those of cells; copies those that cargo overwrites.
 fn link(from: &Path, to: &Path, copies: bool) -> Result<()> {
     fs::create_dir_all(to)?;
@@ -258,4 +193,22 @@ fn copy(source: &Path, target: &Path) -> Result<()> {
     fs::copy(source, target)?;
     let modified = fs::metadata(source)?.modified()?;
     Ok(fs::File::options().write(true).open(target)?.set_modified(modified)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::CARGO;
+
+    #[test]
+    fn the_program_and_its_cells_optimise_the_same_crates() {
+        let tables = CARGO.split("[profile.dev.package.");
+        let of_cells: BTreeSet<&str> =
+            tables.filter_map(|table| table.strip_suffix("]\nopt-level = 3\n")).collect();
+        let manifest = include_str!("../../../Cargo.toml").lines();
+        let of_program: BTreeSet<&str> =
+            manifest.filter_map(|line| line.strip_suffix(".opt-level = 3")).collect();
+        assert_eq!(of_cells, of_program);
+    }
 }
