@@ -4,6 +4,7 @@ mod cli;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
+mod process;
 mod repl;
 mod run;
 mod terminal;
@@ -17,16 +18,14 @@ use crate::run::End;
 use crate::terminal::{images, progress, render};
 
 fn main() -> ExitCode {
-    // candle's threads would spin between operations, on the cores that the matrix products use.
-    if std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none() {
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
-    }
-    retain_memory();
+    process::configure();
     images::apply_image_override();
     #[cfg(feature = "jupyter")]
-    if let Some(code) = kernel::hook() {
-        return code;
+    {
+        if let Some(code) = kernel::hook() {
+            return code;
+        }
+        kernel::forget_cargo();
     }
     let cli = cli::Cli::parse();
     let output = render::Output { json: cli.json };
@@ -89,16 +88,6 @@ fn main() -> ExitCode {
     end.code()
 }
 
-/// Keeps memory freed by one step for the next, up to 1 GiB, because fresh memory costs a page
-/// fault per page. (By default glibc returns large blocks to the system at once.)
-fn retain_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
-        // SAFETY: no other thread runs yet.
-        unsafe { libc::mallopt(parameter, 1 << 30) };
-    }
-}
-
 /// `error` with its causes in the message, as in errors of the library.
 fn with_causes(error: anyhow::Error) -> anyhow::Error {
     if error.is::<dam_prelude::Error>() { error } else { anyhow::anyhow!("{error:#}") }
@@ -106,7 +95,6 @@ fn with_causes(error: anyhow::Error) -> anyhow::Error {
 
 #[cfg(feature = "jupyter")]
 fn jupyter(action: &cli::Action, output: &render::Output) -> anyhow::Result<()> {
-    kernel::forget_cargo();
     match action {
         cli::Action::Jupyter { action } => kernel::jupyter(action, output),
         cli::Action::Kernel { connection_file } => kernel::kernel(connection_file),

@@ -109,7 +109,8 @@ fn set<T: std::str::FromStr>(name: &str) -> Option<T> {
 #[test]
 fn mutated_files_never_panic() {
     // Names in a mutated session must not be looked up on the hub.
-    // SAFETY: the environment is only read by Rust code, which locks it.
+    // SAFETY: the other threads, of the test harness and the other test, read the environment
+    // through std, whose lock `set_var` takes.
     unsafe { std::env::set_var("HF_HUB_OFFLINE", "1") };
     let start = Instant::now();
     std::thread::spawn(move || {

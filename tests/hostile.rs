@@ -36,8 +36,8 @@ fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
 fn measure(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
     let begin = Instant::now();
     let mut command = dam(directory);
-    // SAFETY: one call before the program runs; it limits memory so that a failing test does not
-    // exhaust the machine.
+    // Limits memory, so that a failing test does not exhaust the machine.
+    // SAFETY: the closure only makes a system call, which is safe between fork and exec.
     let limited = unsafe {
         command.pre_exec(|| {
             let limit = libc::rlimit { rlim_cur: 4 * MAX_BYTES, rlim_max: 4 * MAX_BYTES };

@@ -3,8 +3,10 @@
 //! them.
 //!
 //! ```text
-//! cargo bench -p dam-prelude --bench training_step
+//! MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647 cargo bench -p dam-prelude --bench training_step
 //! ```
+//!
+//! The variables make glibc keep freed memory between steps, as `dam` does.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -1,6 +1,7 @@
 //! What the kernel and the processes it starts know of each other and of the system: environment
 //! variables and programs.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 
@@ -22,12 +23,21 @@ pub const HOME: &str = "DAM_CARGO_HOME";
 /// cells.
 pub const BACKTRACE: &str = "DAM_BACKTRACE";
 
-/// Removes the environment variables that cargo sets for programs that it runs: they would change
-/// the environment of cell builds, and cargo would rebuild everything.
+/// Sets a variable.
+pub fn set(name: &str, value: impl AsRef<OsStr>) {
+    // SAFETY: all Rust code reads the environment through std, whose lock `set_var` takes. The C
+    // code of this process that reads it is name resolution, when a lookup begins. A kernel resolves
+    // no names after it has opened its sockets. At the Rust prompt the verbs before have ended; only
+    // a lookup that timed out may still be waiting for its answer, and it began ten seconds before.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// Removes the variables that cargo sets for programs that it runs: they would change the
+/// environment of cell builds, and cargo would rebuild everything.
 ///
-/// Must be called while no other thread reads the environment except through std.
+/// Must be called while no other thread runs.
 pub fn forget_cargo() {
-    let prefixes = [
+    const PREFIXES: [&str; 7] = [
         "CARGO_BIN_",
         "CARGO_CRATE_",
         "CARGO_MANIFEST_",
@@ -37,10 +47,9 @@ pub fn forget_cargo() {
         "OUT_DIR",
     ];
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
-        {
-            // SAFETY: as documented, other threads read the environment only through std, whose
-            // lock `remove_var` takes.
+        let is_cargos = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        if name.to_str().is_some_and(is_cargos) {
+            // SAFETY: no other thread runs, as documented.
             unsafe { std::env::remove_var(name) };
         }
     }

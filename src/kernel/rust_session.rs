@@ -16,7 +16,6 @@ use crate::kernel::cells::complete::Completer;
 use crate::kernel::cells::engine::Engine;
 use crate::kernel::cells::failure::Failure;
 use crate::kernel::cells::output::CellOutput;
-use crate::kernel::environment::forget_cargo;
 use crate::kernel::files::own_directory;
 use crate::kernel::process::link::Link;
 use crate::terminal::render::{Output, note};
@@ -40,7 +39,6 @@ impl RustSession {
     pub fn start() -> Result<Self> {
         let directory = own_directory()?;
         let socket = directory.path().join("rust");
-        forget_cargo();
         install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
         let output = CellOutput::new(move |message| {

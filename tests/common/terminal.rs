@@ -54,8 +54,8 @@ impl Terminal {
         let (master, slave) = open(rows, columns);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
-        // SAFETY: both calls are async-signal-safe. They make the terminal the controlling terminal
-        // of the program.
+        // Makes the terminal the controlling terminal of the program.
+        // SAFETY: the closure only makes system calls, which is safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {

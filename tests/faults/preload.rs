@@ -20,8 +20,8 @@ const NEXT: *mut c_void = -1isize as *mut c_void;
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn number(name: &CStr) -> u64 {
-    // SAFETY: the name is NUL-terminated, and so is the value. The program changes its environment
-    // only at startup, before any call that counts.
+    // SAFETY: the name is NUL-terminated, and so is the value. The programs under test start no
+    // kernel, so they change their environment only at startup, before any call that counts.
     let value = unsafe { getenv(name.as_ptr()) };
     if value.is_null() {
         return 0;

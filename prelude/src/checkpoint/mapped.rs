@@ -63,7 +63,8 @@ impl Mapped {
     pub fn new(file: &File, path: &Path) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
         let stamp = Stamp::from(&file.metadata().map_err(io)?);
-        // SAFETY: the map is read-only, and callers that read much of it call `check` first.
+        // SAFETY: the map is read-only, and this program replaces files instead of writing into
+        // them. Nothing keeps other programs from that; callers that read much call `check` first.
         let map = unsafe { Mmap::map(file) }.map_err(io)?;
         Ok(Self { map, path: std::path::absolute(path).map_err(io)?, stamp })
     }

@@ -39,14 +39,15 @@ pub struct Merge {
     base: Option<usize>,
     /// The largest number of coefficients of any tensor.
     most: usize,
-    pub(super) slots: Mutex<BTreeMap<String, Slot>>,
+    /// Memory for the weights of one layer, by role.
+    slots: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl Merge {
     /// Wraps `sources`, which must be mergeable, with the scheme and options `how`.
     ///
     /// # Errors
-    /// An invalid scheme, or a device without room for the sources.
+    /// An invalid scheme, layers of different shapes, or a device without room for the sources.
     pub fn new(sources: &[Source], how: impl Into<Wrap>, device: Device) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
@@ -65,6 +66,7 @@ impl Merge {
             slots: Mutex::default(),
         };
         let specs = merge.architecture.tensors();
+        check_roles(&specs)?;
         let sites: Vec<Site<'_>> = specs.iter().map(|spec| merge.site(spec)).collect();
         let (variables, uses) = variables(&*merge.wrap.scheme, &sites)?;
         let tensors = (sites.iter().zip(uses))
@@ -282,9 +284,63 @@ impl Merge {
     }
 }
 
+/// Returns an error unless tensors of the same role have the same shape, which lets layers share
+/// the memory of their merged weights and gradients.
+fn check_roles(specs: &[TensorSpec]) -> Result<()> {
+    let mut first_of_role: BTreeMap<String, &TensorSpec> = BTreeMap::new();
+    for spec in specs {
+        let first = first_of_role.entry(spec.role()).or_insert(spec);
+        if spec.shape != first.shape {
+            return Err(Error::BadTensor {
+                tensor: spec.name.clone(),
+                reason: format!(
+                    "its shape `{:?}` differs from `{:?}` of `{}`",
+                    spec.shape, first.shape, first.name
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 impl MergedTensor {
     /// Whether the penalties on coefficients apply: to trainable weights.
     pub fn is_penalised(&self) -> bool {
         self.trains && self.spec.kind != Kind::Bias
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coefficients::Columns;
+
+    #[test]
+    fn layers_share_the_memory_of_weights_of_the_same_role() {
+        let sources = ["builtin:japanese", "builtin:math"].map(|spec| Source::open(spec).unwrap());
+        let merge = Merge::new(&sources, Columns::default(), Device::Cpu).unwrap();
+        let memory = |layer| {
+            let part = merge.part(Some(layer), DType::F32, true).unwrap();
+            let slots = part.weights.values();
+            slots.map(|(tensor, slot)| (tensor.spec.role(), slot.weight.id())).collect::<Vec<_>>()
+        };
+        let first = memory(0);
+        assert!(!first.is_empty());
+        assert_eq!(first, memory(1));
+    }
+
+    #[test]
+    fn layers_of_different_shapes_are_refused() {
+        let source = Source::open("builtin:math").unwrap();
+        let mut specs = source.architecture().unwrap().tensors();
+        check_roles(&specs).unwrap();
+        let wider = "model.layers.1.mlp.up_proj.weight";
+        specs.iter_mut().find(|spec| spec.name == wider).unwrap().shape[0] += 1;
+        let error = check_roles(&specs).unwrap_err();
+        assert!(
+            matches!(&error, Error::BadTensor { tensor, reason }
+                if tensor == wider && reason.contains("`model.layers.0.mlp.up_proj.weight`")),
+            "{error:?}"
+        );
     }
 }

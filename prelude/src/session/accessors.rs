@@ -32,7 +32,7 @@ pub struct SessionStatus {
 }
 
 impl Dam {
-    /// Returns the report of `wrap`.
+    /// Returns the report of `wrap`, with a forecast of the resources that training needs now.
     pub fn report(&self) -> WrapReport {
         let session = self.session();
         let (wrap, mut notes) = (&session.merge.wrap, Vec::from_iter(session.start.clone()));
@@ -60,7 +60,7 @@ impl Dam {
             coefficients: session.merge.parameters(false),
             trainable: session.merge.parameters(true),
             parameters: session.sources[0].parameters(),
-            forecast: session.forecast.clone(),
+            forecast: session.forecast(),
             notes,
         }
     }

@@ -20,6 +20,7 @@ mod compare;
 mod diff;
 mod distances;
 mod evolve;
+mod forecast;
 mod generate;
 mod gguf;
 mod inspect;
@@ -69,7 +70,7 @@ use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, Gradients, History, Moments, Teachers, Update, keep_memory};
+use crate::train::{Gradients, History, Moments, Teachers, Update};
 
 /// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]
@@ -86,8 +87,6 @@ struct Session {
     moments: Vec<Moments>,
     /// Weights of the weighted overlap, computed when the term is first switched on.
     angles: Vec<Tensor>,
-    /// The resource forecast made by `wrap`.
-    forecast: Forecast,
     /// Whether to recompute layers, decided for batches up to a number of tokens.
     plan: Option<RecomputePlan>,
     step: usize,
@@ -274,7 +273,6 @@ impl Dam {
     /// Creates the merge of `models` with its initial coefficients.
     pub(crate) fn new(models: Models, wrap: Wrap) -> Result<Self> {
         models.settings.check()?;
-        keep_memory();
         let Wrap { scheme, options } = &wrap;
         if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
@@ -282,9 +280,7 @@ impl Dam {
         let (device, dtype) = models.settings.device_and_dtype()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
-        let mut forecast = Forecast::new(&models.workload(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
-        forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
         let session = Session {
             models,
@@ -294,7 +290,6 @@ impl Dam {
             teachers: Teachers::default(),
             moments,
             angles: Vec::new(),
-            forecast,
             plan: None,
             step: 0,
             drawn: 0,

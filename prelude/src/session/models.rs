@@ -9,7 +9,7 @@ use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
-use crate::train::{Settings, Workload};
+use crate::train::Settings;
 
 use super::Dam;
 
@@ -242,49 +242,16 @@ impl Models {
         self.merged(with_base || scheme.needs_base())
     }
 
-    /// Returns the work of one step that merges `sources`.
-    pub(super) fn workload(&self, sources: &[Source]) -> Result<Workload> {
-        // The assumed length of an example, in tokens, for a source without data.
-        const ASSUMED: usize = 512;
-        let Settings { max_length, batch_size, .. } = self.settings;
-        let architecture = sources[0].architecture()?.clone();
-        let (mut usual, mut most, mut all, mut has_data) = (0, 0, 0, true);
-        for source in sources {
-            let lengths = self
-                .data
-                .get(source.name())
-                .map(|d| d.examples.iter().map(|e| e.ids.len().min(max_length)));
-            let Some(lengths) = lengths else {
-                has_data &= source.name() == BASE;
-                let tokens =
-                    if source.name() == BASE { 0 } else { ASSUMED.min(max_length) * batch_size };
-                (usual, most) = (usual + tokens, most + tokens);
-                continue;
-            };
-            let (count, sum) = (lengths.len(), lengths.clone().sum::<usize>());
-            usual += sum * batch_size / count.max(1);
-            most += lengths.max().unwrap_or(0) * batch_size;
-            all += sum;
-        }
-        Ok(Workload {
-            sources: sources.len(),
-            source_bytes: sources.iter().map(|s| s.bytes() as u64).sum(),
-            tokens: (usual, most),
-            has_data,
-            all_tokens: all,
-            baked_bytes: (sources[0].parameters() * sources[0].dtype().size_in_bytes()) as u64,
-            architecture,
-        })
-    }
-
     /// Creates the merge of these sources with its initial coefficients, by
     /// [`Columns`](crate::Columns), another built-in scheme, or your own.
     ///
     /// # Errors
-    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, or an
-    /// unavailable device.
+    /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, an
+    /// unavailable device, or too little memory to train.
     pub fn wrap(&self, scheme: impl Into<Wrap>) -> Result<Dam> {
-        Ok(Dam::new(self.clone(), scheme.into())?.into_latest())
+        let dam = Dam::new(self.clone(), scheme.into())?;
+        dam.session().check_memory()?;
+        Ok(dam.into_latest())
     }
 
     /// Returns the table of sources.

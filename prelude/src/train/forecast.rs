@@ -4,15 +4,18 @@
 //! time, whatever the number of layers. What grows with the batch are the activations that layers
 //! keep for the backward pass, or with `recompute` one hidden state per layer and token.
 
+use std::hint::black_box;
+use std::sync::OnceLock;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model::chunks;
+use crate::ops::{Matrix, new_product};
 
 /// Whether the backward pass recomputes layers instead of keeping their activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +73,6 @@ pub struct Forecast {
     pub recompute: bool,
 }
 
-/// Makes glibc keep freed memory for the next step, because mapping pages again costs a tenth of a
-/// step. Does nothing on other platforms.
-pub fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: these calls only set two thresholds of the allocator.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-    }
-}
-
 /// Returns the bytes of main memory available to this process.
 pub fn available_bytes() -> u64 {
     let mut system = sysinfo::System::new();
@@ -90,8 +82,26 @@ pub fn available_bytes() -> u64 {
 }
 
 impl Recompute {
+    /// Whether to recompute in steps of `tokens` tokens on `device` with `available` bytes of free
+    /// main memory.
+    fn applies(
+        self,
+        architecture: &Architecture,
+        tokens: usize,
+        device: &Device,
+        available: u64,
+    ) -> bool {
+        match self {
+            Recompute::On => true,
+            Recompute::Off => false,
+            Recompute::Auto => {
+                device.is_cpu() && working(architecture, tokens, false) > available / 4 * 3
+            }
+        }
+    }
+
     /// Decides whether to recompute in steps of `tokens` tokens on `device` with `available` bytes
-    /// of free main memory.
+    /// of free main memory, which the step must fit into on the CPU.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the step does not fit.
@@ -102,16 +112,9 @@ impl Recompute {
         device: &Device,
         available: u64,
     ) -> Result<bool> {
-        if !device.is_cpu() {
-            return Ok(self == Recompute::On);
-        }
-        let on = match self {
-            Recompute::On => true,
-            Recompute::Off => false,
-            Recompute::Auto => working(architecture, tokens, false) > available / 4 * 3,
-        };
+        let on = self.applies(architecture, tokens, device, available);
         let needed = working(architecture, tokens, on);
-        if needed <= available {
+        if !device.is_cpu() || needed <= available {
             return Ok(on);
         }
         let fits = |tokens: &usize| working(architecture, *tokens, true) <= available;
@@ -122,59 +125,76 @@ impl Recompute {
 
 /// Returns the bytes of the merged weights and gradients in memory at once.
 fn weights(a: &Architecture) -> u64 {
-    let floats = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64 * 4;
-    let specs = a.tensors();
-    let of = |wanted: &dyn Fn(&TensorSpec) -> bool| {
-        specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>()
-    };
-    let layer = (0..a.layers).map(|layer| of(&|s| s.layer() == Some(layer))).max().unwrap_or(0);
-    let output = of(&|s| s.name == a.output());
+    let mut layers = vec![0; a.layers];
+    let mut output = 0;
+    for spec in a.tensors() {
+        let bytes = 4 * elements(&spec) as u64;
+        if let Some(layer) = spec.layer() {
+            layers[layer] += bytes;
+        }
+        if spec.name == a.output() {
+            output = bytes;
+        }
+    }
     // One layer with gradients; the output layer with its gradient; a teacher's output layer.
-    2 * layer + 3 * output
+    2 * layers.into_iter().max().unwrap_or(0) + 3 * output
+}
+
+fn elements(spec: &TensorSpec) -> usize {
+    spec.shape.iter().product()
 }
 
 /// Returns the bytes of activations kept per layer and token.
 fn kept(a: &Architecture) -> u64 {
-    let (q, kv) = ((a.heads * a.head_dim) as u64, (a.key_value_heads * a.head_dim) as u64);
-    let (hidden, intermediate) = (a.hidden as u64, a.intermediate as u64);
+    let queries = a.heads * a.head_dim;
+    let keys = a.key_value_heads * a.head_dim;
     // Input and its copy, two norms, two sums, two outputs; projections before and after rotation,
     // attention; gate, up and their product.
-    4 * (8 * hidden + 3 * q + 3 * kv + 3 * intermediate)
+    4 * (8 * a.hidden + 3 * queries + 3 * keys + 3 * a.intermediate) as u64
 }
 
 /// Returns the working memory of a step of `tokens` tokens in bytes.
 fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
-    let (tokens, layers) = (tokens as u64, a.layers as u64);
+    let layers = a.layers as u64;
     let states = if recompute { 4 * a.hidden as u64 * layers + kept(a) } else { kept(a) * layers };
-    let run = chunks(tokens as usize, a.vocabulary).map(|r| r.len()).max().unwrap_or(0) as u64;
+    let chunk = chunks(tokens, a.vocabulary).map(|chunk| chunk.len()).max().unwrap_or(0);
+    let logits = 4 * (chunk * a.vocabulary) as u64;
     // In the backward pass, the gradients of a layer are about as large as its activations.
-    weights(a) + tokens * (states + kept(a)) + 5 * 4 * run * a.vocabulary as u64
+    weights(a) + tokens as u64 * (states + kept(a)) + 5 * logits
 }
 
 /// Returns the floating-point operations of a step: the teachers, and the forward and backward pass
 /// of the merge.
 fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -> f64 {
-    let counted = |s: &&TensorSpec| s.kind == Kind::Linear || s.name == a.output();
-    let weights: usize =
-        a.tensors().iter().filter(counted).map(|s| s.shape.iter().product::<usize>()).sum();
+    let multiplies = |s: &&TensorSpec| s.kind == Kind::Linear || s.name == a.output();
+    let weights: usize = a.tensors().iter().filter(multiplies).map(elements).sum();
     let attention = a.layers * a.heads * a.head_dim * length;
     let passes = if recompute { 5.0 } else { 4.0 };
     2.0 * tokens as f64 * passes * (weights + attention) as f64
 }
 
+/// Returns the floating-point operations per second of the processor, measured once.
+fn speed() -> f64 {
+    static SPEED: OnceLock<f64> = OnceLock::new();
+    *SPEED.get_or_init(measure_speed)
+}
+
 /// Measures floating-point operations per second for a matrix product typical of training, on all
-/// threads.
-fn speed() -> Result<f64> {
-    let (rows, width) = (512, 768);
-    let x = Tensor::zeros((rows, width), DType::F32, &Device::Cpu)?;
-    let w = Tensor::zeros((width, width), DType::F32, &Device::Cpu)?;
-    let best = (0..4).map(|_| {
+/// threads: the best of a few.
+fn measure_speed() -> f64 {
+    const ROWS: usize = 512;
+    const WIDTH: usize = 768;
+    let x = vec![0f32; ROWS * WIDTH];
+    let w = vec![0f32; WIDTH * WIDTH];
+    let mut best = f64::INFINITY;
+    for _ in 0..4 {
         let start = Instant::now();
-        x.matmul(&w)?;
-        Ok(start.elapsed().as_secs_f64())
-    });
-    let best = best.collect::<Result<Vec<f64>>>()?.into_iter().fold(f64::INFINITY, f64::min);
-    Ok((2 * rows * width * width) as f64 / best.max(1e-9))
+        let product =
+            new_product(Matrix::new(&x, ROWS, WIDTH, WIDTH), Matrix::new(&w, WIDTH, WIDTH, WIDTH));
+        black_box(product);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (2 * ROWS * WIDTH * WIDTH) as f64 / best.max(1e-9)
 }
 
 impl Forecast {
@@ -183,31 +203,27 @@ impl Forecast {
         usize::try_from(available / 4).unwrap_or(usize::MAX)
     }
 
-    /// Forecasts the resources for `workload` with `settings` on `device`.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if training cannot fit into main memory.
-    pub fn new(workload: &Workload, settings: &Settings, device: &Device) -> Result<Self> {
-        let (a, (usual, most)) = (&workload.architecture, workload.tokens);
+    /// Forecasts the resources for `workload` with `settings` on `device`, whether or not they are
+    /// available. On the CPU, the first forecast of a process measures its speed.
+    pub fn new(workload: &Workload, settings: &Settings, device: &Device) -> Self {
+        let a = &workload.architecture;
+        let (usual, most) = workload.tokens;
         let available = available_bytes();
-        let recompute = settings.recompute.decide(a, most, device, available)?;
+        let recompute = settings.recompute.applies(a, most, device, available);
         let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
         let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
-        let minutes = match device.is_cpu() {
-            true => Some(operations(a, usual, length, recompute) / speed()? * 100.0 / 60.0),
-            false => None,
-        };
+        let step = || operations(a, usual, length, recompute) / speed();
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
-        Ok(Self {
+        Self {
             working_bytes,
             mapped_bytes: workload.source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
             disk_bytes: workload.baked_bytes,
-            minutes,
+            minutes: device.is_cpu().then(|| 100.0 / 60.0 * step()),
             available_bytes: available,
             tokens: usual,
             has_data: workload.has_data,
             recompute,
-        })
+        }
     }
 }

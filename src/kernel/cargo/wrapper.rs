@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::build::run;
 use super::lock::{check_build, check_dependency, preserving_lock};
 use super::separate;
-use crate::kernel::environment::{EVCXR, HOME, REAL, SOCKET, on_path, status};
+use crate::kernel::environment::{self, EVCXR, HOME, REAL, SOCKET, on_path, status};
 
 /// The packages whose types cells use, beside those a notebook adds with `:dep`.
 const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
@@ -69,14 +69,10 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
         rustup.join("rustup"),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )?;
-    // SAFETY: other threads of this process, if any, read the environment only through std, whose
-    // lock `set_var` takes; no C code reads it meanwhile.
-    unsafe {
-        std::env::set_var(REAL, tool("cargo")?);
-        std::env::set_var(HOME, home);
-        std::env::set_var("CARGO_HOME", directory.join("home"));
-        std::env::set_var(SOCKET, socket);
-    }
+    environment::set(REAL, tool("cargo")?);
+    environment::set(HOME, home);
+    environment::set("CARGO_HOME", directory.join("home"));
+    environment::set(SOCKET, socket);
     Ok(())
 }
 
@@ -89,14 +85,9 @@ pub fn with_wrapper_on_path<T>(start: impl FnOnce() -> T) -> T {
     let before = std::env::var_os("PATH").unwrap_or_default();
     let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
     let path = std::env::join_paths(std::iter::once(rustup).chain(std::env::split_paths(&before)));
-    let set = |path: &OsStr| {
-        // SAFETY: other threads of this process read the environment only through std, whose lock
-        // `set_var` takes; no C code reads it meanwhile.
-        unsafe { std::env::set_var("PATH", path) };
-    };
-    set(path.as_deref().unwrap_or(&before));
+    environment::set("PATH", path.as_deref().unwrap_or(&before));
     let done = start();
-    set(&before);
+    environment::set("PATH", &before);
     done
 }
 

@@ -13,7 +13,7 @@ use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 use crate::kernel::cargo::cache::{BuildDirectory, latest_build};
 use crate::kernel::cargo::prelude::{LOCK, build_path, dependency};
 use crate::kernel::cargo::wrapper::with_wrapper_on_path;
-use crate::kernel::environment::{BACKTRACE, HOME, program};
+use crate::kernel::environment::{self, BACKTRACE, HOME, program};
 use crate::kernel::process::link::Link;
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that
@@ -159,10 +159,7 @@ pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
 
 /// evcxr with the prelude in scope, building in `directory`.
 fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
-    // SAFETY: other threads of this process read the environment only through std, whose lock
-    // `set_var` takes; C code that would read it directly (name resolution) is done before the
-    // engine starts.
-    unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
+    environment::set("EVCXR_TMPDIR", directory);
     let mut command = Command::new(program()?);
     if let Some(wanted) = std::env::var_os("RUST_BACKTRACE") {
         command.env(BACKTRACE, wanted);

@@ -1,0 +1,60 @@
+//! The resources that training a session needs, forecast when a report asks for them.
+
+use super::{BASE, Session};
+use crate::error::Result;
+use crate::train::{Forecast, Workload, available_bytes};
+
+/// The assumed length of an example, in tokens, for a source without data.
+const ASSUMED_LENGTH: usize = 512;
+
+impl Session {
+    /// Forecasts the resources for training with the current data and settings.
+    pub(super) fn forecast(&self) -> Forecast {
+        let mut forecast =
+            Forecast::new(&self.workload(), &self.models.settings, &self.merge.device);
+        forecast.working_bytes += self.merge.coefficient_bytes();
+        forecast
+    }
+
+    /// Returns an error if a step does not fit into main memory.
+    pub(super) fn check_memory(&self) -> Result<()> {
+        let Workload { architecture, tokens: (_, most), .. } = self.workload();
+        let recompute = self.models.settings.recompute;
+        recompute.decide(&architecture, most, &self.merge.device, available_bytes())?;
+        Ok(())
+    }
+
+    /// Returns the work of one step.
+    fn workload(&self) -> Workload {
+        let max_length = self.models.settings.max_length;
+        let batch_size = self.models.settings.batch_size;
+        let mut usual = 0;
+        let mut most = 0;
+        let mut all = 0;
+        let mut has_data = true;
+        for source in &self.sources {
+            if let Some(data) = self.models.data.get(source.name()) {
+                let lengths = data.examples.iter().map(|e| e.ids.len().min(max_length));
+                let sum: usize = lengths.clone().sum();
+                usual += sum * batch_size / lengths.len().max(1);
+                most += lengths.max().unwrap_or(0) * batch_size;
+                all += sum;
+            } else if source.name() != BASE {
+                let assumed = ASSUMED_LENGTH.min(max_length) * batch_size;
+                usual += assumed;
+                most += assumed;
+                has_data = false;
+            }
+        }
+        let first = &self.sources[0];
+        Workload {
+            architecture: self.merge.architecture.clone(),
+            sources: self.sources.len(),
+            source_bytes: self.sources.iter().map(|s| s.bytes() as u64).sum(),
+            tokens: (usual, most),
+            has_data,
+            all_tokens: all,
+            baked_bytes: (first.parameters() * first.dtype().size_in_bytes()) as u64,
+        }
+    }
+}
