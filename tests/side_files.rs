@@ -85,7 +85,7 @@ fn files(directory: &Path) -> BTreeSet<String> {
             match path.is_dir() {
                 true => stack.push(path),
                 false => {
-                    drop(found.insert(path.strip_prefix(directory).unwrap().display().to_string()))
+                    found.insert(path.strip_prefix(directory).unwrap().display().to_string());
                 }
             }
         }
