@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dam_prelude::interrupt;
 
-use crate::progress::print_above;
+use crate::terminal::progress::print_above;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 

@@ -1,14 +1,10 @@
 //! The `dam` program: runs verbs at a prompt, from a script, or in a Jupyter kernel.
 
 mod cli;
-mod image_query;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
-mod pager;
 mod process;
-mod progress;
-mod render;
 mod repl;
 mod run;
 mod terminal;
@@ -19,10 +15,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::run::End;
+use crate::terminal::{images, progress, render};
 
 fn main() -> ExitCode {
     process::configure();
-    terminal::apply_image_override();
+    images::apply_image_override();
     #[cfg(feature = "jupyter")]
     {
         if let Some(code) = kernel::hook() {
@@ -34,7 +31,7 @@ fn main() -> ExitCode {
     let output = render::Output { json: cli.json };
     interrupt::install();
     if !cli.json {
-        progress::watch();
+        progress::watch(repl::save_step);
     }
     let keys = cli.keys();
     if let (Some(file), true) = (&cli.file, cli.action.is_some() || cli.commands.is_some()) {

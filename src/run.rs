@@ -11,7 +11,7 @@ use dam_prelude::checkpoint::read_file;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
 use crate::interrupt::{self, RunGuard};
-use crate::render::{Output, note};
+use crate::terminal::render::{Output, note};
 
 /// How a statement ended.
 #[derive(Clone, Copy, PartialEq, Eq)]

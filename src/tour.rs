@@ -11,8 +11,8 @@ use dam_prelude::verbs::{self, Argument, Context, Statement, statements};
 use serde_json::Value;
 
 use crate::interrupt;
-use crate::render::Output;
 use crate::run::{self, End};
+use crate::terminal::render::Output;
 
 /// The explanations, each with the verbs that follow.
 const TOUR: [(&str, &str); 7] = [

@@ -1,7 +1,27 @@
-//! Changes of this process's environment: evcxr, rust-analyzer and the programs they start take
-//! their settings from it.
+//! What the kernel and the processes it starts know of each other and of the system: environment
+//! variables and programs.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::Result;
+
+/// The environment variable with the path of the real cargo.
+pub const REAL: &str = "DAM_CARGO";
+
+/// The environment variable with the path of the kernel's socket, which receives build progress.
+pub const SOCKET: &str = "DAM_BUILDS";
+
+/// The environment variable that evcxr sets for its own calls of cargo.
+pub const EVCXR: &str = "EVCXR_CORE_EXTERN";
+
+/// The environment variable with the real `CARGO_HOME`, which rust-analyzer does not see.
+pub const HOME: &str = "DAM_CARGO_HOME";
+
+/// The environment variable with the kernel's value of `RUST_BACKTRACE`, which applies to panics in
+/// cells.
+pub const BACKTRACE: &str = "DAM_BACKTRACE";
 
 /// Sets a variable.
 pub fn set(name: &str, value: impl AsRef<OsStr>) {
@@ -33,4 +53,28 @@ pub fn forget_cargo() {
             unsafe { std::env::remove_var(name) };
         }
     }
+}
+
+/// The path of a program on `PATH`.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// The executable of this process, even if its file has been replaced since the start.
+///
+/// # Errors
+/// The system does not report it.
+pub fn program() -> Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        Ok(std::env::current_exe()?)
+    }
+}
+
+/// The exit status of a program, as the exit code of this one.
+pub fn status(ended: std::io::Result<ExitStatus>) -> ExitCode {
+    let code = ended.ok().and_then(|status| status.code()).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -9,15 +9,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
-use super::cell::{Cells, VARIABLES};
-use super::code::{Completeness, completeness};
-use super::complete::Completer;
-use super::engine::Engine;
-use super::failure::Failure;
-use super::link::Link;
-use super::output::CellOutput;
-use crate::render::{Output, note};
-use crate::terminal;
+use crate::kernel::cargo::wrapper::install_wrapper;
+use crate::kernel::cells::cell::{Cells, VARIABLES};
+use crate::kernel::cells::code::{self, Completeness, completeness};
+use crate::kernel::cells::complete::Completer;
+use crate::kernel::cells::engine::Engine;
+use crate::kernel::cells::failure::Failure;
+use crate::kernel::cells::output::CellOutput;
+use crate::kernel::files::own_directory;
+use crate::kernel::process::link::Link;
+use crate::terminal::render::{Output, note};
+use crate::terminal::screen;
 
 /// A running evcxr with the prelude in scope.
 pub struct RustSession {
@@ -35,9 +37,9 @@ impl RustSession {
     /// # Errors
     /// There is no compiler or source, or the prelude does not build.
     pub fn start() -> Result<Self> {
-        let directory = super::own_directory()?;
+        let directory = own_directory()?;
         let socket = directory.path().join("rust");
-        super::cargo::install_wrapper(directory.path(), &socket)?;
+        install_wrapper(directory.path(), &socket)?;
         let live = Mutex::new(LiveDisplay::default());
         let output = CellOutput::new(move |message| {
             live.lock().unwrap_or_else(PoisonError::into_inner).show(&message)
@@ -83,11 +85,11 @@ impl RustSession {
         self.cells.save(file)
     }
 
-    /// The completions at byte `position` of `code`: where they start, and the words.
-    pub fn complete(&mut self, code: &str, position: usize) -> (usize, Vec<String>) {
-        let cursor = super::code::cursor(code, position);
-        let found = self.completer.complete(&mut self.engine, code, cursor);
-        (super::code::position(code, found.start), found.words)
+    /// The completions at byte `position` of `cell`: where they start, and the words.
+    pub fn complete(&mut self, cell: &str, position: usize) -> (usize, Vec<String>) {
+        let cursor = code::cursor(cell, position);
+        let found = self.completer.complete(&mut self.engine, cell, cursor);
+        (code::position(cell, found.start), found.words)
     }
 
     /// Whether `code` is incomplete.
@@ -169,6 +171,6 @@ impl Failure {
     /// The failure as text, with colours if the terminal has them.
     pub fn rendered(&self) -> String {
         let text = self.lines.join("\n");
-        if terminal::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }
+        if screen::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }
     }
 }

@@ -20,8 +20,8 @@ use dam_prelude::checkpoint::{open_to_write, read_file};
 use dam_prelude::session::{Progress, latest};
 use dam_prelude::verbs::{Context, Recovered, quoted};
 
-use crate::render::note;
-use crate::terminal::state_directory;
+use super::state::state_directory;
+use crate::terminal::render::note;
 
 /// The least time between two autosaves during training.
 const INTERVAL: Duration = Duration::from_secs(1);

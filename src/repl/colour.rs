@@ -1,7 +1,7 @@
 //! Colours that are readable on light and dark backgrounds, or none if the terminal or the user
 //! wants none.
 
-use crate::terminal;
+use crate::terminal::screen;
 
 /// The style of a piece of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum Colour {
 impl Colour {
     /// Decided by `NO_COLOR`, `TERM`, and whether standard output is a terminal.
     pub fn from_env() -> Self {
-        if terminal::has_colours() { Self::On } else { Self::Off }
+        if screen::has_colours() { Self::On } else { Self::Off }
     }
 
     /// `text` in `style`, or unchanged if colours are off.

@@ -6,8 +6,8 @@ use dam_prelude::verbs::{Context, Timeline, statements};
 use rustyline::Result;
 use rustyline::error::ReadlineError;
 
-use crate::render::Output;
 use crate::run::{Outcome, statement};
+use crate::terminal::render::Output;
 
 use super::editor::{Editor, Input};
 

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::terminal::state_directory;
+use super::state::state_directory;
 use dam_prelude::checkpoint::{open_file, open_to_write};
 use rustyline::Result;
 use rustyline::history::{History, SearchDirection, SearchResult};

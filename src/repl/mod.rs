@@ -11,6 +11,7 @@ mod prompt;
 mod recovery;
 #[cfg(feature = "jupyter")]
 mod rust;
+mod state;
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Read};
@@ -21,8 +22,8 @@ use dam_prelude::verbs::{Context, statements};
 use rustyline::error::ReadlineError;
 
 use crate::interrupt;
-use crate::render::{Output, note};
 use crate::run::{End, Outcome, input, report_skipped, statement};
+use crate::terminal::render::{Output, note};
 use autosave::Autosave;
 use editor::{Editor, Input};
 

@@ -3,7 +3,7 @@
 use dam_prelude::checkpoint::BASE;
 use dam_prelude::verbs::Context;
 
-use crate::terminal;
+use crate::terminal::screen;
 
 use super::colour::{Colour, Style};
 
@@ -18,7 +18,7 @@ pub struct Prompt {
 
 /// The prompt of a session, for a terminal with `columns` columns.
 pub fn prompt(context: &Context, columns: usize, colour: Colour) -> Prompt {
-    of(&parts(context), columns, if terminal::is_ascii() { " | " } else { " · " }, colour)
+    of(&parts(context), columns, if screen::is_ascii() { " | " } else { " · " }, colour)
 }
 
 /// The parts of the prompt, the most informative last.

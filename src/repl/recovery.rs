@@ -7,7 +7,7 @@ use dam_prelude::verbs::Context;
 use rustyline::Result;
 use rustyline::error::ReadlineError;
 
-use crate::render::{Output, note};
+use crate::terminal::render::{Output, note};
 
 use super::autosave::{Autosave, UnfinishedSession};
 use super::editor::{Editor, Input};

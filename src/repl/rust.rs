@@ -16,10 +16,10 @@ use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Helper};
 
+use super::state::state_directory;
 use crate::interrupt::{RunGuard, on_stop};
 use crate::kernel::RustSession;
-use crate::render::Output;
-use crate::terminal::state_directory;
+use crate::terminal::render::Output;
 
 use super::history::LineHistory;
 

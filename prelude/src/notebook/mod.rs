@@ -28,6 +28,10 @@ pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error
 /// The environment variable that holds the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
 
+/// The directory of this crate's source when it was compiled. The kernel of `dam` builds cells with
+/// it.
+pub const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
+
 /// The MIME type of a live output block: JSON with `id` and `data`, an object of contents by MIME
 /// type. A block with the id of an earlier one replaces it.
 pub const LIVE: &str = "application/vnd.dam.live+json";

@@ -1,4 +1,4 @@
-"""Makes the files of tests/formats.rs, and what PyTorch and transformers make of them.
+"""Makes the files of tests/models/formats.rs, and what PyTorch and transformers make of them.
 
 usage: make.py (needs torch transformers safetensors); writes beside itself.
 """

@@ -1,7 +1,7 @@
 """Has the gguf package and transformers read GGUF files that this program writes: tensors, logits, text.
 
 usage: check.py DAM (the program; needs torch transformers safetensors gguf); writes tokens.json beside itself.
-Run in the root of the repository. `tests/gguf_out.rs` has the same models in with_tokenizer and known.
+Run in the root of the repository. `tests/models/gguf_out.rs` has the same models in with_tokenizer and known.
 """
 import json, os, re, shutil, subprocess, sys, tempfile
 import gguf, numpy as np, torch

@@ -1,4 +1,4 @@
-"""Makes the tokenizers of tests/gguf_out.rs, and what the gguf package says that its files must hold.
+"""Makes the tokenizers of tests/models/gguf_out.rs, and what the gguf package says that its files must hold.
 
 usage: make.py (needs torch transformers tokenizers safetensors gguf); writes beside itself.
 """

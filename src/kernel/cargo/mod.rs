@@ -1,0 +1,8 @@
+//! How cells are built: cargo behind a wrapper, with versions fixed and the prelude built once.
+
+pub mod build;
+pub mod cache;
+pub mod lock;
+pub mod prelude;
+pub mod separate;
+pub mod wrapper;
