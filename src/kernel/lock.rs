@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(difference(&before, &of("1.0", &["derive"])), None);
         assert_eq!(
             difference(&before, &of("1.1", &["derive"])).unwrap(),
-            "`serde` could not stay at 1.0"
+            "`serde` would not stay at 1.0"
         );
         assert!(difference(&before, &of("1.0", &["derive", "rc"])).unwrap().contains("(`rc`)"));
         assert_eq!(difference(&Packages::new(), &before), None);

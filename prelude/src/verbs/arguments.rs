@@ -173,7 +173,7 @@ pub fn source_at_home(spec: &str) -> String {
 /// Anything else.
 pub fn count(what: &str, text: &str) -> Result<usize> {
     let n = text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n));
-    n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))
+    n.ok_or_else(|| Error::bad_value(what, text, "an integer of at least 1"))
 }
 
 /// A size such as `5GB` or `100MB`.
