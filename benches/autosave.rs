@@ -1,13 +1,13 @@
-//! What it costs that the prompt keeps everything: a merge with as many coefficients as one of
-//! three 8B models (4.6 million, 55 MB a state with its moments), beside the same where nothing can
-//! be kept. `cargo bench --bench autosave`.
+//! The cost of autosave: trains a merge with as many coefficients as one of three 8B models (4.6
+//! million, 55 MB per state with its moments), with autosave and without.
+//! `cargo bench --bench autosave`.
 //!
-//! The model is wide and thin, so that its steps take about a second. What a state costs depends on
-//! its size alone, so it is given in seconds, and as a share of a step of three 7B models: 42 s on
-//! two cores, with 32 tokens from each.
+//! The model is wide and shallow, so that its steps take about a second. The cost of a state depends
+//! on its size alone, so it is reported in seconds, and as a share of a training step of three 7B
+//! models: 42 s on two cores, with 32 tokens from each.
 //!
-//! The aim: less than 5% of the time of training, and memory that does not grow with the number of
-//! states.
+//! The goal: less than 5% of the training time, and memory use that does not grow with the number
+//! of states.
 
 #[cfg(target_os = "linux")]
 #[path = "../tests/common/mod.rs"]
@@ -31,20 +31,20 @@ mod linux {
 
     use super::common::terminal::{Terminal, dam};
 
-    /// Columns of a model of 8B: 32 layers of seven linear and two norm layers, embedding, output
-    /// layer and norm.
+    /// As many columns as an 8B model has: 32 layers of seven linear and two norm layers, the
+    /// embedding, the output layer and its norm.
     const CONFIG: &str = r#"{
         "model_type": "llama", "hidden_size": 4096, "intermediate_size": 16, "num_hidden_layers": 53, "vocab_size": 64,
         "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": false, "hidden_act": "silu", "max_position_embeddings": 64, "rope_theta": 10000.0
     }"#;
 
-    /// Steps of training that are timed, and of `step` one by one.
+    /// The number of timed steps of `train`, and of `step` one by one.
     const TRAINED: usize = 60;
     const STEPS: usize = 30;
 
-    /// Seconds of a step of three 7B models.
-    const REAL: f64 = 42.0;
+    /// The seconds per step of three 7B models.
+    const SECONDS_7B: f64 = 42.0;
 
     fn write_source(dir: &Path) {
         std::fs::create_dir_all(dir).unwrap();
@@ -70,13 +70,13 @@ mod linux {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
-    /// How long training and one step take at a prompt, and the memory after 5 steps and after all,
-    /// in MB.
-    fn measure(models: &Path, kept: bool) -> (Duration, Duration, [f64; 2]) {
+    /// The time per step of `train` and of `step` at a prompt, and the memory after 5 steps and after
+    /// all of them, in MB.
+    fn measure(models: &Path, autosave: bool) -> (Duration, Duration, [f64; 2]) {
         let home = tempfile::tempdir().unwrap();
         let mut command = dam(home.path());
-        if !kept {
-            // A file is no place for sessions.
+        if !autosave {
+            // Sessions cannot be saved in a file.
             std::fs::write(home.path().join("file"), "").unwrap();
             command.env("XDG_STATE_HOME", home.path().join("file"));
         }
@@ -97,7 +97,7 @@ mod linux {
         );
         let mut trained = 2;
         let mut total = Duration::ZERO;
-        // In pieces, as a test's terminal waits a minute.
+        // In parts, because the test terminal waits a minute at most.
         for _ in 0..4 {
             trained += TRAINED / 4;
             total +=
@@ -119,7 +119,7 @@ mod linux {
         }
         println!(
             "{:20} {:>14} {:>14} {:>22}",
-            "", "train, a step", "step by step", "memory (MB) at 5, 30"
+            "", "train, per step", "step by step", "memory (MB) at 5, 30"
         );
         let row = |name: &str, (train, step, memory): (Duration, Duration, [f64; 2])| {
             let (train, step) = (train.as_secs_f64(), step.as_secs_f64());
@@ -129,17 +129,17 @@ mod linux {
             );
             (train, step)
         };
-        let (kept, without) = (
-            row("kept as it goes", measure(directory.path(), true)),
-            row("not kept", measure(directory.path(), false)),
+        let (with, without) = (
+            row("with autosave", measure(directory.path(), true)),
+            row("without", measure(directory.path(), false)),
         );
-        let more = (kept.0 - without.0, kept.1 - without.1);
-        println!("{:20} {:12.3} s {:12.3} s", "a state costs", more.0, more.1);
+        let cost = (with.0 - without.0, with.1 - without.1);
+        println!("{:20} {:12.3} s {:12.3} s", "cost per state", cost.0, cost.1);
         println!(
             "{:20} {:12.1} % {:12.1} %",
-            "of a step of 3 x 7B",
-            more.0 / REAL * 100.0,
-            more.1 / REAL * 100.0
+            "of a 3 x 7B step",
+            cost.0 / SECONDS_7B * 100.0,
+            cost.1 / SECONDS_7B * 100.0
         );
     }
 }

@@ -203,7 +203,10 @@ fn interrupted_training_keeps_complete_steps() {
     });
     let report = report.unwrap();
     assert_eq!((report.steps, report.reached, report.stopped, dam.steps()), (2, 2, true, 2));
-    assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
+    assert!(
+        report.to_string().contains("stopped after step 2: completed steps are kept"),
+        "{report}"
+    );
 }
 
 /// If no step was made, the merge that was tried before is still current, and the state of the

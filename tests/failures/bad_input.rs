@@ -252,7 +252,7 @@ fn sources_that_differ() {
     let error = load([a.display().to_string(), "builtin:base".into()]).unwrap_err();
     assert_message(&error, &["model.embed_tokens.weight", "[96, 32]"]);
     let error = load([a.display().to_string(), a.display().to_string()]).unwrap_err();
-    assert_message(&error, &["`a` already", "NAME=SOURCE"]);
+    assert_message(&error, &["`a` is already loaded", "NAME=SOURCE"]);
     let error = load([a.display().to_string()]).unwrap().wrap(Columns::default()).unwrap_err();
     assert_message(&error, &["two sources"]);
 }
@@ -634,7 +634,7 @@ fn unknown_verbs_and_keys() {
         ("save x --forse", &["unknown flag `--forse`", "--force"]),
         ("step", &["nothing is loaded yet", "load"]),
         ("load builtin:japanese builtin:math; step", &["not wrapped yet", "wrap"]),
-        ("load builtin:japanese builtin:math; wrap; step 0", &["`0`", "whole number"]),
+        ("load builtin:japanese builtin:math; wrap; step 0", &["`0`", "an integer of at least 1"]),
         ("load builtin:japanese builtin:math; wrap; inspect no.such", &["`no.such`"]),
         ("load", &["usage: load"]),
         ("data x", &["usage: data"]),
@@ -642,7 +642,7 @@ fn unknown_verbs_and_keys() {
         ("load builtin:japanese builtin:math; wrap f=tanh f=relu", &["`f` is given twice"]),
         (
             "load builtin:japanese builtin:math; wrap; bake ''",
-            &["something is missing", "usage: bake"],
+            &["an argument is missing", "usage: bake"],
         ),
     ] {
         let output = verbs(&golden(""), line);

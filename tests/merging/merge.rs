@@ -289,7 +289,7 @@ fn failed_merges_leave_no_output() {
         (format!("{load}; merge linar out"), "linear"),
         (format!("{load}; merge linear dtype=int8 out"), "bf16"),
         (format!("{load}; merge linear density=1 out"), "weight, normalize, base"),
-        (format!("{load}; merge linear dtype=f16"), "no directory"),
+        (format!("{load}; merge linear dtype=f16"), "needs an output directory"),
         (format!("{load}; merge ties out"), "base=SOURCE"),
         (format!("{load}; merge passthrough out"), "merges 1 sources"),
         (format!("{load}; merge slerp t=x out"), "a number"),

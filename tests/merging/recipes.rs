@@ -160,7 +160,7 @@ fn unsupported_keys_are_rejected() {
         (
             &format!("merge_method: karcher\nmodules: {{default: {{slices: []}}}}\n{two}"),
             "modules",
-            "`models` too",
+            "also has `models`",
         ),
         (
             &format!("merge_method: karcher\nmodules: {{text_decoder: {{}}}}\n{two}"),
@@ -170,12 +170,12 @@ fn unsupported_keys_are_rejected() {
         (
             &format!("merge_method: karcher\nchat_template: vicunia\n{two}"),
             "chat_template",
-            "nor the name of one",
+            "neither a template nor the name of one",
         ),
         (
             &format!("merge_method: karcher\ntokenizer: {{sourc: union}}\n{two}"),
             "tokenizer.sourc",
-            "no such key",
+            "unknown key",
         ),
         (
             &format!("merge_method: karcher\ntokenizer: {{pad_to_multiple_of: 0}}\n{two}"),
@@ -187,7 +187,7 @@ fn unsupported_keys_are_rejected() {
                 "merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: nil}}}}}}}}\n{two}"
             ),
             "tokenizer.tokens.a.source.kind",
-            "zero or model_token",
+            "expected zero or model_token",
         ),
         (
             &format!(
@@ -197,7 +197,7 @@ fn unsupported_keys_are_rejected() {
             "either `token` or `token_id`",
         ),
         (&format!("merge_method: karcher\nexperts: []\n{two}"), "experts", "mergekit-moe"),
-        (&format!("merge_methd: karcher\n{two}"), "merge_methd", "no such key"),
+        (&format!("merge_methd: karcher\n{two}"), "merge_methd", "unknown key"),
         (
             &format!("merge_method: karcher\ntokenizer_source: union\n{two}"),
             "tokenizer_source",
@@ -457,7 +457,7 @@ fn static_merges_name_the_source_of_their_configuration() {
     assert!(
         models
             .to_string()
-            .contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"),
+            .contains("instruct: max_position_embeddings is 256, but 64 in base; rms_norm_eps is"),
         "{models}"
     );
     let baked =
@@ -824,13 +824,17 @@ fn missing_rows_are_rejected() {
         Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap_err()
     };
     for (tokens, key, reason) in [
-        ("<x>: {}", "tokenizer.tokens.<x>.source", "no source is given"),
-        ("<x>: {source: zero}", "tokenizer.tokens.<x>.source", "`zero` is not merged"),
+        ("<x>: {}", "tokenizer.tokens.<x>.source", "but no source is given"),
+        (
+            "<x>: {source: zero}",
+            "tokenizer.tokens.<x>.source",
+            "`zero` is not merged into the embedding",
+        ),
         ("<q>: {source: YX}", "tokenizer.tokens.<q>.source", "has no token `<q>`"),
         (
             "<x>: {source: {kind: model_token, model: YX, token_id: 22}}",
             "tokenizer.tokens.<x>.source",
-            "no row 22",
+            "row 22 is out of range",
         ),
         (
             "<x>: {source: {kind: model_token, model: YX, token: <q>}}",

@@ -223,10 +223,10 @@ fn every_scheme_displays_itself() {
         let name = "model.layers.0.mlp.up_proj.weight";
         let text = dam.inspect(name).unwrap().to_string();
         let word = match known.name {
-            "rows" => "rows are those",
+            "rows" => "shows the rows in which sources differ most",
             "rows_columns" | "low_rank" => "every element",
             "tensor" | "layer" | "task" => "the whole tensor",
-            _ => "columns are those",
+            _ => "shows the columns in which sources differ most",
         };
         assert!(text.contains(word), "{text}");
         assert_eq!(
@@ -483,14 +483,14 @@ fn errors_of_schemes_are_reported() {
         (Wrong::Detached, &["received no gradient", first, "detach"][..]),
         (Wrong::Unused, &["received no gradient", "input_layernorm.weight more`"]),
         (Wrong::Shape, &["`Wrong`", "[3, 1, 5]", first, "3 x 1 x (1 or 32)"]),
-        (Wrong::Half, &["dtype `f16`", "give f32"]),
+        (Wrong::Half, &["dtype `f16`", "return f32"]),
         (Wrong::Fails, &["`Wrong` fails", first, "shape mismatch"]),
         (Wrong::NotFinite, &["initial value is `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
         (Wrong::Count, &["`2` initial values", "[3, 1, 1]", first]),
         (
             Wrong::Backward,
-            &["gradient by value", first, "finite differences give", "nothing detached"],
+            &["the gradient of value", first, "finite differences give", "no detach"],
         ),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
@@ -500,7 +500,7 @@ fn errors_of_schemes_are_reported() {
     }
     check_scheme(&Wrong::Shared, &models).unwrap();
     says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["initial value is `NaN`", first]);
-    says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "give f32 of"]);
+    says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "return f32 of"]);
 }
 
 /// Two tensors that disagree about a shared key.
@@ -620,7 +620,7 @@ fn verbs_wrap_with_any_scheme_and_suggest_names() {
     for (verb, words) in [
         ("wrap low_rang", ["unknown scheme `low_rang`", "did you mean `low_rank`?"]),
         ("wrap rows rank=2", ["unknown key `rank`", "known: f, train, init, bias, base"]),
-        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "an integer from 1 to 1024"]),
+        ("wrap low_rank rank=0", ["invalid value `0` for `rank`", "an integer from 1 to 1024"]),
         ("wrap low_rank rang=2", ["unknown key `rang`", "did you mean `rank`?"]),
         ("wrap task", ["`task`", "load base=SOURCE"]),
     ] {

@@ -197,7 +197,7 @@ fn trained_merges_can_be_written_as_adapters() {
     let written = dam.bake_with(dir.path().join("trained"), &adapter(8)).unwrap();
     let trained = written.retained.clone().unwrap();
     assert!(trained.share < 1.0 - 1e-9 && trained.share > 0.5, "{trained:?}");
-    assert!(written.to_string().contains("; least at `"), "{written}");
+    assert!(written.to_string().contains("; lowest at `"), "{written}");
     // A higher rank retains more; full rank retains everything.
     let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().retained.unwrap();
     let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().retained.unwrap();
@@ -293,7 +293,7 @@ fn contradictory_keys_are_rejected() {
     says("merge linear out rank=8", &["rank=8", "as=adapter"]);
     says("merge linear as=adapter", &["`as`", "needs an output directory"]);
     says("merge linear out as=adaptor", &["adaptor", "adapter"]);
-    says("merge linear out as=adapter rank=0", &["`0`", "from 1"]);
+    says("merge linear out as=adapter rank=0", &["`0`", "an integer of at least 1"]);
     says("merge linear out as=adapter shard=1GB", &["shard", "one file"]);
     says("merge linear out as=adapter", &["base"]);
 }

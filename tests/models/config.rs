@@ -298,7 +298,7 @@ fn the_text_configuration_of_a_multimodal_model_is_read() {
     one["text_config"]["model_type"] = json!("ministral9");
     let error = parse(&one).unwrap_err();
     assert!(
-        matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"),
+        matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 with ministral9"),
         "{error:?}"
     );
     // The hint names all supported families.

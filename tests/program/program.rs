@@ -318,9 +318,7 @@ fn the_model_card_names_sources_and_data_without_paths() {
     assert!(trained.contains("- `base`: `base`, no data (the base; not merged)"), "{trained}");
     assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
     // Naming a training file in `eval` does not make it held-out data.
-    assert!(
-        card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from")
-    );
+    assert!(card("step 2; eval data0.jsonl".into()).contains("On the training data"));
 }
 
 /// The table of verbs in the guide matches the program; `DAM_README=update` writes it.

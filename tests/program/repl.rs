@@ -110,7 +110,7 @@ fn history_survives_the_session_and_can_be_searched() {
     dam.send(format!("{}los", ctrl('r')));
     dam.wait_for("(reverse-i-search)`los': help loss");
     dam.send(ENTER);
-    dam.wait_for("every term of the objective");
+    dam.wait_for("every loss term on the next batch");
     dam.wait_for_prompt("");
     dam.send(format!("{UP}{UP}"));
     dam.wait_until("the line before", |screen| screen.ends_with("> help quit"));
@@ -133,7 +133,7 @@ fn a_line_continues_until_its_quotation_mark_is_closed() {
     dam.line("generate 'open");
     dam.send(ctrl('c'));
     dam.line("help loss");
-    dam.wait_for("every term of the objective");
+    dam.wait_for("every loss term on the next batch");
 }
 
 #[test]
@@ -142,15 +142,17 @@ fn pasted_lines_run_as_separate_lines() {
     let mut dam = Terminal::dam(home.path());
     dam.paste("help loss # one\r\nhelp quit; help save\nhelp step");
     dam.wait_for("help step");
-    assert!(!dam.screen().contains("every term"), "nothing runs before the Enter key");
+    assert!(!dam.screen().contains("every loss term"), "nothing runs before the Enter key");
     dam.send(ENTER);
-    let screen = dam.wait_for("or N of them");
-    for text in ["every term of the objective", "Ctrl-D does too", "keep coefficients"] {
+    let screen = dam.wait_for("one optimiser step, or N; shows");
+    for text in
+        ["every loss term on the next batch", "quit (or Ctrl-D)", "save coefficients, settings"]
+    {
         assert!(screen.contains(text), "{text}: {screen}");
     }
     // Type-ahead is not lost.
     dam.send(format!("help loss{ENTER}help evolve{ENTER}"));
-    dam.wait_for("judged on the sources");
+    dam.wait_for("on the sources' own data");
 }
 
 #[test]
@@ -181,7 +183,7 @@ fn an_interrupt_stops_training_but_not_the_session() {
     // At the prompt Ctrl-C only clears the line.
     dam.send(format!("bake x{}", ctrl('c')));
     dam.line("help loss");
-    dam.wait_for("every term of the objective");
+    dam.wait_for("every loss term on the next batch");
     dam.wait_for_prompt("loss ");
     assert!(!home.path().join("x").exists());
 
@@ -285,7 +287,7 @@ fn control_characters_are_ignored() {
     dam.paste("help \x1b[2Jloss\x07");
     next(&mut dam);
     dam.line("help loss");
-    dam.wait_for("every term of the objective");
+    dam.wait_for("every loss term on the next batch");
     assert!(!dam.bytes().windows(4).any(|bytes| bytes == b"\x1b[2J"));
 }
 
@@ -302,7 +304,7 @@ fn very_long_lines_are_handled_quickly() {
     dam.paste(&format!("help {long}"));
     dam.send(ENTER);
     dam.line("help loss");
-    dam.wait_for("every term of the objective");
+    dam.wait_for("every loss term on the next batch");
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert!(history(home.path()).len() < 1000);
 }
@@ -316,8 +318,8 @@ fn input_that_is_not_utf_8_is_refused() {
     std::thread::sleep(Duration::from_millis(200));
     dam.send(ctrl('c'));
     dam.line("help loss");
-    let screen = dam.wait_for("every term of the objective");
-    assert!(!screen.contains("Ctrl-D does too"), "{screen}");
+    let screen = dam.wait_for("every loss term on the next batch");
+    assert!(!screen.contains("quit (or Ctrl-D)"), "{screen}");
 }
 
 /// Without colours no escape sequence sets any; a dumb terminal gets no sequences at all.
@@ -337,7 +339,7 @@ fn colours_are_off_when_unwanted() {
         dam.line("wrap colour=2; help loss");
         dam.wait_for("unknown key `colour`");
         dam.line("help loss");
-        dam.wait_for("every term of the objective");
+        dam.wait_for("every loss term on the next batch");
         match (name, value) {
             ("TERM", "xterm") => assert!(colours(&dam.bytes()) > 0),
             ("NO_COLOR", _) => assert_eq!(colours(&dam.bytes()), 0),
@@ -364,7 +366,7 @@ fn vi_keys_are_available_by_flag_and_environment() {
         std::thread::sleep(Duration::from_millis(700));
         dam.send("x0x");
         dam.send(ENTER);
-        dam.wait_for("every term of the objective");
+        dam.wait_for("every loss term on the next batch");
     }
     let mut command = dam(home.path());
     command.env("DAM_EDIT", "vim");
@@ -655,7 +657,7 @@ fn figures_are_images_where_the_terminal_supports_them() {
         }
         dam.wait_for_bytes(from, image);
         dam.line("help quit");
-        dam.wait_for("Ctrl-D does too");
+        dam.wait_for("quit (or Ctrl-D)");
         dam.line("quit");
         assert!(dam.end().success());
     };

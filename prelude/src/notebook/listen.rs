@@ -67,7 +67,8 @@ fn verb(line: &str, mut stream: UnixStream) {
         Ok(Ok(())) => json!({"done": true}),
         Ok(Err(error)) => json!({"error": error.to_string(), "hint": Error::hint(&error)}),
         Err(_) => {
-            json!({"error": "internal error in a verb", "hint": "please report the steps that led to it"})
+            let hint = "this is a bug in dam: please report the steps that led to it";
+            json!({"error": format!("internal error in `{line}`"), "hint": hint})
         }
     });
 }

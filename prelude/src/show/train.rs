@@ -150,7 +150,7 @@ impl TrainReport {
         }
         if self.stopped {
             table.notes.push(format!(
-                "stopped after step {}: all steps are kept; train continues from there",
+                "stopped after step {}: completed steps are kept; train continues from there",
                 self.reached
             ));
         }

@@ -112,7 +112,7 @@ fn module<'a, 'v>(
         ["models", "slices"].into_iter().find(|key| map.get(*key).is_some_and(|v| !v.is_null()))
     {
         return Err(inner.wrong(
-            format!("it also has `{twice}`"),
+            format!("the recipe also has `{twice}`"),
             "keep one of `models`, `slices` and `modules`",
         ));
     }
