@@ -628,7 +628,7 @@ fn unknown_verbs_and_keys() {
         ("set dtype=bf16 device=cpu", &["`bf16`", "f32 on the CPU"]),
         ("wrap f=sine", &["`sine`"]),
         ("wrap", &["nothing is loaded yet", "load"]),
-        ("set lr 1e-2", &["`1e-2` stands alone", "KEY=VALUE"]),
+        ("set lr 1e-2", &["`1e-2` has no key", "KEY=VALUE"]),
         ("set top_k=1", &["`1`", "at least 2"]),
         ("load builtin:japanese; wrap", &["at least two sources; 1 loaded", "load more"]),
         ("save x --forse", &["unknown flag `--forse`", "--force"]),

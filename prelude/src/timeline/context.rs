@@ -85,15 +85,15 @@ impl Context {
         self.merged = None;
     }
 
-    /// What was done, and the states that came of it.
+    /// The history of the session.
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
-    /// An error where no source is loaded.
+    /// Checks that a source is loaded.
     ///
     /// # Errors
-    /// As said.
+    /// None is.
     pub fn loaded(&self) -> Result<()> {
         if self.dam.is_none() && self.models.names().next().is_none() {
             return refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math");
@@ -106,7 +106,7 @@ impl Context {
         self.dam.as_ref().map_or_else(|| self.models.clone(), Dam::models)
     }
 
-    /// The models, where that can be told without waiting for what works on them.
+    /// The models, unless the merge is in use by another thread.
     pub fn known(&self) -> Option<Models> {
         match &self.dam {
             Some(dam) => Some(dam.status()?.models),

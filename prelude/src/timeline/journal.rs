@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
-use super::tree::{Kept, State, Timeline, file_of};
+use super::tree::{Content, State, Timeline, file_of};
 use super::{Rebuild, Replay};
 use crate::checkpoint::{open_to_write, read_file, replace_file};
 use crate::error::refuse;
@@ -47,7 +47,7 @@ const LONG: u64 = 8 << 20;
 #[serde(rename_all = "lowercase")]
 enum Entry {
     Version(u32),
-    State(usize, Line),
+    State(usize, StateEntry),
     Looked(usize, Words),
     Undone(BTreeMap<String, Vec<usize>>),
     Head(Head),
@@ -66,7 +66,7 @@ struct Head {
 /// The content of a journal.
 struct Journal {
     head: Head,
-    states: Vec<Line>,
+    states: Vec<StateEntry>,
     /// The bytes of its complete lines; none in the format of earlier versions.
     length: Option<u64>,
 }
@@ -77,7 +77,7 @@ struct Whole {
     version: u32,
     #[serde(flatten)]
     head: Head,
-    states: Vec<Line>,
+    states: Vec<StateEntry>,
 }
 
 /// A resumed session.
@@ -94,7 +94,7 @@ pub struct Recovered {
 type Words = (String, Vec<Argument>);
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct StateEntry {
     parent: Option<usize>,
     done: Option<Words>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -122,7 +122,7 @@ impl Context {
             return Ok(());
         }
         for (number, state) in self.timeline.states.iter_mut().enumerate() {
-            let Some(Kept { dam: Some((dam, snapshot)), .. }) = &state.kept else { continue };
+            let Some(Content { dam: Some((dam, snapshot)), .. }) = &state.content else { continue };
             if !state.in_file {
                 dam.save_at(snapshot, &directory.join(file_of(number)))?;
                 state.in_file = true;
@@ -223,7 +223,7 @@ impl Context {
     pub(super) fn bring(&mut self, state: usize, replay: Replay) -> Result<()> {
         let states = &self.timeline.states;
         let missing = std::iter::successors(Some(state), |s| states[*s].parent)
-            .take_while(|s| states[*s].kept.is_none());
+            .take_while(|s| states[*s].content.is_none());
         // A state with a file needs no earlier one.
         let mut chain: Vec<usize> = Vec::new();
         for number in missing {
@@ -233,8 +233,8 @@ impl Context {
             }
         }
         for number in chain.into_iter().rev() {
-            let kept = self.rebuilt(number, replay)?;
-            self.timeline.states[number].kept = Some(kept);
+            let content = self.rebuilt(number, replay)?;
+            self.timeline.states[number].content = Some(content);
         }
         if let Some(by) = self.timeline.states[state].merged_by {
             self.bring_merged(state, by, replay)?;
@@ -243,32 +243,37 @@ impl Context {
     }
 
     /// `state` from its file, or from its parent and its statement.
-    fn rebuilt(&self, state: usize, replay: Replay) -> Result<Kept> {
+    fn rebuilt(&self, state: usize, replay: Replay) -> Result<Content> {
         let Timeline { states, directory, .. } = &self.timeline;
         if let (true, Some(directory)) = (states[state].in_file, directory) {
             let dam = Dam::open(directory.join(file_of(state)))?;
             let (models, snapshot) = (dam.models(), dam.snapshot()?);
-            return Ok(Kept { models, dam: Some((dam, snapshot)), merged: None });
+            return Ok(Content { models, dam: Some((dam, snapshot)), merged: None });
         }
-        let parent =
-            states[state].parent.and_then(|parent| states[parent].kept.clone()).unwrap_or_default();
+        let parent = states[state]
+            .parent
+            .and_then(|parent| states[parent].content.clone())
+            .unwrap_or_default();
         let models = parent.dam.as_ref().map_or(parent.models, |(dam, _)| dam.models());
         let mut scratch = Context { models, ..Self::default() };
         if let Some(done) = &states[state].done {
             replay(&mut scratch, done, Rebuild::Sources)?;
         }
-        Ok(Kept { models: scratch.models, dam: None, merged: None })
+        Ok(Content { models: scratch.models, dam: None, merged: None })
     }
 
     /// Rebuilds the static merge that state `by` made.
     fn bring_merged(&mut self, state: usize, by: usize, replay: Replay) -> Result<()> {
         let Timeline { states, .. } = &self.timeline;
-        if states[state].kept.as_ref().is_some_and(|kept| kept.merged.is_some()) {
+        if states[state].content.as_ref().is_some_and(|content| content.merged.is_some()) {
             return Ok(());
         }
-        let kept = states[state].kept.clone().unwrap_or_default();
-        let mut scratch =
-            Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
+        let content = states[state].content.clone().unwrap_or_default();
+        let mut scratch = Context {
+            models: content.models,
+            dam: content.dam.map(|(dam, _)| dam),
+            ..Self::default()
+        };
         if let Some(recipe) = &states[by].recipe {
             scratch.merged = Some(scratch.current().merge_yaml(recipe)?);
         } else if let Some(done) = &states[by].done {
@@ -280,8 +285,8 @@ impl Context {
                 "make it again, or go to another state: history",
             );
         }
-        if let Some(kept) = &mut self.timeline.states[state].kept {
-            kept.merged = scratch.merged;
+        if let Some(content) = &mut self.timeline.states[state].content {
+            content.merged = scratch.merged;
         }
         Ok(())
     }
@@ -312,7 +317,7 @@ pub(crate) fn recover(directory: &Path, replay: Replay) -> Result<Recovered> {
         saved: line.saved,
         merged_by: line.merged_by,
         recipe: line.recipe,
-        kept: None,
+        content: None,
         in_file: line.in_file,
     });
     let mut timeline = Timeline {
@@ -326,7 +331,7 @@ pub(crate) fn recover(directory: &Path, replay: Replay) -> Result<Recovered> {
         journal: journal.length,
         ..Timeline::default()
     };
-    timeline.states[0].kept = Some(Kept::default());
+    timeline.states[0].content = Some(Content::default());
     let mut context = Context { timeline, ..Context::default() };
     let mut notes: Vec<String> = context.go_near(here, replay)?.into_iter().collect();
     let is_elsewhere = !notes.is_empty();
@@ -373,7 +378,7 @@ impl Timeline {
         match begun {
             Some(_) => {
                 self.touched.iter().try_for_each(|number| {
-                    add(Entry::State(*number, self.states[*number].line()))
+                    add(Entry::State(*number, self.states[*number].entry()))
                 })?;
                 self.looked
                     .iter()
@@ -382,7 +387,7 @@ impl Timeline {
             None => {
                 add(Entry::Version(VERSION))?;
                 for (number, state) in self.states.iter().enumerate() {
-                    add(Entry::State(number, state.line()))?;
+                    add(Entry::State(number, state.entry()))?;
                     state
                         .looked
                         .iter()
@@ -415,8 +420,8 @@ impl Timeline {
 }
 
 impl State {
-    fn line(&self) -> Line {
-        Line {
+    fn entry(&self) -> StateEntry {
+        StateEntry {
             parent: self.parent,
             done: self.done.as_ref().map(words),
             // Each has an entry of its own.
@@ -467,7 +472,7 @@ fn read(directory: &Path) -> Result<Journal> {
         }
         false => {
             let (mut head, mut states, mut length, mut version) =
-                (None::<Head>, Vec::<Line>::new(), 0, None);
+                (None::<Head>, Vec::<StateEntry>::new(), 0, None);
             let mut undone = BTreeMap::new();
             for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
                 // What was being written when the program ended is no line.
@@ -481,7 +486,7 @@ fn read(directory: &Path) -> Result<Journal> {
                     Entry::Version(found) => return Err(newer(found)),
                     Entry::State(at, state) if at < states.len() => {
                         let looked = std::mem::take(&mut states[at].looked);
-                        states[at] = Line { looked, ..state };
+                        states[at] = StateEntry { looked, ..state };
                     }
                     Entry::State(at, state) if at == states.len() => states.push(state),
                     Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
@@ -507,7 +512,7 @@ fn read(directory: &Path) -> Result<Journal> {
     let Journal { head: Head { here, branches, undone, .. }, states, .. } = &journal;
     let known = |state: &usize| *state < states.len();
     // A parent comes before what was made from it.
-    let sound = |(i, line): (usize, &Line)| {
+    let sound = |(i, line): (usize, &StateEntry)| {
         (i == 0) == line.parent.is_none()
             && line.parent.is_none_or(|parent| parent < i)
             && line.merged_by.iter().all(known)

@@ -13,7 +13,11 @@ fn snapshots_beyond_the_budget_are_in_files() {
     };
     let bytes = |context: &Context| -> Vec<usize> {
         let snapshot = |state: &State| {
-            state.kept.as_ref().and_then(|k| k.dam.as_ref()).map(|(_, snapshot)| snapshot.bytes())
+            state
+                .content
+                .as_ref()
+                .and_then(|k| k.dam.as_ref())
+                .map(|(_, snapshot)| snapshot.bytes())
         };
         context.timeline.states.iter().filter_map(snapshot).collect()
     };

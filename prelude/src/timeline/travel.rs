@@ -2,7 +2,7 @@
 
 use super::Replay;
 use super::context::Context;
-use super::tree::{Kept, State, Timeline};
+use super::tree::{Content, State, Timeline};
 use crate::error::refuse;
 use crate::session::set_latest;
 use crate::syntax::Statement;
@@ -27,18 +27,18 @@ impl Context {
     pub(crate) fn record(&mut self, done: Option<&Statement>) -> Result<bool> {
         self.remember();
         let before = self.timeline.here;
-        let kept = self.timeline.states[before].kept.as_ref();
-        if kept.is_some_and(|kept| kept.is(self)) {
+        let content = self.timeline.states[before].content.as_ref();
+        if content.is_some_and(|content| content.is(self)) {
             return Ok(false);
         }
-        let merged_before = kept.and_then(|kept| kept.merged.clone());
+        let merged_before = content.and_then(|content| content.merged.clone());
         let dam = self
             .dam
             .clone()
             .map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?)))
             .transpose()?;
         // A merge that is left keeps no teacher logits, which are large.
-        if let Some((left, _)) = kept.and_then(|kept| kept.dam.as_ref())
+        if let Some((left, _)) = content.and_then(|content| content.dam.as_ref())
             && dam.as_ref().is_none_or(|(dam, _)| !dam.is_same(left))
         {
             left.free_caches();
@@ -56,7 +56,8 @@ impl Context {
             .filter(|_| merged_by == Some(number))
             .and_then(Merged::recipe)
             .map(str::to_owned);
-        let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
+        let content =
+            Some(Content { models: self.models.clone(), dam, merged: self.merged.clone() });
         self.timeline.states.push(State {
             parent: Some(before),
             done: done.cloned(),
@@ -67,7 +68,7 @@ impl Context {
             saved: self.dam.as_ref().is_some_and(|dam| self.saved == Some(dam.state())),
             merged_by,
             recipe,
-            kept,
+            content,
             in_file: false,
         });
         self.timeline.touch(number);
@@ -86,7 +87,7 @@ impl Context {
     fn remember(&mut self) {
         let here = self.timeline.here;
         let state = &mut self.timeline.states[here];
-        if let Some(Kept { dam: Some((dam, snapshot)), .. }) = &mut state.kept
+        if let Some(Content { dam: Some((dam, snapshot)), .. }) = &mut state.content
             && dam.state() == snapshot.state()
             && dam.scores().as_ref() != snapshot.scores()
         {
@@ -104,18 +105,18 @@ impl Context {
     pub(crate) fn go(&mut self, state: usize, replay: Replay) -> Result<()> {
         self.remember();
         self.bring(state, replay)?;
-        let kept = self.timeline.states[state].kept.clone().unwrap_or_default();
-        if let Some((dam, snapshot)) = &kept.dam {
+        let content = self.timeline.states[state].content.clone().unwrap_or_default();
+        if let Some((dam, snapshot)) = &content.dam {
             dam.restore(snapshot)?;
         }
-        let dam = kept.dam.map(|(dam, _)| dam);
+        let dam = content.dam.map(|(dam, _)| dam);
         if let Some(left) =
             self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left)))
         {
             left.free_caches();
         }
         set_latest(dam.as_ref());
-        (self.models, self.dam, self.merged) = (kept.models, dam, kept.merged);
+        (self.models, self.dam, self.merged) = (content.models, dam, content.merged);
         self.arrive(state);
         Ok(())
     }
@@ -240,7 +241,7 @@ impl Context {
         self.saved = Some(dam.state());
         let state = &self.timeline.states[self.timeline.here];
         // What was only just opened has no state yet.
-        if state.kept.as_ref().is_some_and(|kept| kept.is(self)) {
+        if state.content.as_ref().is_some_and(|content| content.is(self)) {
             self.timeline.states[self.timeline.here].saved = true;
             self.timeline.touch(self.timeline.here);
         }
@@ -252,7 +253,8 @@ impl Context {
     /// A state without one.
     pub(crate) fn at(&mut self, state: usize, replay: Replay) -> Result<Dam> {
         self.bring(state, replay)?;
-        match self.timeline.states[state].kept.as_ref().and_then(|kept| kept.dam.as_ref()) {
+        match self.timeline.states[state].content.as_ref().and_then(|content| content.dam.as_ref())
+        {
             Some((dam, snapshot)) => dam.fork_at(snapshot),
             None => {
                 refuse(format!("state {state} has no wrapped merge"), "history lists all states")
@@ -282,7 +284,7 @@ impl Context {
     }
 }
 
-impl Kept {
+impl Content {
     /// Whether this is what `context` is.
     fn is(&self, context: &Context) -> bool {
         let same_dam = match (&self.dam, &context.dam) {

@@ -76,14 +76,14 @@ pub struct State {
     /// The recipe of the merge that a search found here.
     pub(super) recipe: Option<String>,
     /// None if it is in a file, or has to be rebuilt.
-    pub(super) kept: Option<Kept>,
+    pub(super) content: Option<Content>,
     /// Whether it is in a file.
     pub(super) in_file: bool,
 }
 
 /// The content of a state.
 #[derive(Clone, Default)]
-pub(super) struct Kept {
+pub(super) struct Content {
     pub models: Models,
     pub dam: Option<(Dam, Snapshot)>,
     pub merged: Option<Merged>,
@@ -101,7 +101,7 @@ impl Default for Timeline {
             saved: false,
             merged_by: None,
             recipe: None,
-            kept: Some(Kept::default()),
+            content: Some(Content::default()),
             in_file: false,
         };
         let (branch, branches) = (MAIN.to_owned(), BTreeMap::from([(MAIN.to_owned(), 0)]));
@@ -238,7 +238,7 @@ impl Timeline {
     /// A file that cannot be written.
     pub(super) fn spill(&mut self) -> Result<()> {
         fn snapshot(state: &State) -> Option<&(Dam, Snapshot)> {
-            state.kept.as_ref()?.dam.as_ref()
+            state.content.as_ref()?.dam.as_ref()
         }
         let bytes = |state: &State| snapshot(state).map_or(0, |(_, snapshot)| snapshot.bytes());
         let mut total: usize = self.states.iter().map(bytes).sum();

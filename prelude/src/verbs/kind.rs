@@ -289,7 +289,7 @@ fn check_setting(text: &str) -> Result<(), Fault> {
     let setting = match Setting::find(key) {
         Ok(setting) => setting,
         Err(_) if value.is_none() && is_value(text) => {
-            let message = format!("`{text}` stands alone");
+            let message = format!("`{text}` has no key");
             let hint = "settings are written KEY=VALUE, as in lr=1e-3".into();
             return Err(Fault::new(Error::Refused { message, hint }, text).before(keys()));
         }

@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn every_setting_and_every_term_is_told_of() {
-        // What kl is told to be the first of is what can be weighed.
+        // The terms of this topic are the weights among the settings, in order.
         let weights = serde_json::to_value(Settings::default().weights).unwrap();
         let mut terms = TERMS.map(|(key, _)| key).to_vec();
         let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
