@@ -147,7 +147,7 @@ mod tests {
     fn every_example_is_without_problems() {
         for verb in VERBS {
             assert_eq!(problems(verb.example), [], "{}", verb.example);
-            // Nor is any of it while it is typed.
+            // Nor has any part of it while it is typed.
             for (end, _) in verb.example.char_indices() {
                 let typed = &verb.example[..end];
                 let open = typed.matches('"').count() % 2;

@@ -1,4 +1,4 @@
-//! What makes sense next in a session, as a line that one could run.
+//! The line that makes sense next in a session.
 
 use crate::Models;
 use crate::checkpoint::BASE;
@@ -6,18 +6,18 @@ use crate::syntax::{quoted, statements};
 use crate::timeline::Context;
 use crate::verbs::find;
 
-/// What one who has nothing of their own begins with.
+/// The first line for someone without models.
 const BEGIN: &str = "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql";
 
-/// Where `bake`, `save` and `export` are suggested to write.
+/// The suggested outputs of `bake`, `save` and `export`.
 const DIRECTORY: &str = "merged";
 const FILE: &str = "merge.dam.safetensors";
 const NOTEBOOK: &str = "merge.ipynb";
 
-/// Steps that are suggested: enough that the loss of the built-in models is seen to fall.
+/// The suggested number of steps: enough for the loss of the built-in models to fall visibly.
 const STEPS: usize = 100;
 
-/// What makes sense next, from `load` to `bake`; empty where nothing stands out.
+/// The line that makes sense next, from `load` to `bake`; empty if none stands out.
 ///
 /// ```
 /// use dam_prelude::assist::next;
@@ -38,7 +38,7 @@ pub fn next(context: &Context) -> String {
         None => return loaded(&context.models),
     };
     match status {
-        // What works on it does not say how far it is.
+        // Another thread is training it.
         None => String::new(),
         Some(status) => match lacks_data(&status.models) {
             Some(data) => data,
@@ -53,7 +53,7 @@ pub fn next(context: &Context) -> String {
     }
 }
 
-/// `bake`, unless something is there; then `otherwise`, or at last the way home.
+/// `bake`, unless its output exists; then `otherwise`, or else `export`.
 fn written(otherwise: String) -> String {
     let is_there = |path: &str| std::fs::symlink_metadata(path).is_ok();
     if !is_there(DIRECTORY) {
@@ -80,7 +80,7 @@ fn loaded(models: &Models) -> String {
     }
 }
 
-/// What gives data to the first source that has none.
+/// The line that gives data to the first source without any.
 fn lacks_data(models: &Models) -> Option<String> {
     let name = models.names().find(|name| *name != BASE && !models.has_data(name))?;
     Some(format!("data {}", quoted(&format!("{name}="))))

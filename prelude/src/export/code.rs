@@ -13,10 +13,10 @@ use std::fmt::Write;
 use crate::Result;
 use crate::error::refuse;
 
-/// The longest line that is not broken.
+/// The maximum width of a line.
 const WIDTH: usize = 100;
 
-/// A program in the making.
+/// A program that is being written.
 #[derive(Default)]
 pub struct Code {
     /// The names of the sources at the end.
@@ -243,7 +243,7 @@ impl Code {
     }
 }
 
-/// `before item, item after`, broken into lines where it is long.
+/// `before item, item after`, on several lines if it is long.
 pub fn call(before: &str, items: &[String], after: &str) -> String {
     let line = format!("{before}{}{after}", items.join(", "));
     if line.len() <= WIDTH || items.len() < 2 {
@@ -265,7 +265,7 @@ pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> Strin
     if line.len() <= WIDTH - 20 {
         return line;
     }
-    // Nothing may follow the rest, not even a comma.
+    // No comma may follow the rest.
     let comma = if rest.is_none() { "," } else { "" };
     format!("{name} {{\n    {}{comma}\n}}", all.join(",\n").replace('\n', "\n    "))
 }

@@ -57,7 +57,7 @@ fn description(block: &Block) -> String {
     format!("**{verb}**: {about}. As a verb: `%{code}`")
 }
 
-/// The lines of a cell, the last of which shows itself.
+/// The lines of a cell; the last shows its value.
 fn source(block: &Block) -> String {
     let mut text = block.lines.join("\n");
     match block.shown.as_ref().or(block.in_cell.as_ref()) {
@@ -76,7 +76,7 @@ fn rust(id: &str, text: &str) -> Value {
     json!({"cell_type": "code", "execution_count": null, "id": id, "metadata": {}, "outputs": [], "source": lines(text)})
 }
 
-/// Lines as a notebook has them, with their ends.
+/// Lines with their line ends, as notebooks store them.
 fn lines(text: &str) -> Vec<&str> {
     text.split_inclusive('\n').collect()
 }

@@ -8,8 +8,8 @@ const HEADER: &str = "\
 //! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made:
 //! paths are as they were given, and what was baked or saved is replaced.
 //!
-//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY is that of DAM
-//! Lab's sources:
+//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY contains the sources
+//! of DAM Lab:
 //!
 //! ```toml
 //! [package]
@@ -60,7 +60,7 @@ fn print(shown: &str) -> String {
     format!("println!(\"{{}}\\n\", {shown});")
 }
 
-/// Text as a comment of one line, without what turns it around or ends it.
+/// Text as a one-line comment, without line ends and characters that reverse the text.
 fn comment(text: &str) -> String {
     let one = |c: char| match c {
         '"' | '\'' | '\\' => c.to_string(),

@@ -1,16 +1,16 @@
-//! The statement that a cursor is in: the words around it, and the word that is being typed.
+//! The statement at the cursor: the words around it, and the word that is being typed.
 
 use super::statement::Argument;
 use super::words::{Piece, Word, escaped, pieces, quoted};
 
-/// Where a cursor is.
+/// The position of a cursor.
 pub struct Cursor<'a> {
     line: &'a str,
-    /// The words of its statement before it.
+    /// The words of the statement before it.
     pub before: Vec<Argument>,
-    /// The words of its statement behind it.
+    /// The words of the statement after it.
     pub after: Vec<Argument>,
-    /// What is typed of its own word, as it is meant and where it stands.
+    /// The word at the cursor, up to the cursor.
     pub word: Word,
 }
 
@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
                 Piece::Word(earlier) => before.push(Argument::from(&earlier)),
             }
         }
-        // Inside quotation marks nobody knows yet what is behind them.
+        // Inside quotation marks it is not known yet where they end.
         let behind = if word.open.is_none() { pieces(line) } else { Vec::new() };
         let behind = behind.into_iter().skip_while(|piece| match piece {
             Piece::Word(Word { range, .. }) | Piece::End(range) | Piece::Comment(range) => {
@@ -46,13 +46,12 @@ impl<'a> Cursor<'a> {
         Some(Self { line, before, after, word })
     }
 
-    /// Where what stands behind the first `stem` bytes of the word begins in the line, and what
-    /// makes a text stand there so that it is read again as it is: with `whole`, as the end of the
-    /// word.
+    /// The byte of the line where the word continues after its first `stem` bytes, and a function
+    /// that quotes a text for that place; with `whole`, as the end of the word.
     pub fn place(&self, stem: usize) -> (usize, impl Fn(&str, bool) -> String) {
         let raw = &self.line[self.word.range.clone()];
         let kept = self.word.text.get(..stem).unwrap_or_default();
-        // What stands before the first quotation mark is written as it is meant.
+        // The part before the first quotation mark has no escapes.
         let plain = raw.find(['\'', '"']).unwrap_or(raw.len());
         let inside = stem > plain;
         let start = self.word.range.start + if inside { 0 } else { stem };
@@ -62,7 +61,7 @@ impl<'a> Cursor<'a> {
             let text = format!("{kept}{text}");
             let written = quoted(&text);
             match written.strip_suffix('"').filter(|w| w.starts_with('"')) {
-                // More is to follow inside.
+                // More follows inside the quotation marks.
                 Some(open) if !whole => open.to_owned(),
                 None if is_quoted && whole => format!("\"{}\"", escaped(&text)),
                 None if is_quoted => format!("\"{}", escaped(&text)),

@@ -1,4 +1,4 @@
-//! Statements: a verb with its arguments, and the line that means it.
+//! Statements: a verb with its arguments, and their written form.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub struct Statement {
     pub line: usize,
 }
 
-/// A word behind a verb.
+/// A word after a verb.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Argument {
@@ -146,7 +146,7 @@ pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
     Ok(all)
 }
 
-/// A line that means `statement`.
+/// The line that reads as `statement`.
 pub fn line(statement: &Statement) -> String {
     let mut text = quoted(&statement.verb);
     for argument in &statement.arguments {
@@ -155,11 +155,11 @@ pub fn line(statement: &Statement) -> String {
     if prompt(&text) == 0 {
         return text;
     }
-    // It would be taken for a prompt.
+    // It would be read as a prompt.
     format!("\"{}\"{}", escaped(&statement.verb), &text[statement.verb.len()..])
 }
 
-/// Whether `text` is whole, or goes on in the next line.
+/// Whether `text` is complete, or continues on the next line.
 pub fn is_complete(text: &str) -> bool {
     statements(text).is_ok()
 }
@@ -209,7 +209,7 @@ mod tests {
         );
         let text = "dam>\ndam>load a\ndam 2 sources · step 0 >\ndam 2 sources >wrap\ndam>";
         assert_eq!(words(text), [vec!["load", "a"], vec!["wrap"]]);
-        // Within a text in quotation marks it is text.
+        // Inside quotation marks it is text.
         assert_eq!(words("generate 'a\ndam> b'"), [vec!["generate", "a\ndam> b"]]);
         assert_eq!(words("damage 1"), [vec!["damage", "1"]]);
     }
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    /// Whatever words there are, a line of them is read as them, beside others.
+    /// Any words, written as a line among others, read as the same words.
     #[test]
     fn what_is_written_is_what_was_read() {
         let pieces = [

@@ -12,34 +12,33 @@ use std::ops::Range;
 #[error("a quotation mark {0} is not closed")]
 pub struct Unclosed(pub char);
 
-/// A part of a text, and the bytes it takes there.
+/// A part of a text, with its bytes there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// A word.
     Word(Word),
-    /// A `;` or a line end, after which another statement begins.
+    /// A `;` or a line end, which ends a statement.
     End(Range<usize>),
-    /// A comment, without the line end behind it.
+    /// A comment, without the line end.
     Comment(Range<usize>),
 }
 
-/// A word as it is meant and as it is written.
+/// A word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Word {
-    /// Without quotation marks.
+    /// Its text, without quotation marks.
     pub text: String,
-    /// The bytes it takes, quotation marks and all.
+    /// Its bytes, with quotation marks.
     pub range: Range<usize>,
-    /// Where a quotation mark is that nothing closes, and which.
+    /// The position of a quotation mark that is not closed, and the mark.
     pub open: Option<(usize, char)>,
     /// Whether it has quotation marks.
     pub quoted: bool,
-    /// Whether its first `=` is within them.
+    /// Whether its first `=` is inside them.
     pub together: bool,
 }
 
-/// All parts of `text`, in order. Every text has some: a quotation mark that nothing closes makes a
-/// word up to the end.
+/// All parts of `text`, in order. A quotation mark that is not closed makes a word up to the end.
 pub fn pieces(text: &str) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut word: Option<Word> = None;
@@ -97,7 +96,7 @@ pub fn pieces(text: &str) -> Vec<Piece> {
     all
 }
 
-/// The bytes of a prompt that `text` begins with, the blank behind it too where there is one.
+/// The length in bytes of a prompt at the start of `text`, with the blank after it.
 pub(super) fn prompt(text: &str) -> usize {
     let Some(rest) = text.trim_start_matches(' ').strip_prefix("dam") else { return 0 };
     let first = rest.lines().next().unwrap_or_default();
@@ -109,7 +108,7 @@ pub(super) fn prompt(text: &str) -> usize {
     text.len() - rest.len() + end + usize::from(first[end..].starts_with(' '))
 }
 
-/// `text` as a word that [`statements`](super::statements) reads as `text` again.
+/// `text` quoted, so that [`statements`](super::statements) reads it as one word.
 pub fn quoted(text: &str) -> String {
     let plain = |c: char| !c.is_whitespace() && !matches!(c, ';' | '\'' | '"');
     if !text.is_empty() && !text.starts_with('#') && text.chars().all(plain) {
@@ -121,7 +120,7 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// `text` as it stands between double quotation marks.
+/// `text` escaped for double quotation marks.
 pub fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }

@@ -68,7 +68,7 @@ fn branches_at(timeline: &Timeline, state: usize) -> Vec<&str> {
 }
 
 impl State {
-    /// What was done, and after what if that is not the state before.
+    /// The statement, with its parent unless that is the previous state.
     fn what(&self, number: usize) -> String {
         let done = self.done.as_ref().map_or_else(|| "(a Rust cell)".into(), line);
         match self.parent {
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// The loss as it is shown.
+    /// The loss as text.
     pub(super) fn losses(&self) -> String {
         self.loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"))
     }
@@ -92,7 +92,7 @@ impl State {
 }
 
 impl Context {
-    /// Where one is after going somewhere.
+    /// The reply of verbs that go to another state.
     pub(super) fn whereabouts(&self) -> Reply {
         let timeline = self.timeline();
         let (here, branch) = (timeline.here(), timeline.branch());

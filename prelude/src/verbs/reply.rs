@@ -5,18 +5,18 @@ use serde_json::{Map, Value};
 use crate::checkpoint::Written;
 use crate::show::{Figure, Render, paragraph};
 
-/// What a verb answers: text for a person, fields for a program.
+/// The reply of a verb: text for a person, fields for a program.
 pub struct Reply {
-    /// For a terminal.
+    /// The text.
     pub text: String,
-    /// The same with ANSI colours, for a terminal that shows them; control characters of names and
-    /// models' texts are replaced in it.
+    /// The text with ANSI colours, for terminals with colours; control characters of names and of
+    /// models' texts are replaced.
     pub ansi: Option<String>,
-    /// The same for a notebook, where it has a form of its own.
+    /// The HTML for a notebook, if it has its own.
     pub html: Option<String>,
-    /// For a program.
+    /// The fields for a program.
     pub json: Map<String, Value>,
-    /// The picture that it is, where it is one: a terminal draws it as well as it can.
+    /// The figure, if the reply is one; terminals draw it as well as they can.
     pub figure: Option<Figure>,
 }
 
@@ -27,17 +27,17 @@ impl Reply {
         Self { text: text.to_string(), ansi: None, html: None, json, figure: None }
     }
 
-    /// The same of what has a form for a notebook too, and fits the terminal.
+    /// A reply with a report, which also has HTML and fits the terminal.
     pub(super) fn shown(report: &impl Render, json: Value) -> Self {
         Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
     }
 
-    /// The same of files that were written.
+    /// A reply about written files.
     pub(super) fn written(written: &Written) -> Self {
         Self::shown(written, written.json())
     }
 
-    /// With one more line, if there is one.
+    /// The same with one more line, unless it is empty.
     pub(super) fn and(mut self, note: impl std::fmt::Display) -> Self {
         let note = note.to_string();
         if !note.is_empty() {
@@ -48,7 +48,7 @@ impl Reply {
     }
 }
 
-/// The columns of the terminal that is standard output; none where it is not one.
+/// The width of the terminal that is standard output; none if it is not a terminal.
 pub fn columns() -> Option<usize> {
     console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns).clamp(24, 400))
 }

@@ -1,5 +1,5 @@
-//! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists
-//! come from where they are defined.
+//! The topics of `help`, which several verbs share. Keys, defaults and lists come from their
+//! definitions.
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
@@ -7,19 +7,19 @@ use crate::data::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{SETTINGS, Setting, Settings};
 
-/// A subject.
+/// A topic.
 pub struct Topic {
-    /// What one types after `help`.
+    /// Its name, after `help`.
     pub name: &'static str,
-    /// What it tells of, in a line.
+    /// A one-line description.
     pub about: &'static str,
-    /// What it tells.
+    /// The text.
     pub text: fn() -> String,
-    /// A line that does something of it.
+    /// An example.
     pub example: &'static str,
 }
 
-/// All subjects, in the order one meets them.
+/// All topics, in the order of the documentation.
 pub const TOPICS: &[Topic] = &[
     Topic {
         name: "sources",
@@ -66,7 +66,7 @@ pub const TOPICS: &[Topic] = &[
     Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
 
-/// A name and what it means, under others of the kind.
+/// A line of a list: a name and its meaning.
 fn line(name: &str, meaning: &str) -> String {
     format!("  {name:18} {meaning}")
 }
@@ -130,7 +130,7 @@ fn data() -> String {
     .join("\n")
 }
 
-/// Names of which a row has one.
+/// Alternative names.
 fn either(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
 }
@@ -276,7 +276,7 @@ mod tests {
     use crate::verbs::{Context, statements};
 
     #[test]
-    fn every_setting_and_every_term_is_told_of() {
+    fn the_terms_are_the_weights_among_the_settings() {
         // The terms of this topic are the weights among the settings, in order.
         let weights = serde_json::to_value(Settings::default().weights).unwrap();
         let mut terms = TERMS.map(|(key, _)| key).to_vec();

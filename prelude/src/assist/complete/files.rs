@@ -1,4 +1,4 @@
-//! Files, directories and models that a path may go on to. A listing is bounded: completion does
+//! Completion of paths: files, directories and models. Listings are bounded, so that completion does
 //! not wait.
 
 use std::fs::FileType;
@@ -8,29 +8,29 @@ use super::Candidate;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, cached_names};
 use crate::verbs::at_home;
 
-/// Entries of a directory that are looked at.
+/// The maximum number of directory entries read.
 const ENTRIES: usize = 1000;
 
-/// What of a directory is wanted beside the directories to go on in.
+/// What to list besides directories to descend into.
 #[derive(Clone, Copy)]
 pub enum Wanted {
-    /// Files with one of these endings.
+    /// Files with one of these suffixes.
     Files(&'static [&'static str]),
     /// Only directories.
     Directories,
-    /// Checkpoints: directories with one, and files of one.
+    /// Checkpoints: directories that contain one, and GGUF files.
     Models,
     /// Directories with a LoRA adapter.
     Adapters,
 }
 
-/// The files that data is read from.
+/// Files of data.
 pub const DATA: Wanted = Wanted::Files(&[".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]);
 
 /// Files of sessions.
 pub const SESSIONS: Wanted = Wanted::Files(&[".safetensors", ".dam"]);
 
-/// What the path `typed` may go on to, by name.
+/// Completions of the path `typed`, by name.
 pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
     let (directory, fragment) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
     let place = at_home(if directory.is_empty() { "./" } else { directory });
@@ -55,18 +55,18 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
     found
 }
 
-/// What stands before `name` in a path to it: `a=b` alone would be a name and what it is given.
+/// The directory part of a path to `name`: `a=b` alone would be read as a key and a value.
 fn within<'d>(directory: &'d str, name: &str) -> &'d str {
     if directory.is_empty() && name.contains('=') { "./" } else { directory }
 }
 
-/// Whether `text` is what `typed` may go on to, with or without the `./` that keeps it together.
+/// Whether `text` completes `typed`, with or without a leading `./`.
 pub fn goes_on(text: &str, typed: &str) -> bool {
     text.starts_with(typed) || text.strip_prefix("./").is_some_and(|rest| rest.starts_with(typed))
 }
 
-/// What the name `typed` of a file that will be written may go on to: files that are there, and
-/// each of `endings`, behind `suggested` where nothing is typed.
+/// Completions of the name of a new file: existing files, and `typed` with each of `endings`, or
+/// `suggested` if nothing is typed.
 pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -> Vec<Candidate> {
     let mut found = paths(typed, Wanted::Files(endings));
     let (directory, name) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
@@ -109,8 +109,8 @@ fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> O
     }
 }
 
-/// What a source may go on to: built-in models, checkpoints, names in the hub's cache; behind a
-/// `+`, adapters.
+/// Completions of a source: built-in models, checkpoints, names in the hub's cache; after a `+`,
+/// adapters.
 pub fn sources(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
     let builtin = builtin_models()
@@ -119,12 +119,12 @@ pub fn sources(typed: &str) -> Vec<Candidate> {
     builtin.chain(paths(typed, Wanted::Models)).chain(hub("", typed, false)).collect()
 }
 
-/// What an adapter may go on to.
+/// Completions of an adapter.
 pub fn adapters(typed: &str) -> Vec<Candidate> {
     paths(typed, Wanted::Adapters).into_iter().chain(hub("", typed, false)).collect()
 }
 
-/// What data may go on to: built-in sets, files, names in the hub's cache.
+/// Completions of data: built-in sets, files, names in the hub's cache.
 pub fn data(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
     let builtin = builtin_data()
@@ -133,7 +133,7 @@ pub fn data(typed: &str) -> Vec<Candidate> {
     builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
 }
 
-/// Names in the hub's cache, behind `prefix`.
+/// Names in the hub's cache, after `prefix`.
 fn hub(prefix: &str, typed: &str, are_datasets: bool) -> Vec<Candidate> {
     let is_path = typed.starts_with(['.', '/', '~']);
     let names = if is_path { Vec::new() } else { cached_names(are_datasets, ENTRIES) };

@@ -1,5 +1,5 @@
-//! Names of tensors, part by part as paths are: `layers.`, then `layers.0.`. Globs go on to what
-//! they match.
+//! Completion of tensor names part by part, as of paths: `layers.`, then `layers.0.`. Globs complete
+//! to what they match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use super::Candidate;
 use crate::Models;
 use crate::show::short_name;
 
-/// What the name `typed` may go on to; where `several` tensors may be named, also a glob, or the
-/// parts of names.
+/// Completions of the name `typed`; if it may name `several` tensors, also of a glob or a part of a
+/// name.
 pub fn tensors(models: &Models, typed: &str, several: bool) -> Vec<Candidate> {
     let specs = || models.sources.first().into_iter().flat_map(|source| source.tensors());
     let names: Vec<&str> = specs().map(|spec| short_name(&spec.name)).collect();
     let whole: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
     let plain = [&names, &whole].into_iter().map(|names| parts(names, typed));
-    // A name is matched from any of its parts on.
+    // A name matches from any of its parts.
     let inner =
         [&names, &whole].into_iter().filter(|_| several).map(|names| parts(&inner(names), typed));
     let found =
@@ -24,18 +24,18 @@ pub fn tensors(models: &Models, typed: &str, several: bool) -> Vec<Candidate> {
     found.into_iter().filter(|candidate| several || !is_glob(&candidate.text)).collect()
 }
 
-/// Names without their first parts.
+/// Names without their leading parts.
 fn inner<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[at + 1..])).collect()
 }
 
-/// The next parts of `names` that go on from `typed`, whose last part is unfinished.
+/// The next parts of the `names` that start with `typed`, whose last part is unfinished.
 fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
     let (stem, fragment) = typed.split_at(typed.rfind('.').map_or(0, |at| at + 1));
     let depth = stem.matches('.').count();
     let glob =
         if is_glob(stem) { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
-    // The next part of each, whether it ends there, and how many tensors have it.
+    // The next part, whether a name ends with it, and the number of tensors that have it.
     let mut found: Vec<(&str, bool, usize)> = Vec::new();
     for name in names {
         let end = if depth == 0 {
@@ -80,14 +80,13 @@ fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
-/// What goes on from the glob `typed`, whose `*` may stand for several parts: to the end of a part
-/// of a name.
+/// Completions of the glob `typed`, whose `*` may match several parts, to the end of a part.
 fn globbed(names: &[&str], typed: &str) -> Vec<Candidate> {
     let (head, tail) = typed.split_at(typed.rfind(['*', '?', ']', '}']).map_or(0, |at| at + 1));
     let Ok(glob) = Glob::new(head).map(|glob| glob.compile_matcher()) else { return Vec::new() };
-    // Behind a glob that ends, only the next part.
+    // After a complete glob, only the next part.
     let begin = if tail.is_empty() { "." } else { tail };
-    // What stands behind the glob, and the names that have it there.
+    // What follows the glob, and the names in which it does.
     let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for name in names {
         for (at, _) in name.match_indices(begin).filter(|(at, _)| glob.is_match(&name[..*at])) {

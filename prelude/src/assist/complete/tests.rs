@@ -1,4 +1,4 @@
-//! What is offered where.
+//! Completions, by position.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +10,7 @@ fn texts(context: &Context, line: &str) -> Vec<String> {
     complete(context, line, line.len()).candidates.into_iter().map(|c| c.text).collect()
 }
 
-/// The line with the only candidate in its place.
+/// The line with its only candidate filled in.
 fn completed(context: &Context, line: &str) -> String {
     let found = complete(context, line, line.len());
     assert_eq!(found.candidates.len(), 1, "{line}: {found:?}");
@@ -50,7 +50,7 @@ fn keys_and_flags_are_offered_once_with_their_values() {
     assert_eq!(texts(&context, "wrap train=linear,"), ["embedding", "norm"]);
     assert_eq!(completed(&context, "wrap train=linear,n"), "wrap train=linear,norm");
     assert_eq!(completed(&context, "wrap init=sl"), "wrap init=slerp");
-    // Behind the cursor counts too.
+    // What follows the cursor counts too.
     assert!(!complete(&context, "wrap  f=tanh", 5).candidates.iter().any(|c| c.text == "f="));
 }
 
@@ -134,7 +134,7 @@ fn tensors_go_on_part_by_part() {
     assert_eq!(completed(&context, "inspect layers.*.mlp.up"), "inspect layers.*.mlp.up_proj");
     assert_eq!(completed(&context, "inspect model.lay"), "inspect model.layers.");
     assert!(texts(&context, "inspect up_").contains(&"up_proj".to_owned()));
-    // What a glob goes on to is taken.
+    // `inspect` accepts every completion of a glob.
     let dam = context.models.wrap(crate::Columns::default()).unwrap();
     for typed in ["*q_", "layers.*.self_attn.q", "layers.{0,1}.mlp.do", "q_pr", "*.up", "*up"] {
         let found = texts(&context, &format!("inspect {typed}"));
@@ -194,11 +194,11 @@ fn files_have_fitting_endings_and_are_quoted() {
     );
 }
 
-/// A `=` in a name parts no word: what is offered is a path, wherever it was begun.
+/// A `=` in a name splits no word: the candidate is a path, wherever it was begun.
 #[test]
 fn names_with_an_equals_sign_are_offered_as_paths() {
     let context = loaded();
-    // Paths without a directory are of the working directory.
+    // Paths without a directory are in the working directory.
     let here = tempfile::Builder::new().prefix("test=").tempdir_in(".").unwrap();
     let name = here.path().file_name().unwrap().to_str().unwrap().to_owned();
     assert!(texts(&context, "load te").contains(&format!("./{name}/")));
@@ -241,12 +241,12 @@ fn a_session_that_works_is_not_waited_for() {
             looks += 1;
             assert!(found.1 == 0 || found.1 == 3, "{found:?}");
         }
-        // It would have waited for a step, which is most of the time.
+        // Otherwise it would have waited for a step, which is most of the time.
         assert!(looks > 30, "{looks} looks, the slowest of {slowest:?}");
     });
 }
 
-/// No text at any position makes it fail, and what it offers stands in the line.
+/// No text makes it fail at any position, and candidates lie within the line.
 #[test]
 fn nothing_that_is_typed_makes_it_fail() {
     let context = loaded();
