@@ -326,9 +326,9 @@ impl CustomOp3 for Op {
 }
 
 impl Attention {
-    /// Returns the attention of sequences of `lengths` queries, one after another: tokens x (heads
-    /// * dim). `q` is tokens x (heads * dim), `k` and `v` are keys x (key_value_heads * dim), where
-    /// every sequence has `start` keys (of a cache) before its first query.
+    /// Returns the attention of sequences of `lengths` queries, one after another, of shape
+    /// `(tokens, heads * dim)`. `q` has that shape too, `k` and `v` have `(keys, key_value_heads *
+    /// dim)`, and every sequence has `start` keys (of a cache) before its first query.
     ///
     /// # Errors
     /// Shapes that do not match.
