@@ -1,9 +1,9 @@
 //! A whole MLP as one operation, `y = (f(x Wg^T) * (x Wu^T)) Wd^T` (arXiv 2002.05202), with weights
 //! whose gradients are accumulated elsewhere.
 //!
-//! candle would make separate passes between the products and add gradients to zeros. Here `da = dy
-//! Wd`, `dg = da * u
-//! * f'(g)`, `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu` is computed in place.
+//! candle would make separate passes between the products and add gradients to zeros. Here
+//! `da = dy Wd`, `dg = da * u * f'(g)` and `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu`
+//! is computed in place.
 
 use std::sync::{Mutex, PoisonError};
 
