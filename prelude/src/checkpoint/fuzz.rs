@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
-use super::archive::{Archive, read};
-use super::files::{Bytes, Files};
 use super::gguf::Gguf;
 use super::source::Source;
+use super::source::{Bytes, Files};
+use super::tensors::{Archive, read};
 use super::tokenizer::{guard_tokenizer, read_tokenizer};
 use super::torch::read_torch;
 use crate::fuzz::{directory, file};

@@ -18,7 +18,6 @@
 
 mod apply;
 mod base;
-mod change;
 mod config;
 mod finish;
 mod initial;
@@ -33,14 +32,13 @@ mod tokens;
 use std::path::{Path, PathBuf};
 
 pub(super) use base::{Base, untied};
-pub(super) use change::Change;
 pub(super) use parts::WEIGHTS;
 pub(super) use side_files::{FILES, FileOverrides};
 
 use self::config::Config;
 use self::parts::Parts;
-use super::files::map;
-use super::hub::{Hub, HubRef, SnapshotKind};
+use crate::checkpoint::hub::{Hub, HubRef, SnapshotKind};
+use crate::checkpoint::source::map;
 use crate::error::{Error, Result};
 
 /// The file that makes a directory an adapter.

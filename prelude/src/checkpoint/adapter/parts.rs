@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::super::archive::read_any;
-use super::super::files::map;
-use super::super::view::View;
 use super::pattern::is_suffix;
+use crate::checkpoint::source::map;
+use crate::checkpoint::storage::View;
+use crate::checkpoint::tensors::read_any;
 use crate::error::{Error, Result};
 
 /// The names of an adapter's weight file, the preferred one first.

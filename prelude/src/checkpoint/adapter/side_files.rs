@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::files::{Bytes, map};
+use crate::checkpoint::source::{Bytes, map};
 use crate::error::{Error, Result};
 
 /// The file that makes a tokenizer.

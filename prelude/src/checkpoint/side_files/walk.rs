@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use include_dir::Dir;
 
-use super::super::files::Files;
 use super::{Group, MAX_DEPTH, MAX_FILE_BYTES, group, is_data, is_module, is_weights};
+use crate::checkpoint::source::Files;
 
 /// The maximum number of directory entries to examine.
 const MAX_ENTRIES: usize = 10_000;
