@@ -5,12 +5,14 @@ mod config;
 pub(crate) mod fuzz;
 mod gguf;
 mod hub;
+mod safetensors;
 mod side_files;
 mod source;
 mod storage;
 mod tensors;
 mod tokenizer;
 mod torch;
+mod weight_file;
 mod write;
 
 /// The name of the base model.
@@ -28,21 +30,22 @@ pub(crate) use gguf::{
     tokenizer_keys,
 };
 pub(crate) use hub::{Hub, HubRef, SnapshotKind, cached_names};
+pub(crate) use safetensors::{Checkpoint, Entry};
 pub(crate) use side_files::{
     Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record,
 };
 pub(crate) use source::{
-    BUILTIN_PREFIX, Bytes, ConfigDifference, NO_ROW, Numbering, Renumbered, Restacked,
-    builtin_data, builtin_data_file, builtin_models, common_dtype, extend, hash, map, mix,
+    ConfigDifference, NO_ROW, Numbering, Renumbered, Restacked, common_dtype, extend, hash, mix,
     split_name, views, with_shared_numbering,
 };
-pub(crate) use storage::{Stamp, TILE};
+pub(crate) use storage::{
+    BUILTIN_PREFIX, Bytes, Stamp, TILE, builtin_data, builtin_data_file, builtin_models, map,
+};
 pub(crate) use tensors::unsupported_family::OUTPUT;
 pub(crate) use tensors::{Buffer, Stack, Stacks};
 pub(crate) use tokenizer::{BoundedTokenizer, Chat, guard_tokenizer};
 #[cfg(test)]
 pub(crate) use write::encoded;
 pub(crate) use write::{
-    Checkpoint, Content, Encoding, Entry, Values, fill_file, new_file, replace_directory,
-    replace_file, write_file,
+    Content, Encoding, Values, fill_file, new_file, replace_directory, replace_file, write_file,
 };

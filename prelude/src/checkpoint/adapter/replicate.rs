@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Adapter;
 use super::base::Base;
-use crate::checkpoint::source::move_layers;
+use crate::checkpoint::config::move_layers;
 use crate::checkpoint::storage::View;
 use crate::error::Result;
 

@@ -4,13 +4,15 @@
 
 mod attention;
 mod family;
+mod layers;
 mod read;
 mod rope;
 mod values;
 mod wrapper;
 
+pub(crate) use layers::move_layers;
 pub use rope::{Pairs, Rope, Scaling};
-pub(crate) use wrapper::{get, is_wrapper, set};
+pub(crate) use wrapper::{get, is_wrapper};
 
 /// The architecture of a decoder. Two sources can be merged if theirs are equal except for the
 /// vocabulary.

@@ -1,7 +1,10 @@
 //! GGUF files, read and written.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod container;
+mod metadata;
 mod read;
+mod read_config;
 mod read_tokenizer;
 mod write;
 mod write_keys;

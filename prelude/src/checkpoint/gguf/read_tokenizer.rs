@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
 
-use super::read::Metadata;
+use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::interrupt;
 

@@ -1,5 +1,4 @@
 //! Writes a GGUF file: metadata, then tensors block by block; no tensor is held in memory.
-//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::fs::File;
 use std::io::Write;

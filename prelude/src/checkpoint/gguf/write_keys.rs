@@ -1,12 +1,12 @@
 //! Writes the metadata of a GGUF file, and maps tensor names and row orders: the inverse of
-//! `gguf.rs`. What llama.cpp would compute differently is an error.
+//! `read.rs` and `read_config.rs`. What llama.cpp would compute differently is an error.
 
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Map, Value as Json};
 
-use super::read::{ARCHITECTURES, NAMES, attention_scalar};
+use super::metadata::{ARCHITECTURES, NAMES, attention_scalar};
 use crate::checkpoint::config::{Activation, Architecture, LayerAttention, Rope, Scaling};
 use crate::error::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Writes a tokenizer to a GGUF file: the inverse of `gguf_tokenizer.rs`.
+//! Writes a tokenizer to a GGUF file: the inverse of `read_tokenizer.rs`.
 //!
 //! Two kinds are supported: byte-level BPE with a pre-tokenizer that llama.cpp names, and
 //! sentencepiece BPE whose merges follow from scores. The result is read back and must produce the
@@ -11,7 +11,7 @@ use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
-use super::read::{ENDS, Metadata};
+use super::metadata::{ENDS, Metadata};
 use super::read_tokenizer::{Rule, merges_of, tokenizer_files};
 use super::write_keys::refused;
 use crate::checkpoint::tokenizer::Chat;

@@ -7,41 +7,21 @@
 //! access, and `HF_HUB_DOWNLOAD_TIMEOUT` sets the seconds that a server may send nothing.
 
 use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::Cache;
 use serde::Deserialize;
 
+use super::cache::{folders, list, read_small_file, set, within};
+use super::choose::{SnapshotKind, choose, is_beside, shards};
+use super::client::Client;
 use super::contained::{Contained, explain};
-use super::download::{Client, Server};
-use crate::checkpoint::adapter::{
-    CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS,
-};
-use crate::checkpoint::side_files::{self, needed};
-use crate::checkpoint::source::{WEIGHTS, is_index};
-use crate::checkpoint::storage::read_file;
+use super::download::Server;
+use super::reference::{HubRef, is_inside};
+use crate::checkpoint::side_files::{MAX_FILE_BYTES, MAX_SIDE_BYTES};
+use crate::checkpoint::storage::{WEIGHTS, is_index};
 use crate::error::{Error, Result};
-
-/// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a
-/// file in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HubRef {
-    pub repo: String,
-    pub revision: String,
-    /// A file in the repository, if given.
-    pub file: Option<String>,
-    pub is_dataset: bool,
-}
-
-/// The kind of snapshot to fetch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SnapshotKind {
-    Model,
-    Adapter,
-    /// The training split, or the given file.
-    Data,
-}
 
 /// Files in the cache: the commit and its directory.
 pub(crate) struct Snapshot {
@@ -51,94 +31,8 @@ pub(crate) struct Snapshot {
     pub files: Vec<String>,
 }
 
-impl HubRef {
-    /// Parses `org/name[@revision][/path/of/file]`; `None` if it does not have that form.
-    pub fn parse(spec: &str, is_dataset: bool) -> Option<Self> {
-        let plain = |s: &str| {
-            let fits = s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-            !s.is_empty() && fits && !s.starts_with('.') && !s.contains("..")
-        };
-        let (org, rest) = spec.split_once('/')?;
-        let (name, file) =
-            rest.split_once('/').map_or((rest, None), |(name, file)| (name, Some(file.to_owned())));
-        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let fits =
-            plain(org) && plain(name) && plain(revision) && file.as_deref().is_none_or(is_inside);
-        fits.then(|| Self {
-            repo: format!("{org}/{name}"),
-            revision: revision.into(),
-            file,
-            is_dataset,
-        })
-    }
-
-    fn repo(&self) -> Repo {
-        let kind = if self.is_dataset { RepoType::Dataset } else { RepoType::Model };
-        Repo::with_revision(self.repo.clone(), kind, self.revision.clone())
-    }
-
-    /// The reference to the same files at `commit`.
-    pub fn pinned(&self, commit: &str) -> String {
-        let file = self.file.as_deref().map_or_else(String::new, |file| format!("/{file}"));
-        format!("{}@{commit}{file}", self.repo)
-    }
-}
-
-/// Whether a name stays inside its directory.
-fn is_inside(name: &str) -> bool {
-    let normal = |c: Component<'_>| matches!(c, Component::Normal(_));
-    !name.is_empty()
-        && !name.contains(['\\', '\0', ':'])
-        && Path::new(name).components().all(normal)
-}
-
-/// The value of an environment variable, if set and not empty.
-fn set(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty())
-}
-
-/// The user's Hugging Face directory, and the cache.
-fn folders() -> Option<(PathBuf, PathBuf)> {
-    let home = set("HF_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
-    let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface")))?;
-    let named = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
-    let cache = named.map_or_else(|| home.join("hub"), PathBuf::from);
-    Some((home, cache))
-}
-
-/// The names of cached models or datasets, `org/name`, sorted, from the first `limit` directories.
-pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
-    let prefix = if are_datasets { "datasets--" } else { "models--" };
-    let entries = folders()
-        .and_then(|(_, cache)| std::fs::read_dir(cache).ok())
-        .into_iter()
-        .flatten()
-        .flatten();
-    let name = |entry: std::fs::DirEntry| {
-        let folder = entry.file_name().to_str()?.strip_prefix(prefix)?.replace("--", "/");
-        HubRef::parse(&folder, are_datasets)
-            .filter(|reference| reference.file.is_none())
-            .map(|reference| reference.repo)
-    };
-    let mut names: Vec<String> = entries.take(limit).filter_map(name).collect();
-    names.sort();
-    names
-}
-
-/// The maximum size in bytes of a small cache file: a commit, a token.
-const MAX_SMALL_FILE_BYTES: u64 = 1 << 12;
-
-/// The maximum size in bytes of an index of weights.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
-
 /// How long a server may send nothing by default.
 const DEFAULT_STALL: Duration = Duration::from_secs(30);
-
-/// The text of a small file; `None` if it cannot be read.
-fn read_small_file(path: &Path) -> Option<String> {
-    Some(String::from_utf8(read_file(path, MAX_SMALL_FILE_BYTES).ok()?).ok()?.trim().to_owned())
-}
 
 /// Access to the hub and its cache. Cheap to clone.
 #[derive(Clone)]
@@ -249,12 +143,12 @@ impl Hub {
         let (client, cache) = (&self.client, self.cache.path());
         let server =
             Server { client, cache, folder: self.folder(reference), repo, commit: &commit };
-        let mut files = self.choose(reference, kind, &names)?;
+        let mut files = choose(reference, kind, &names)?;
         let (mut done, mut side_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
             // Side files are only downloaded within the limits for copying them.
             if kind == SnapshotKind::Model && reference.file.is_none() && is_beside(&name) {
-                let most = side_files::MAX_FILE_BYTES.min(side_files::MAX_SIDE_BYTES - side_bytes);
+                let most = MAX_FILE_BYTES.min(MAX_SIDE_BYTES - side_bytes);
                 match server.fetch_within(&name, most)? {
                     Some(bytes) => (side_bytes, done) = (side_bytes + bytes, done + 1),
                     None => drop(files.remove(done)),
@@ -313,7 +207,7 @@ impl Hub {
         let mut names = Vec::new();
         list(&directory, "", &mut names);
         names.sort();
-        let mut files = self.choose(reference, kind, &names).ok()?;
+        let mut files = choose(reference, kind, &names).ok()?;
         if let Some(index) =
             WEIGHTS.into_iter().find(|name| is_index(name) && files.iter().any(|file| file == name))
         {
@@ -321,159 +215,5 @@ impl Hub {
         }
         let whole = files.iter().all(|name| directory.join(name).is_file());
         whole.then_some(Snapshot { commit, directory, files })
-    }
-
-    /// Selects the files that are needed from those in the repository.
-    fn choose(
-        &self,
-        reference: &HubRef,
-        kind: SnapshotKind,
-        names: &[String],
-    ) -> Result<Vec<String>> {
-        let has = |name: &str| names.iter().any(|n| n == name);
-        let missing =
-            |what: &str| Error::HubMissing { repo: reference.repo.clone(), what: what.into() };
-        if let Some(file) = &reference.file {
-            return if has(file) {
-                Ok(vec![file.clone()])
-            } else {
-                Err(missing(&format!("file `{file}`")))
-            };
-        }
-        if kind == SnapshotKind::Adapter {
-            let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
-            let weights =
-                weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
-            if !has(ADAPTER_CONFIG) {
-                return Err(missing(&format!("file `{ADAPTER_CONFIG}`")));
-            }
-            let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
-            return Ok([ADAPTER_CONFIG, weights]
-                .into_iter()
-                .chain(beside)
-                .map(str::to_owned)
-                .collect());
-        }
-        if kind == SnapshotKind::Data {
-            let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
-            let end_in = |ends: &[&str]| -> Vec<String> {
-                let reads = |n: &&String| ends.iter().any(|end| n.ends_with(end));
-                names.iter().filter(reads).filter(own).cloned().collect()
-            };
-            // Tables are a fallback: they often duplicate the other files.
-            let mut files = end_in(&[".parquet", ".jsonl", ".json", ".txt"]);
-            if files.is_empty() {
-                files = end_in(&[".csv", ".tsv"]);
-            }
-            if files.iter().any(|n| n.contains("train")) {
-                files.retain(|n| n.contains("train"));
-            }
-            files.sort();
-            return if files.is_empty() {
-                Err(missing("parquet, JSON lines or CSV file of a training split"))
-            } else {
-                Ok(files)
-            };
-        }
-        if !has("config.json") {
-            if has(ADAPTER_CONFIG) {
-                return Err(missing(&format!(
-                    "file `config.json`; it is an adapter: load it with its base, BASE+{}",
-                    reference.repo
-                )));
-            }
-            let gguf = names.iter().find(|n| n.ends_with(".gguf"));
-            let named = gguf.map_or_else(
-                || "file `config.json`".into(),
-                |n| {
-                    format!(
-                        "file `config.json`; it has GGUF files: load one, for example {}/{n}",
-                        reference.repo
-                    )
-                },
-            );
-            return Err(missing(&named));
-        }
-        let mut files = needed(names);
-        match WEIGHTS.iter().find(|name| has(name)) {
-            Some(weights) => files.push((*weights).to_owned()),
-            None => return Err(missing("weights: neither safetensors nor pytorch_model.bin")),
-        }
-        Ok(files)
-    }
-}
-
-/// Whether a model can be loaded without the file `name`.
-fn is_beside(name: &str) -> bool {
-    !(name == "config.json"
-        || WEIGHTS.contains(&name)
-        || (name.ends_with(".safetensors") && !name.contains('/')))
-}
-
-/// Returns an error if the file `name` of a snapshot is a link that leaves its repository's
-/// directory. A missing file is not an error.
-pub(crate) fn within(directory: &Path, name: &str) -> Result<()> {
-    let folder = directory.parent().and_then(Path::parent).unwrap_or(directory);
-    let found = Contained::open(folder)
-        .and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
-    match found {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            let repo = folder.file_name().unwrap_or_default().to_string_lossy();
-            Err(explain(&repo, "read", &directory.join(name), e))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The shards that an index names.
-fn shards(index: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let bytes = read_file(index, MAX_INDEX_BYTES)?;
-    let index_of: Index = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
-    let mut names: Vec<String> = index_of.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    match names.iter().find(|name| !is_inside(name) || name.contains('/')) {
-        Some(entry) => Err(Error::OutsideDirectory { index: index.into(), entry: entry.clone() }),
-        None => Ok(names),
-    }
-}
-
-/// Lists the files below `directory` by relative name, no deeper than datasets nest.
-fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        match entry.path().is_dir() {
-            true if prefix.matches('/').count() < 6 => {
-                list(&entry.path(), &format!("{name}/"), names)
-            }
-            true => {}
-            false => names.push(name),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hub_references_are_distinguished_from_paths() {
-        let reference =
-            |spec: &str| HubRef::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
-        assert_eq!(reference("org/name"), Some(("org/name".into(), "main".into(), None)));
-        assert_eq!(
-            reference("o/n@v1/a/b.gguf"),
-            Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into())))
-        );
-        for spec in
-            ["name", "./a", "../a/b", "/a/b", "a/..", "a/b/../c", "a b/c", "a/b@../x", "a//b"]
-        {
-            assert_eq!(reference(spec), None, "{spec}");
-        }
     }
 }

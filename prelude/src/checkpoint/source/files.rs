@@ -1,81 +1,18 @@
 //! The files of a checkpoint: a directory on disk (memory-mapped), a GGUF file, or a model built
 //! into this library.
 
-use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use include_dir::{Dir, include_dir};
-use memmap2::UncheckedAdvice;
+use include_dir::Dir;
 
 use crate::checkpoint::gguf::Gguf;
 use crate::checkpoint::hub::{Hub, HubRef, SnapshotKind, within};
-use crate::checkpoint::storage::{Mapped, Stamp};
-use crate::checkpoint::storage::{open_file, other_kind};
+use crate::checkpoint::side_files::SideFiles;
+use crate::checkpoint::storage::{
+    BUILTIN_PREFIX, Bytes, Stamp, WEIGHTS, builtin_model, map, other_kind,
+};
 use crate::error::{Error, Result};
-
-static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
-
-/// The weight files of a checkpoint, a single file or an index; the first one present is used.
-pub(crate) const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
-
-/// Whether a name of [`WEIGHTS`] is an index.
-pub(crate) fn is_index(name: &str) -> bool {
-    name.ends_with(".index.json")
-}
-
-/// The prefix of a built-in model or dataset.
-pub const BUILTIN_PREFIX: &str = "builtin:";
-
-/// A file's bytes, memory-mapped or built in. Cheap to clone.
-#[derive(Clone)]
-pub(crate) enum Bytes {
-    Mapped(Arc<Mapped>),
-    Static(&'static [u8]),
-    Owned(Arc<Vec<u8>>),
-}
-
-impl Bytes {
-    /// Releases the memory behind `range`; later reads load it from the file again.
-    pub fn release(&self, range: Range<usize>) {
-        if let Bytes::Mapped(map) = self
-            && !range.is_empty()
-        {
-            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is
-            // only advice to the kernel: a failure does not matter.
-            let _ = unsafe {
-                map.map().unchecked_advise_range(
-                    UncheckedAdvice::DontNeed,
-                    range.start,
-                    range.len(),
-                )
-            };
-        }
-    }
-}
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Static(bytes) => bytes,
-            Bytes::Owned(bytes) => bytes,
-        }
-    }
-}
 
 /// The size and modification time of files at one moment.
 pub(crate) type Stamps = Arc<[(PathBuf, Stamp)]>;
@@ -95,10 +32,7 @@ impl Files {
     /// file, a GGUF file, or a repository on the hub.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
-            let models: Vec<&str> = builtin_models().collect();
-            let dir = BUILTIN.get_dir(name).filter(|_| models.contains(&name));
-            let dir = dir.ok_or_else(|| Error::unknown("built-in model", name, models))?;
-            return Ok(Files::Builtin(dir, PathBuf::from(spec)));
+            return Ok(Files::Builtin(builtin_model(name)?, PathBuf::from(spec)));
         }
         let path = Path::new(spec);
         let found = match std::fs::metadata(path) {
@@ -150,7 +84,7 @@ impl Files {
     pub fn path(&self) -> &Path {
         match self {
             Files::Disk(path) | Files::Builtin(_, path) | Files::Hub(path, _) => path,
-            Files::Gguf(gguf) => &gguf.path,
+            Files::Gguf(gguf) => gguf.path(),
         }
     }
 
@@ -181,6 +115,18 @@ impl Files {
         }
     }
 
+    /// The side files.
+    pub fn side_files(&self) -> SideFiles {
+        match self {
+            Files::Builtin(dir, _) => SideFiles::in_builtin(dir),
+            Files::Gguf(gguf) => {
+                let sizes = gguf.side_files.iter().map(|(name, text)| (*name, text.len() as u64));
+                SideFiles::generated(sizes)
+            }
+            Files::Disk(directory) | Files::Hub(directory, _) => SideFiles::in_directory(directory),
+        }
+    }
+
     /// The current stamps of config.json and the side files.
     pub fn stamps(&self) -> Stamps {
         let (Files::Disk(directory) | Files::Hub(directory, _)) = self else {
@@ -195,38 +141,4 @@ impl Files {
         self.get(name)?
             .ok_or_else(|| Error::MissingFile { directory: self.path().into(), file: name.into() })
     }
-}
-
-/// The names of the built-in models.
-pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
-    BUILTIN
-        .dirs()
-        .filter(|d| d.get_file(d.path().join("config.json")).is_some())
-        .filter_map(|d| d.path().to_str())
-}
-
-/// The names of the built-in datasets (`NAME` to merge on, `NAME-heldout` to score on).
-pub(crate) fn builtin_data() -> impl Iterator<Item = &'static str> {
-    BUILTIN
-        .get_dir("data")
-        .into_iter()
-        .flat_map(|d| d.files())
-        .filter_map(|f| f.path().file_stem()?.to_str())
-}
-
-/// The bytes of a built-in dataset.
-pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
-    BUILTIN
-        .get_file(format!("data/{name}.jsonl"))
-        .map(|f| Bytes::Static(f.contents()))
-        .ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
-}
-
-/// Maps a regular file, which may be empty, into memory.
-pub(crate) fn map(path: &Path) -> Result<Bytes> {
-    let file = open_file(path)?;
-    if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {
-        return Ok(Bytes::Static(&[]));
-    }
-    Ok(Bytes::Mapped(Arc::new(Mapped::new(&file, path)?)))
 }

@@ -1,43 +1,46 @@
 //! A source model: architecture, tensors, tokenizer and side files, all verified when loaded.
 
+mod compatible;
 mod config_differences;
 mod files;
+mod fingerprint;
+mod numbering;
+mod open;
+mod renumber;
 mod restack;
+mod specifier;
 mod vocabulary;
+pub(super) mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
-use rayon::prelude::*;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::files::Stamps;
-use self::vocabulary::{align, config_of};
-use crate::checkpoint::adapter::{self, Adapter, Base};
-use crate::checkpoint::config::{Architecture, Kind, TensorSpec, is_wrapper};
-use crate::checkpoint::hub::HubRef;
-use crate::checkpoint::side_files::SideFiles;
-use crate::checkpoint::storage::View;
-use crate::checkpoint::tensors::prepare;
-use crate::checkpoint::tensors::unsupported_family::{self, OUTPUT};
-use crate::checkpoint::tensors::{Archive, Buffer};
-use crate::checkpoint::tensors::{Runnable, TensorNames};
-use crate::checkpoint::tokenizer::Chat;
-use crate::checkpoint::tokenizer::{BoundedTokenizer, beyond, read_tokenizer};
-use crate::error::{Error, Result};
-use crate::work::Work;
 pub(crate) use config_differences::ConfigDifference;
-pub(crate) use files::{
-    BUILTIN_PREFIX, Bytes, Files, WEIGHTS, builtin_data, builtin_data_file, builtin_models,
-    is_index, map,
-};
-pub(crate) use restack::{Restacked, move_layers};
-pub use vocabulary::MissingTokens;
-pub(crate) use vocabulary::{NO_ROW, Numbering, Renumbered, extend};
+pub(super) use files::Files;
+pub(crate) use fingerprint::{hash, mix};
+pub use numbering::MissingTokens;
+pub(crate) use numbering::{NO_ROW, Numbering, Renumbered};
+pub(crate) use renumber::with_shared_numbering;
+pub(crate) use restack::Restacked;
+pub(crate) use specifier::split_name;
+pub(crate) use vocabulary::extend;
+
+use self::files::Stamps;
+use self::specifier::split_adapters;
+use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
+use super::hub::HubRef;
+use super::side_files::SideFiles;
+use super::storage::{BUILTIN_PREFIX, Bytes, View};
+use super::tensors::unsupported_family::{self, OUTPUT};
+use super::tensors::{Buffer, TensorNames};
+use super::tokenizer::{BoundedTokenizer, Chat};
+use crate::error::{Error, Result};
 
 /// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
 #[derive(Clone)]
@@ -107,282 +110,6 @@ impl Source {
         Arc::as_ptr(&self.0).cast()
     }
 
-    /// Opens and verifies `[NAME=]SOURCE`: a Hugging Face directory, a GGUF file, a hub repository
-    /// or `builtin:NAME`, each optionally followed by `+ADAPTER`.
-    ///
-    /// # Errors
-    /// Missing or corrupt files, or values that are not finite.
-    pub fn open(spec: &str) -> Result<Self> {
-        let (name, place) = split_name(spec);
-        Self::open_as(name, place)
-    }
-
-    /// Opens `place` with any name; the default is the name of its directory.
-    ///
-    /// # Errors
-    /// As for [`Source::open`].
-    pub(crate) fn open_as(name: Option<&str>, place: &str) -> Result<Self> {
-        let (place, adapters) = split_adapters(place);
-        let files = Files::find(place)?;
-        let stamps = files.stamps();
-        let config = files.require("config.json").map_err(|error| adapter_error(&files, error))?;
-        let config_file = files.path().join("config.json");
-        let mut archive = Archive::open(&files).map_err(|error| adapter_error(&files, error))?;
-        let prepared = prepare(&mut archive, &config_file, &config)?;
-        let family = Architecture::family_of(&config_file, &config)?;
-        let runs = match Architecture::parse(&config_file, &config) {
-            Err(Error::UnknownFamily { .. }) => Runnable::No,
-            _ => Runnable::Yes,
-        };
-        let names = TensorNames::normalize(&mut archive, &family, runs)?;
-        let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
-        notes.extend(archive.notes.iter().chain(&prepared.notes).chain(&names.notes).cloned());
-        let adapters = adapters
-            .into_iter()
-            .map(|path| Adapter::open(Path::new(path)))
-            .collect::<Result<Vec<_>>>()?;
-        let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
-        let is_prepared = prepared.config.is_some();
-        let config = prepared.config.unwrap_or_else(|| config.to_vec());
-        let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
-        let mut overrides = adapter::FileOverrides::new();
-        for adapter in adapters {
-            adapter.add_side_files(&mut overrides)?;
-            let adapter = if is_wrapper(&family) {
-                adapter.renamed(|name| names.known_as(name))
-            } else {
-                adapter
-            };
-            adapter.apply_to(&mut base)?;
-        }
-        let Base { config, is_changed, notes: changes, .. } = base;
-        let is_changed = is_changed || is_prepared;
-        notes.extend(changes);
-        let (architecture, unsupported) = match Architecture::parse(&config_file, &config) {
-            Ok(architecture) => (Some(architecture), None),
-            Err(Error::UnknownFamily { .. }) => (None, None),
-            // An unsupported model can still be merged by methods without a forward pass.
-            Err(Error::Config { key, reason, .. }) => (None, Some((key, reason))),
-            Err(error) => return Err(error),
-        };
-        // Without a forward pass, all stored tensors are merged.
-        let (tensors, buffers) = match &architecture {
-            Some(architecture) if is_wrapper(&family) => {
-                let mut buffers = archive.buffers.clone();
-                buffers.retain(|name, _| unsupported_family::is_rest(name));
-                (
-                    architecture
-                        .tensors()
-                        .into_iter()
-                        .chain(unsupported_family::rest(&archive)?)
-                        .collect(),
-                    buffers,
-                )
-            }
-            Some(architecture) => (architecture.tensors(), BTreeMap::new()),
-            None => (
-                unsupported_family::tensors(&archive, &config_file, &config)?,
-                archive.buffers.clone(),
-            ),
-        };
-        if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
-            return Err(Error::NoOutputLayer { file: archive.file });
-        }
-        let bytes = archive.tensors.values().map(|view| view.bytes().len() as u64).sum();
-        let work = Work::begin("load", place, Some(bytes));
-        let views = tensors
-            .par_iter()
-            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape, &work)?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
-        drop(work);
-        let unused =
-            archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
-        let side = |name: &str| match overrides.get(name) {
-            Some((directory, bytes)) => {
-                Ok(bytes.clone().map(|bytes| (directory.join(name), bytes)))
-            }
-            None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
-        };
-        let tokenizer = match side("tokenizer.json")? {
-            Some((file, bytes)) => Some(Arc::new(read_tokenizer(&file, &bytes)?)),
-            None => None,
-        };
-        let chat = Arc::new(Chat::read(side)?);
-        let rows = rows_of(architecture.as_ref(), &tensors);
-        notes.extend(
-            tokenizer
-                .as_deref()
-                .filter(|_| rows > 0)
-                .and_then(|text| beyond(&text.tokenizer, rows)),
-        );
-        let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
-            overrides.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
-        if is_changed {
-            replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
-        }
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => match &files {
-                Files::Hub(_, pinned) if paths.is_empty() => {
-                    pinned.split(['/', '@']).nth(1).unwrap_or("model").to_owned()
-                }
-                _ => default_name(paths.last().map_or(files.path(), PathBuf::as_path)),
-            },
-        };
-        let spec = match &files {
-            Files::Disk(_) | Files::Gguf(_) => files.path().display().to_string(),
-            Files::Builtin(..) => place.to_owned(),
-            Files::Hub(_, pinned) => pinned.clone(),
-        };
-        let spec = paths.iter().fold(spec, |spec, path| format!("{spec}+{}", path.display()));
-        Ok(Self(Arc::new(Inner {
-            name,
-            spec,
-            files,
-            stamps,
-            architecture,
-            unsupported,
-            family,
-            tensors,
-            views,
-            buffers,
-            names: Arc::new(names),
-            unused,
-            notes,
-            tokenizer,
-            chat,
-            fingerprint: OnceLock::new(),
-            original: None,
-            numbering: None,
-            replaced,
-        })))
-    }
-
-    /// The source as it was opened, with its own token numbering.
-    pub(crate) fn original(&self) -> &Self {
-        self.0.original.as_ref().unwrap_or(self)
-    }
-
-    /// The shared token numbering, if it differs from the one on disk.
-    pub(crate) fn numbering(&self) -> Option<&Numbering> {
-        self.0.numbering.as_deref()
-    }
-
-    /// Whether its output layer is its embedding.
-    fn is_tied(&self) -> Result<bool> {
-        if let Some(architecture) = &self.0.architecture {
-            return Ok(architecture.tied);
-        }
-        let says_so = self.config_json()?.get("tie_word_embeddings") == Some(&Value::Bool(true));
-        Ok(says_so && !self.0.views.contains_key(OUTPUT) && self.embedding().is_some())
-    }
-
-    /// Its embedding; if there are several candidates, the one with the most rows.
-    fn embedding(&self) -> Option<&TensorSpec> {
-        let embeddings =
-            self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding && t.shape.len() == 2);
-        embeddings.max_by_key(|t| t.shape[0])
-    }
-
-    /// Parses config.json.
-    fn config_json(&self) -> Result<Map<String, Value>> {
-        let bytes = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
-        serde_json::from_slice(&bytes).map_err(|e| self.json(&e))
-    }
-
-    fn json(&self, error: &serde_json::Error) -> Error {
-        Error::Json { file: self.path().join("config.json"), reason: error.to_string() }
-    }
-
-    /// This tied source with a separate output layer, a copy of its embedding.
-    ///
-    /// # Errors
-    /// A config.json that is not a JSON object.
-    fn untied(&self) -> Result<Self> {
-        let inner = &self.0;
-        let Some(embedding) = self.embedding().cloned() else { return Ok(self.clone()) };
-        let architecture = inner.architecture.clone().map(|a| Architecture { tied: false, ..a });
-        let output = architecture.as_ref().map_or(OUTPUT, Architecture::output).to_owned();
-        let tensors = match &architecture {
-            Some(architecture) => architecture.tensors(),
-            None => {
-                let spec = TensorSpec {
-                    name: output.clone(),
-                    kind: Kind::Linear,
-                    shape: embedding.shape.clone(),
-                };
-                let place = inner.tensors.partition_point(|t| t.name < spec.name);
-                let (before, after) = inner.tensors.split_at(place);
-                before.iter().chain([&spec]).chain(after).cloned().collect()
-            }
-        };
-        let mut views = inner.views.clone();
-        views.insert(output, self.view(&embedding.name)?.clone());
-        let mut config = self.config_json()?;
-        adapter::untied(&mut config);
-        let config = serde_json::to_vec_pretty(&config).map_err(|e| self.json(&e))?;
-        let mut replaced = inner.replaced.clone();
-        replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
-        let note =
-            "tied, but another source is not: its embedding is also merged as the output layer";
-        let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
-        let original = Some(self.original().clone());
-        Ok(Self(Arc::new(Inner {
-            architecture,
-            tensors,
-            views,
-            replaced,
-            notes,
-            original,
-            ..inner.copy()
-        })))
-    }
-
-    /// This source with another token numbering.
-    ///
-    /// # Errors
-    /// A config.json that is not a JSON object.
-    pub(crate) fn with_numbering(&self, seen: Renumbered) -> Result<Self> {
-        let Renumbered { numbering, rows, views: gathered, extended } = seen;
-        let inner = &self.0;
-        let here = |id: u32| match numbering.row_map.get(id as usize) {
-            Some(row) => Some(*row).filter(|row| *row != NO_ROW),
-            None => Some(id),
-        };
-        let architecture = inner.architecture.clone().map(|a| {
-            let eos = a.eos.iter().filter_map(|id| here(*id)).collect();
-            Architecture { vocabulary: rows, eos, ..a }
-        });
-        let mut tensors = inner.tensors.clone();
-        for spec in tensors.iter_mut().filter(|spec| gathered.contains_key(&spec.name)) {
-            spec.shape[0] = rows;
-        }
-        let mut views = inner.views.clone();
-        views.extend(gathered);
-        let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
-        let config = config_of(&config, rows, here).map_err(|e| self.json(&e))?;
-        let (tokenizer, file) = extended
-            .map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
-        let files = [("config.json", Some(config)), ("tokenizer.json", file)];
-        let mut replaced = inner.replaced.clone();
-        replaced.extend(
-            files
-                .into_iter()
-                .filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))),
-        );
-        let (original, numbering) = (Some(self.original().clone()), Some(Arc::new(numbering)));
-        Ok(Self(Arc::new(Inner {
-            architecture,
-            tensors,
-            views,
-            tokenizer,
-            original,
-            numbering,
-            replaced,
-            ..inner.copy()
-        })))
-    }
-
     /// This source with another chat template (Jinja).
     ///
     /// # Errors
@@ -412,16 +139,6 @@ impl Source {
         let mut chat = (*self.0.chat).clone();
         chat.tokens.extend([("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())]);
         Self(Arc::new(Inner { chat: Arc::new(chat), ..self.0.copy() }))
-    }
-
-    /// Maps the token `id` of its own tokenizer to a row here; `None` if it has no row.
-    pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
-        match self.numbering().filter(|numbering| !numbering.is_reference) {
-            Some(numbering) => {
-                numbering.row_map.get(id as usize).copied().filter(|row| *row != NO_ROW)
-            }
-            None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
-        }
     }
 
     /// The number of rows of its vocabulary tensors.
@@ -640,173 +357,6 @@ impl Source {
             None => self.0.files.get(name),
         }
     }
-
-    /// Returns an error if a weight file has changed since it was loaded.
-    ///
-    /// # Errors
-    /// [`Error::Changed`].
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let mut files = BTreeMap::new();
-        self.0.views.values().for_each(|view| view.files(&mut files));
-        files.values().try_for_each(|file| file.check())
-    }
-
-    /// Returns an error if a weight file or a side file has changed since it was loaded.
-    ///
-    /// # Errors
-    /// [`Error::Changed`].
-    pub(crate) fn check_files_unchanged(&self) -> Result<()> {
-        self.check_unchanged()?;
-        self.0.stamps.iter().try_for_each(|(file, stamp)| stamp.check(file))
-    }
-
-    /// A fingerprint of the configuration and all weights, to detect changes.
-    pub(crate) fn fingerprint(&self) -> Result<&str> {
-        if let Some(source) = &self.0.original {
-            return source.fingerprint();
-        }
-        if let Some(known) = self.0.fingerprint.get() {
-            return Ok(known);
-        }
-        self.check_unchanged()?;
-        let config = hash(&self.0.files.require("config.json")?);
-        let views: Vec<(&String, &View)> = self.0.views.iter().collect();
-        let work =
-            Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));
-        let hashes = views.par_iter().map(|(name, view)| {
-            let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
-            let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
-            let blocks =
-                view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
-            let added = view
-                .layout()
-                .into_iter()
-                .chain(view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from));
-            Ok(blocks.into_iter().chain(added).fold(layout, mix))
-        });
-        let hashes = hashes.collect::<Result<Vec<u64>>>()?;
-        Ok(self
-            .0
-            .fingerprint
-            .get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
-    }
-
-    /// The first difference in names and shapes of tensors that satisfy `counts`; vocabulary rows
-    /// may differ.
-    fn difference(&self, other: &Source, counts: impl Fn(&str) -> bool) -> Option<String> {
-        let (a, b) = (self, other);
-        let shapes = |s: &Self| -> BTreeMap<String, (Vec<usize>, bool)> {
-            let free = s.vocabulary_tensors();
-            let shape =
-                |t: &TensorSpec| (t.name.clone(), (t.shape.clone(), free.contains(&t.name)));
-            s.tensors().iter().filter(|t| counts(&t.name)).map(shape).collect()
-        };
-        let (mut left, mut right) = (shapes(a), shapes(b));
-        // A tied output layer is merged as a separate one.
-        if a.is_tied().unwrap_or(false) != b.is_tied().unwrap_or(false) {
-            left.remove(OUTPUT);
-            right.remove(OUTPUT);
-        }
-        // A difference in shapes is more informative than a missing tensor.
-        let shape = left.iter().find_map(|(name, (x, free))| match right.get(name) {
-            Some((y, true)) if *free && x.get(1..) == y.get(1..) => None,
-            Some((y, _)) if x != y => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
-            _ => None,
-        });
-        let only = |name: &String, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
-        let of_a = || left.keys().find(|name| !right.contains_key(*name)).map(|name| only(name, a));
-        let of_b = || right.keys().find(|name| !left.contains_key(*name)).map(|name| only(name, b));
-        shape.or_else(of_a).or_else(of_b)
-    }
-
-    /// Returns an error that names the first tensor that differs from `other`, except for
-    /// vocabulary rows. Sources that pass can be merged by methods without a forward pass.
-    ///
-    /// # Errors
-    /// A difference in names or shapes.
-    pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
-        self.differs(other, self.difference(other, |_| true))
-    }
-
-    /// [`Source::check_mergeable`] for tensors outside layers, for models with restacked layers.
-    ///
-    /// # Errors
-    /// A difference in names or shapes.
-    pub(crate) fn check_stackable(&self, other: &Source) -> Result<()> {
-        let stacks = [self.stacks()?, other.stacks()?];
-        let outside = |name: &str| stacks.iter().all(|stacks| stacks.layer_of(name).is_none());
-        self.differs(other, self.difference(other, outside))
-    }
-
-    fn differs(&self, other: &Source, difference: Option<String>) -> Result<()> {
-        match difference {
-            Some(difference) => Err(Error::Incompatible {
-                first: self.name().into(),
-                second: other.name().into(),
-                difference,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Returns an error that names the first difference in architecture from `other`. A merged
-    /// model can only be trained if all sources run the same way.
-    ///
-    /// # Errors
-    /// A difference in architecture, or an unsupported source.
-    pub(crate) fn check_trainable(&self, other: &Source) -> Result<()> {
-        let Some(difference) = self.architecture()?.difference(other.architecture()?) else {
-            return Ok(());
-        };
-        Err(Error::Sources {
-            what: format!(
-                "`{}` and `{}` cannot be trained together: {difference}",
-                self.name(),
-                other.name()
-            ),
-            hint: "merge without training, which uses the configuration of the base or first source: merge linear; to train, \
-                   load sources with the same configuration",
-        })
-    }
-}
-
-/// The number of rows of the vocabulary tensors.
-fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
-    let embedding = || {
-        tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0)
-    };
-    architecture.map_or_else(embedding, |architecture| architecture.vocabulary)
-}
-
-/// Gives `sources` a shared token numbering if their vocabularies differ.
-///
-/// # Errors
-/// Tokenizers of which none can split text into the tokens of all.
-pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
-    let sources: Vec<Source> = sources.iter().map(|s| s.original().clone()).collect();
-    let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
-    // If one source has a separate output layer, all get one.
-    let is_mixed = tied.contains(&true) && tied.contains(&false);
-    let one = |(source, tied): (Source, bool)| {
-        if tied && is_mixed { source.untied() } else { Ok(source) }
-    };
-    let sources = sources.into_iter().zip(tied).map(one).collect::<Result<Vec<_>>>()?;
-    match align(&sources)? {
-        Some(seen) => {
-            sources.iter().zip(seen).map(|(source, seen)| source.with_numbering(seen)).collect()
-        }
-        None => Ok(sources),
-    }
-}
-
-/// Returns `error`, or a better one if `files` belong to an adapter.
-fn adapter_error(files: &Files, error: Error) -> Error {
-    match (&error, files.get(adapter::CONFIG)) {
-        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => {
-            adapter::needs_base(files.path(), &json)
-        }
-        _ => error,
-    }
 }
 
 impl fmt::Debug for Source {
@@ -826,46 +376,10 @@ pub(crate) fn common_dtype(views: &[View]) -> DType {
     if views.iter().all(|view| view.dtype == first) { first } else { DType::F32 }
 }
 
-/// Splits `SOURCE+ADAPTER...`; an existing path with a `+` in its name stays whole.
-fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
-    let (mut source, mut adapters) = (spec, Vec::new());
-    while !Path::new(source).exists() {
-        let Some((rest, adapter)) = source.rsplit_once('+') else { break };
-        adapters.insert(0, adapter);
-        source = rest;
-    }
-    (source, adapters)
-}
-
-/// Splits `NAME=SOURCE`; a name consists of letters, digits, `-` and `_`. An existing path with `=`
-/// stays whole, unless the part after the `=` exists too.
-pub(crate) fn split_name(spec: &str) -> (Option<&str>, &str) {
-    let plain =
-        |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
-    match spec.split_once('=') {
-        Some((name, rest))
-            if plain(name) && (Path::new(rest).exists() || !Path::new(spec).exists()) =>
-        {
-            (Some(name), rest)
-        }
-        _ => (None, spec),
-    }
-}
-
-fn default_name(path: &Path) -> String {
-    let text = path.display().to_string();
-    let last = text.strip_prefix(BUILTIN_PREFIX).or_else(|| path.file_name()?.to_str());
-    last.filter(|s| !s.is_empty()).unwrap_or("model").to_owned()
-}
-
-/// One step of a hash that detects accidental changes, not forgery.
-pub(crate) fn mix(hash: u64, word: u64) -> u64 {
-    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-}
-
-/// A hash that detects accidental changes, not forgery.
-pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let start = rest.iter().fold(bytes.len() as u64, |h, b| mix(h, u64::from(*b)));
-    words.iter().fold(start, |h, word| mix(h, u64::from_le_bytes(*word)))
+/// The number of rows of the vocabulary tensors.
+fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
+    let embedding = || {
+        tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0)
+    };
+    architecture.map_or_else(embedding, |architecture| architecture.vocabulary)
 }

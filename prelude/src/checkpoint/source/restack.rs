@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Source;
-use crate::checkpoint::config::{Architecture, get, set};
+use crate::checkpoint::config::Architecture;
 use crate::checkpoint::tensors::{KeyPath, Stack, Stacks, count_paths};
 use crate::error::{Error, Result};
 
@@ -234,19 +234,6 @@ fn entry(list: &Value, layer: usize) -> Option<Value> {
             letters.chars().nth(layer).map(|letter| letter.to_string().into())
         }
         _ => None,
-    }
-}
-
-/// In the per-layer lists of a configuration with `count` layers, gives layer `i` the entry of
-/// layer `layers[i]`.
-pub(crate) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
-    for key in ["layer_types", "no_rope_layers"] {
-        if let Some(Value::Array(all)) =
-            get(config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == count))
-        {
-            let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
-            set(config, key, moved.into());
-        }
     }
 }
 

@@ -8,53 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::Source;
+use super::numbering::{MissingTokens, Numbering, Renumbered};
 use crate::checkpoint::storage::View;
 use crate::checkpoint::tokenizer::{BoundedTokenizer, guard_tokenizer, read_tokenizer};
 use crate::error::{Error, Result};
-
-/// The row of a token that a recipe's tokenizer leaves out.
-pub(crate) const NO_ROW: u32 = u32::MAX;
-
-/// How the rows of one source map to the shared numbering.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Numbering {
-    /// The shared row of each of its own rows, or [`NO_ROW`].
-    pub row_map: Vec<u32>,
-    /// Shared rows that it lacks, in order.
-    pub missing_rows: Vec<u32>,
-    /// A summary of the missing rows.
-    pub missing_tokens: MissingTokens,
-    /// Whether the numbering, and with it the tokenizer of a merge, is its own.
-    pub is_reference: bool,
-}
-
-/// The parts of a merge's vocabulary that a source lacks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct MissingTokens {
-    /// The number of missing tokens.
-    pub tokens: usize,
-    /// The number of rows without a known token: padding.
-    pub padding: usize,
-    /// Some of the missing tokens.
-    pub examples: Vec<String>,
-    /// The sources that provide the rows.
-    pub from: Vec<String>,
-}
-
-/// A source in the shared numbering.
-pub(crate) struct Renumbered {
-    pub numbering: Numbering,
-    /// The number of rows of the numbering.
-    pub rows: usize,
-    /// Its vocabulary tensors in the shared numbering.
-    pub views: BTreeMap<String, View>,
-    /// The extended tokenizer and its file, for a reference that lacked tokens.
-    pub extended: Option<(Arc<BoundedTokenizer>, Vec<u8>)>,
-}
 
 /// A row of the shared numbering, with its row in each source.
 struct Row {
@@ -312,39 +272,4 @@ fn renumber_source(
         views,
         extended,
     })
-}
-
-/// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped
-/// by `here`; ids without a mapping are removed.
-pub(crate) fn config_of(
-    json: &[u8],
-    rows: usize,
-    here: impl Fn(u32) -> Option<u32>,
-) -> serde_json::Result<Vec<u8>> {
-    let mut config: Map<String, Value> = serde_json::from_slice(json)?;
-    renumber(&mut config, rows, &here);
-    if !config.values().any(|value| value.get("vocab_size").is_some()) {
-        config.insert("vocab_size".into(), rows.into());
-    }
-    serde_json::to_vec_pretty(&config)
-}
-
-fn renumber(config: &mut Map<String, Value>, rows: usize, here: &impl Fn(u32) -> Option<u32>) {
-    let id = |value: &Value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
-        Some(id) => here(id).map(Value::from),
-        None => Some(value.clone()),
-    };
-    for (key, value) in config.iter_mut() {
-        match (key.as_str(), value) {
-            ("vocab_size", value @ Value::Number(_)) => *value = rows.into(),
-            ("eos_token_id" | "bos_token_id" | "pad_token_id", Value::Array(all)) => {
-                *all = all.iter().filter_map(id).collect()
-            }
-            ("eos_token_id" | "bos_token_id" | "pad_token_id", value) => {
-                *value = id(value).unwrap_or(Value::Null)
-            }
-            ("text_config", Value::Object(inner)) => renumber(inner, rows, here),
-            _ => {}
-        }
-    }
 }

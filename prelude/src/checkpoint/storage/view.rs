@@ -15,10 +15,10 @@ use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 
+use super::bytes::Bytes;
 use super::change::Change;
 use super::float8::Float8;
 use super::mapped::Mapped;
-use crate::checkpoint::source::Bytes;
 use crate::error::{Error, Result};
 use crate::work::Work;
 

@@ -6,7 +6,7 @@ mod quantized;
 mod stacks;
 pub(crate) mod unsupported_family;
 
-pub(crate) use archive::{Archive, Buffer, read, read_any};
+pub(crate) use archive::{Archive, Buffer};
 pub(crate) use names::{Runnable, TensorNames};
 pub(crate) use quantized::prepare;
 pub(crate) use stacks::{KeyPath, Stack, Stacks, count_paths};

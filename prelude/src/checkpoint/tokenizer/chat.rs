@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::checkpoint::source::Bytes;
+use crate::checkpoint::storage::Bytes;
 use crate::error::{Error, Result};
 
 /// The maximum size of a chat template in bytes.

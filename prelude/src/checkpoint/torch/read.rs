@@ -16,8 +16,7 @@ use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{Id, Pickle, Value};
-use crate::checkpoint::source::Bytes;
-use crate::checkpoint::storage::{Stored, View};
+use crate::checkpoint::storage::{Bytes, Stored, View};
 use crate::checkpoint::tensors::Archive;
 use crate::error::{Error, Result};
 

@@ -4,13 +4,14 @@
 mod encode;
 mod extra_files;
 mod replace;
-#[allow(clippy::module_inception)]
-mod write;
+mod slots;
+mod small_file;
 mod written;
 
 pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use replace::{fill_file, new_file, replace_directory, replace_file};
-pub(crate) use write::{Checkpoint, Content, Entry, Slot, Values, fill_slots, write_file};
+pub(crate) use slots::{Content, Slot, Values, fill_slots};
+pub(crate) use small_file::write_file;
 pub use written::{RetainedShare, Written};
