@@ -7,9 +7,10 @@ use tokenizers::Tokenizer;
 
 use super::chat::{self, Conversation, Rendered, message};
 use super::choices::Question;
-use super::columns::RowError;
 use super::layout::{self, Row};
-use super::rows::{RawRow, RowPosition, read_rows};
+use super::row_error::RowError;
+use super::row_error::RowPosition;
+use super::rows::{RawRow, read_rows};
 use crate::checkpoint::{
     BUILTIN_PREFIX, Bytes, Hub, HubRef, SnapshotKind, Source, builtin_data, builtin_data_file,
     guard_tokenizer, map,

@@ -10,6 +10,7 @@ mod layout;
 mod messages;
 mod parquet;
 mod python_json;
+mod row_error;
 mod rows;
 mod sampler;
 mod stream_decoder;

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::{Dam, Models, Session, saved};
-use crate::checkpoint::{Source, replace_file};
+use super::session_file::content;
+use super::snapshot_content::SnapshotContent;
+use super::{Dam, Models, Session};
+use crate::checkpoint::Source;
 use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};
 use crate::show::Scores;
-use crate::train::{History, Moments};
 
 /// Counts the states of all sessions, so that every state has its own id.
 static STATES: AtomicU64 = AtomicU64::new(1);
@@ -44,27 +45,6 @@ enum Storage {
     Memory(Arc<SnapshotContent>),
     /// In a session file.
     File(PathBuf),
-}
-
-/// The large part of a snapshot.
-pub(super) struct SnapshotContent {
-    /// The values of every variable, in the order of the merge's variables.
-    pub values: Vec<Vec<f32>>,
-    /// The optimiser's moments, in the same order.
-    pub moments: Vec<Moments>,
-    /// Examples drawn from each source's data.
-    pub drawn: usize,
-    pub history: History,
-}
-
-impl SnapshotContent {
-    /// Returns the approximate size in memory.
-    fn bytes(&self) -> usize {
-        let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
-        let steps = self.history.total.len()
-            + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
-        self.values.iter().map(|v| 4 * v.len()).sum::<usize>() + moments + 16 * steps
-    }
 }
 
 impl Snapshot {
@@ -115,7 +95,7 @@ impl Snapshot {
             Storage::Memory(content) => return Ok(content.clone()),
             Storage::File(file) => file.clone(),
         };
-        saved::content(&file, &session.merge.variables).map(Arc::new)
+        content(&file, &session.merge.variables).map(Arc::new)
     }
 }
 
@@ -229,24 +209,6 @@ impl Dam {
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
         Ok(())
-    }
-
-    /// Writes the session at `snapshot`, in the format of [`Dam::save`].
-    ///
-    /// # Errors
-    /// As for [`Dam::save`].
-    pub(crate) fn save_at(&self, snapshot: &Snapshot, file: &Path) -> Result<()> {
-        let session = self.session();
-        replace_file(file, &session.serialized(snapshot)?).map(drop)
-    }
-
-    /// Returns what [`Dam::save`] would write now, for a thread that writes it during training.
-    ///
-    /// # Errors
-    /// A source's weights cannot be read.
-    pub(crate) fn serialized(&self) -> Result<Vec<u8>> {
-        let session = self.session();
-        session.serialized(&session.snapshot()?)
     }
 
     /// Returns an independent session at the same state.

@@ -1,8 +1,8 @@
 //! Horizontal bars: in every group one bar per series, labelled with its name and value.
 
 use super::Figure;
-use super::axis::Axis;
-use super::curves::{Spacing, nothing};
+use super::axis::{Axis, Spacing};
+use super::curves::nothing;
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, shortened, width};
 
 /// A bar chart.

@@ -1,6 +1,6 @@
 //! Curves: one line per series.
 
-use super::axis::{Axis, written};
+use super::axis::{Axis, Spacing, written};
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, width};
 use super::{Figure, Unit};
 
@@ -23,15 +23,6 @@ pub struct Series {
     /// Whether it is the total of the other series: drawn in the text colour, and large in a
     /// terminal.
     pub is_main: bool,
-}
-
-/// The spacing of an axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spacing {
-    /// Linear.
-    Linear,
-    /// Logarithmic; non-positive values are omitted.
-    Log,
 }
 
 impl Series {

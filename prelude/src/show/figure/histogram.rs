@@ -1,7 +1,7 @@
 //! Histograms: the fraction of each series' values per bin, as an outline.
 
-use super::axis::Axis;
-use super::curves::{Plot, PlotLine, Spacing, nothing};
+use super::axis::{Axis, Spacing};
+use super::curves::{Plot, PlotLine, nothing};
 use super::scene::Scene;
 use super::{Figure, Unit};
 

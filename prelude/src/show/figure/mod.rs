@@ -19,8 +19,9 @@ use std::path::Path;
 
 use base64::Engine;
 
+pub use axis::Spacing;
 pub use bars::Bars;
-pub use curves::{Curves, Series, Spacing};
+pub use curves::{Curves, Series};
 pub use heatmap::{Heatmap, Scale};
 pub use histogram::Histogram;
 
