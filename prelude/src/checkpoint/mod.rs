@@ -1,4 +1,20 @@
 //! Layer 1: find, open, verify and write Hugging Face checkpoints.
+//!
+//! From the bottom up; each imports only from those above it in this table:
+//!
+//! | room | contents |
+//! | --- | --- |
+//! | `storage/` | files, memory maps, and views that decode a stored tensor |
+//! | `config/` | config.json: the architecture of a decoder |
+//! | `side_files/` | which files next to the weights are copied |
+//! | `tensors/` | the tensors of a checkpoint by name |
+//! | `tokenizer/` | tokenizers and chat templates |
+//! | `hub/` | downloads, and the cache |
+//! | `write/` | encoding, and replacing files atomically |
+//! | `safetensors/`, `torch/`, `gguf/` | one format each |
+//! | `weight_file.rs` | one file of weights in any format |
+//! | `adapter/` | LoRA adapters |
+//! | `source/` | a source: opening, comparing, numbering and stacking |
 
 mod adapter;
 mod config;

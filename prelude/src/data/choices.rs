@@ -6,8 +6,8 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::Example;
 use super::columns::{Columns, text};
+use super::example::Example;
 use super::row_error::RowError;
 
 /// A multiple-choice question.

@@ -4,6 +4,7 @@ mod batch;
 mod chat;
 mod choices;
 mod columns;
+mod example;
 mod examples;
 pub(crate) mod fuzz;
 mod layout;
@@ -24,8 +25,9 @@ pub(crate) use chat::message;
 #[cfg(test)]
 pub(crate) use chat::{Conversation, render};
 pub use choices::Question;
+pub use example::Example;
 pub(crate) use examples::prompt_ids;
-pub use examples::{Dataset, Example, builtin_datasets};
+pub use examples::{Dataset, builtin_datasets};
 pub(crate) use layout::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use stream_decoder::StreamDecoder;

@@ -15,6 +15,7 @@
 mod accessors;
 mod adapter;
 mod bake;
+mod bake_options;
 mod check;
 mod compare;
 mod diff;
@@ -52,7 +53,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use crate::checkpoint::BASE;
 pub use accessors::SessionStatus;
-pub use bake::Bake;
+pub use bake_options::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, EvolveProgress, Evolved};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
-use super::Bake;
+use super::bake_options::Bake;
 use super::format::{Q8_0, named};
 use super::side_files::{SideFiles, select};
 use crate::checkpoint::{Buffer, Entry, Group, Restacked, Source, TensorSpec};

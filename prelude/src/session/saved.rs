@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::models::Models;
 use super::session_file::{
     COLUMNS_ALONE, Saved, SavedData, SavedScheme, SavedSource, VERSION, data_fingerprint,
     session_text,
 };
 use super::snapshot::Snapshot;
-use super::{Dam, Models, Session};
+use super::{Dam, Session};
 use crate::checkpoint::{Source, Written, map, replace_file};
 use crate::coefficients::{Scheme, Wrap, find};
 use crate::data::Dataset;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
+use super::models::Models;
 use super::session_file::content;
 use super::snapshot_content::SnapshotContent;
-use super::{Dam, Models, Session};
+use super::{Dam, Session};
 use crate::checkpoint::Source;
 use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};

@@ -1,5 +1,5 @@
 //! Models and datasets on the Hugging Face hub, and the cache that is shared with Python's
-//! `huggingface_hub`.
+//! `huggingface_hub`: `snapshot.rs` fetches, `choose.rs` says what, `download.rs` gets one file.
 
 mod cache;
 mod choose;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Source;
+use super::loaded::Source;
 use crate::checkpoint::config::TensorSpec;
 use crate::checkpoint::tensors::unsupported_family::OUTPUT;
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Source;
+use super::loaded::Source;
 use crate::checkpoint::config::Architecture;
 use crate::error::Result;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::Source;
+use super::loaded::Source;
 use crate::checkpoint::storage::View;
 use crate::error::Result;
 use crate::work::Work;

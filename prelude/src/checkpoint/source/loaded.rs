@@ -1,17 +1,5 @@
 //! A source model: architecture, tensors, tokenizer and side files, all verified when loaded.
 
-mod compatible;
-mod config_differences;
-mod files;
-mod fingerprint;
-mod numbering;
-mod open;
-mod renumber;
-mod restack;
-mod specifier;
-mod vocabulary;
-pub(super) mod weights;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -21,65 +9,56 @@ use candle_core::DType;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-pub(crate) use config_differences::ConfigDifference;
-pub(super) use files::Files;
-pub(crate) use fingerprint::{hash, mix};
-pub use numbering::MissingTokens;
-pub(crate) use numbering::{NO_ROW, Numbering, Renumbered};
-pub(crate) use renumber::with_shared_numbering;
-pub(crate) use restack::Restacked;
-pub(crate) use specifier::split_name;
-pub(crate) use vocabulary::extend;
-
-use self::files::Stamps;
-use self::specifier::split_adapters;
-use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
-use super::hub::HubRef;
-use super::side_files::SideFiles;
-use super::storage::{BUILTIN_PREFIX, Bytes, View};
-use super::tensors::unsupported_family::{self, OUTPUT};
-use super::tensors::{Buffer, TensorNames};
-use super::tokenizer::{BoundedTokenizer, Chat};
+use super::files::{Files, Stamps};
+use super::numbering::Numbering;
+use super::specifier::split_adapters;
+use crate::checkpoint::config::{Architecture, Kind, TensorSpec, is_wrapper};
+use crate::checkpoint::hub::HubRef;
+use crate::checkpoint::side_files::SideFiles;
+use crate::checkpoint::storage::{BUILTIN_PREFIX, Bytes, View};
+use crate::checkpoint::tensors::unsupported_family::{self, OUTPUT};
+use crate::checkpoint::tensors::{Buffer, TensorNames};
+use crate::checkpoint::tokenizer::{BoundedTokenizer, Chat};
 use crate::error::{Error, Result};
 
 /// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
 #[derive(Clone)]
-pub struct Source(Arc<Inner>);
+pub struct Source(pub(super) Arc<Inner>);
 
 #[derive(Clone)]
-struct Inner {
-    name: String,
-    spec: String,
-    files: Files,
+pub(super) struct Inner {
+    pub name: String,
+    pub spec: String,
+    pub files: Files,
     /// The stamps of its side files when it was opened.
-    stamps: Stamps,
+    pub stamps: Stamps,
     /// `None` if it is not supported.
-    architecture: Option<Architecture>,
+    pub architecture: Option<Architecture>,
     /// Why it is not supported: the key of config.json and the reason.
-    unsupported: Option<(String, String)>,
-    family: String,
-    tensors: Vec<TensorSpec>,
-    views: BTreeMap<String, View>,
-    buffers: BTreeMap<String, Buffer>,
+    pub unsupported: Option<(String, String)>,
+    pub family: String,
+    pub tensors: Vec<TensorSpec>,
+    pub views: BTreeMap<String, View>,
+    pub buffers: BTreeMap<String, Buffer>,
     /// The stored names of its tensors.
-    names: Arc<TensorNames>,
-    unused: Vec<String>,
+    pub names: Arc<TensorNames>,
+    pub unused: Vec<String>,
     /// Notes for the user.
-    notes: Vec<String>,
-    tokenizer: Option<Arc<BoundedTokenizer>>,
-    chat: Arc<Chat>,
-    fingerprint: OnceLock<String>,
+    pub notes: Vec<String>,
+    pub tokenizer: Option<Arc<BoundedTokenizer>>,
+    pub chat: Arc<Chat>,
+    pub fingerprint: OnceLock<String>,
     /// The source as it was opened, if this one has other rows or a separate output layer.
-    original: Option<Source>,
+    pub original: Option<Source>,
     /// The shared token numbering, if it differs from the one on disk.
-    numbering: Option<Arc<Numbering>>,
+    pub numbering: Option<Arc<Numbering>>,
     /// Files that replace its own, because of the numbering or an adapter; `None` hides a file.
-    replaced: BTreeMap<&'static str, Option<Bytes>>,
+    pub replaced: BTreeMap<&'static str, Option<Bytes>>,
 }
 
 impl Inner {
     /// A copy without its fingerprint.
-    fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         Self {
             name: self.name.clone(),
             spec: self.spec.clone(),
@@ -377,7 +356,7 @@ pub(crate) fn common_dtype(views: &[View]) -> DType {
 }
 
 /// The number of rows of the vocabulary tensors.
-fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
+pub(super) fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
     let embedding = || {
         tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0)
     };

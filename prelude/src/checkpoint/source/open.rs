@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use super::files::Files;
+use super::loaded::{Inner, Source, rows_of};
 use super::specifier::{default_name, split_adapters, split_name};
-use super::{Inner, Source, rows_of, weights};
+use super::weights;
 use crate::checkpoint::adapter::{self, Adapter, Base};
 use crate::checkpoint::config::{Architecture, is_wrapper};
 use crate::checkpoint::storage::{ADAPTER_CONFIG, Bytes};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::loaded::{Inner, Source};
 use super::numbering::{NO_ROW, Numbering, Renumbered};
 use super::vocabulary::align;
-use super::{Inner, Source};
 use crate::checkpoint::adapter;
 use crate::checkpoint::config::{Architecture, Kind, TensorSpec};
 use crate::checkpoint::storage::Bytes;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Source;
+use super::loaded::Source;
 use crate::checkpoint::config::Architecture;
 use crate::checkpoint::tensors::{KeyPath, Stack, Stacks, count_paths};
 use crate::error::{Error, Result};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::Source;
+use super::loaded::Source;
 use super::numbering::{MissingTokens, Numbering, Renumbered};
 use crate::checkpoint::storage::View;
 use crate::checkpoint::tokenizer::{BoundedTokenizer, guard_tokenizer, read_tokenizer};

@@ -1,7 +1,7 @@
 //! Handles quantized checkpoints. Only the dtypes of the weights decide, not what config.json says.
 //!
 //! Plain floats are used as they are, and a leftover `quantization_config` is ignored. Float8
-//! weights are multiplied by their scales when read (`float8.rs`). Packed integers (GPTQ, AWQ,
+//! weights are multiplied by their scales when read (`storage/float8.rs`). Packed integers (GPTQ, AWQ,
 //! bitsandbytes, ...) are an error: merging codes is meaningless.
 
 use std::path::Path;

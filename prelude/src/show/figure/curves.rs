@@ -2,7 +2,7 @@
 
 use super::axis::{Axis, Spacing, written};
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, width};
-use super::{Figure, Unit};
+use super::unit::{Labels, Unit};
 
 /// Lines over a common axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl Curves {
         }
     }
 
-    pub(super) fn draw(&self, figure: &Figure, scene: &mut Scene, top: f64) -> f64 {
+    pub(super) fn draw(&self, labels: &Labels<'_>, scene: &mut Scene, top: f64) -> f64 {
         let mut lines = Vec::new();
         let mut coloured = 0;
         for series in &self.series {
@@ -86,7 +86,7 @@ impl Curves {
         // The main line is drawn on top.
         lines.sort_by_key(|line| line.sign.is_none());
         match self.axes() {
-            Some((x, y)) => Plot { figure, x, y, unit: Unit::Number }.draw(scene, top, &lines),
+            Some((x, y)) => Plot { labels, x, y, unit: Unit::Number }.draw(scene, top, &lines),
             None => nothing(scene, top),
         }
     }
@@ -110,7 +110,7 @@ pub(super) struct PlotLine {
 
 /// The frame of a line plot.
 pub(super) struct Plot<'a> {
-    pub figure: &'a Figure,
+    pub labels: &'a Labels<'a>,
     pub x: Axis,
     pub y: Axis,
     /// The unit of the y axis.
@@ -129,7 +129,7 @@ impl Plot<'_> {
         };
         let ticks = self.y.labels(6, write);
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
-        let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
+        let left = if self.labels.y.is_empty() { 16.0 } else { 30.0 } + widest;
         let right = WIDTH - 20.0;
         let entry = |line: &PlotLine| {
             (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign)
@@ -153,14 +153,14 @@ impl Plot<'_> {
             scene.text((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
         }
         scene.line(vec![(left, bottom), (right, bottom)], 1.0, Colour::Ink);
-        if !self.figure.y.is_empty() {
-            scene.rotated_text((12.0, (top + bottom) / 2.0), &self.figure.y);
+        if !self.labels.y.is_empty() {
+            scene.rotated_text((12.0, (top + bottom) / 2.0), self.labels.y);
         }
         let mut end = bottom + 22.0;
-        if !self.figure.x.is_empty() {
+        if !self.labels.x.is_empty() {
             scene.text(
                 ((left + right) / 2.0, end + 6.0),
-                self.figure.x.clone(),
+                self.labels.x,
                 Anchor::Middle,
                 Colour::Ink,
             );
