@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
-use super::archive::{Archive, read};
-use super::files::{Bytes, Files};
 use super::gguf::Gguf;
-use super::source::Source;
+use super::safetensors::read_safetensors;
+use super::source::{Files, Source, weights};
+use super::storage::Bytes;
+use super::tensors::Archive;
 use super::tokenizer::{guard_tokenizer, read_tokenizer};
 use super::torch::read_torch;
 use crate::fuzz::{directory, file};
@@ -23,7 +24,7 @@ fn look(archive: &Archive) {
 /// A safetensors file.
 pub fn safetensors(bytes: &[u8]) {
     if let Ok(archive) =
-        read(Path::new("model.safetensors"), Bytes::Owned(Arc::new(bytes.to_vec())))
+        read_safetensors(Path::new("model.safetensors"), Bytes::Owned(Arc::new(bytes.to_vec())))
     {
         look(&archive);
     }
@@ -34,7 +35,7 @@ pub fn index(bytes: &[u8]) {
     let shard = b"\x40\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}          \0\0\x80\x3f";
     file("shard.safetensors", shard);
     file("model.safetensors.index.json", bytes);
-    if let Ok(archive) = Archive::open(&Files::Disk(directory().into())) {
+    if let Ok(archive) = weights::open(&Files::Disk(directory().into())) {
         look(&archive);
     }
 }
@@ -45,7 +46,7 @@ pub fn gguf(bytes: &[u8]) {
     if let Some(tokenizer) = gguf.side_files.get("tokenizer.json") {
         self::tokenizer(tokenizer);
     }
-    if let Ok(archive) = Archive::open(&Files::Gguf(Arc::new(gguf))) {
+    if let Ok(archive) = weights::open(&Files::Gguf(Arc::new(gguf))) {
         look(&archive);
     }
 }

@@ -6,8 +6,9 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::Example;
-use super::columns::{Columns, RowError, text};
+use super::columns::{Columns, text};
+use super::example::Example;
+use super::row_error::RowError;
 
 /// A multiple-choice question.
 #[derive(Clone, Debug, PartialEq, Eq)]

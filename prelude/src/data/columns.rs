@@ -1,29 +1,8 @@
-//! The columns of a row by name, which of them were read, and errors of a row.
+//! The columns of a row by name, and which of them were read.
 
 use minijinja::value::{Value, ValueKind};
 
-/// What is wrong with a row, and the hint.
-#[derive(Debug, PartialEq)]
-pub(super) struct RowError {
-    pub reason: String,
-    pub hint: &'static str,
-}
-
-/// The known columns, for the hint of a row that has none of them.
-const LAYOUTS: &str = "a row has an input (instruction, question, query, problem, prompt, input or text) and an output (output, \
-                       solution, answer, response, ...), or messages, or prompt and completion, or text alone, or input_ids; \
-                       see `help data`";
-
-impl RowError {
-    pub fn new(reason: impl Into<String>, hint: &'static str) -> Self {
-        Self { reason: reason.into(), hint }
-    }
-
-    /// The error for columns that are missing or do not belong together.
-    pub fn layout(reason: impl Into<String>) -> Self {
-        Self::new(reason, LAYOUTS)
-    }
-}
+use super::row_error::RowError;
 
 /// The columns of a row in file order. A null column counts as missing.
 pub(super) struct Columns {

@@ -7,9 +7,10 @@ use tokenizers::Tokenizer;
 
 use super::chat::{self, Conversation, Rendered, message};
 use super::choices::Question;
-use super::columns::RowError;
+use super::example::Example;
 use super::layout::{self, Row};
-use super::rows::{RawRow, RowPosition, read_rows};
+use super::row_error::{RowError, RowPosition};
+use super::rows::{RawRow, read_rows};
 use crate::checkpoint::{
     BUILTIN_PREFIX, Bytes, Hub, HubRef, SnapshotKind, Source, builtin_data, builtin_data_file,
     guard_tokenizer, map,
@@ -17,15 +18,6 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
-
-/// A token sequence and the position where its answer begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Example {
-    /// The tokens.
-    pub ids: Vec<u32>,
-    /// The number of tokens before the answer; 0 if all of it is text to learn.
-    pub prompt: usize,
-}
 
 /// The examples of a file, tokenized for one source.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@ use minijinja::value::{Value, ValueKind};
 
 use super::chat::{Conversation, message, role, text as text_of};
 use super::choices::choices;
-use super::columns::{Columns, RowError, text, type_name};
+use super::columns::{Columns, text, type_name};
 use super::messages::{are_messages, history, messages, split_at_answer};
+use super::row_error::RowError;
 
 /// Columns that hold a conversation.
 const CONVERSATIONS: [&str; 3] = ["messages", "conversations", "conversation"];

@@ -5,7 +5,8 @@
 use minijinja::value::{Value, ValueKind};
 
 use super::chat::{message, role};
-use super::columns::{RowError, text, type_name};
+use super::columns::{text, type_name};
+use super::row_error::RowError;
 
 /// The hint that describes a message.
 const MESSAGE: &str = "a message is {\"role\": \"user\", \"content\": \"...\"}, and the last assistant message is the answer";

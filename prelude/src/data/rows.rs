@@ -5,41 +5,17 @@ use std::path::Path;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::columns::{Columns, RowError};
+use super::columns::Columns;
+use super::row_error::{RowError, RowPosition};
 use super::{parquet, table};
 use crate::checkpoint::Bytes;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::interrupt;
 
 /// A row before its layout is known.
 pub(super) enum RawRow {
     Columns(Columns),
     Text(String),
-}
-
-/// The position of a row in its file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum RowPosition {
-    /// The line in a file of lines, counted from 1.
-    Line(usize),
-    /// The row in a table or list, counted from 1 without the header.
-    Row(usize),
-}
-
-impl RowPosition {
-    /// The error for an invalid row.
-    pub fn error(self, file: &Path, RowError { reason, hint }: RowError) -> Error {
-        let (unit, line) = self.parts();
-        Error::InvalidRow { file: file.into(), unit, line, reason, hint }
-    }
-
-    /// The unit, and the number.
-    pub fn parts(self) -> (&'static str, usize) {
-        match self {
-            RowPosition::Line(number) => ("line", number),
-            RowPosition::Row(number) => ("row", number),
-        }
-    }
 }
 
 const UTF8: &str = "save it as UTF-8";

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use minijinja::value::Value;
 
-use super::columns::{Columns, RowError};
-use super::rows::RowPosition;
+use super::columns::Columns;
+use super::row_error::{RowError, RowPosition};
 use crate::interrupt;
 
 const HINT: &str = "every row needs one field per column of the header; quote fields that contain the delimiter, a quote or a line break, \

@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use crate::show::{MERGED, Scoreboard, Scores, WrapReport};
 use crate::train::{History, Settings};
 
+use super::Dam;
+use super::models::Models;
 use super::snapshot::new_state;
-use super::{Dam, Models};
 
 /// The result of [`Dam::status`].
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! check_scheme: verifies a custom scheme before it is trained.
 
-use super::{BASE, Models};
+use super::models::Models;
+use crate::checkpoint::BASE;
 use crate::coefficients::{Scheme, SchemeReport, check};
 use crate::error::Result;
 

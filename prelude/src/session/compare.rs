@@ -7,10 +7,11 @@
 
 use std::ops::ControlFlow;
 
+use super::Dam;
 use super::evolve::Evolve;
+use super::models::Models;
 use super::progress::Task;
 use super::tune::{EXAMPLES, greedy_soup, tune};
-use super::{Dam, Models};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
 use crate::eval::{Cost, measured};

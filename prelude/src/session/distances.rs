@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::methods::Operands;
 use crate::show::{Figure, Heatmap, Mark, Scale, Unit, short_name};
 
-use super::{Models, on_threads};
+use super::models::Models;
+use super::on_threads;
 
 /// The result for one tensor.
 struct SourceDistances {

@@ -11,10 +11,11 @@ use std::path::Path;
 
 use cmaes::{CMAESOptions, DVector};
 
+use super::merged::Merged;
+use super::models::Models;
 use super::progress::Task;
 use super::tune::{EXAMPLES, Trial};
-use super::{BASE, Merged, Models};
-use crate::checkpoint::{Written, new_file};
+use crate::checkpoint::{BASE, Written, new_file};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::methods::{MethodEntry, Origin, find};

@@ -9,10 +9,11 @@ use std::fmt::Write;
 
 use candle_core::Tensor;
 
+use super::Dam;
+use super::merged::Merged;
 use super::progress::{GENERATE, Task};
 use super::score::Scorer;
-use super::{BASE, Dam, Merged};
-use crate::checkpoint::{Architecture, Source};
+use crate::checkpoint::{Architecture, BASE, Source};
 use crate::data::{StreamDecoder, prompt_ids};
 use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};

@@ -7,20 +7,13 @@ use std::path::Path;
 use candle_core::DType;
 use candle_core::quantized::gguf_file::Value;
 
+use super::format::Q8_0;
 use super::output::Output;
 use crate::checkpoint::{
     Content, Encoding, Entry, GgufFile, GgufKeys, GgufTensor, Source, TensorData, TokenizerInput,
     Written, encoding, fill_file, token_id_keys, tokenizer_keys,
 };
 use crate::error::{Error, Result};
-
-/// The dtype available only in GGUF files.
-pub(super) const Q8_0: &str = "q8_0";
-
-/// Whether `path` names a GGUF file.
-pub(super) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
-}
 
 impl Output<'_> {
     /// Writes `tensors`, whose values `content` returns, to the file `path`.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::{Merged, Models};
+use super::merged::Merged;
+use super::models::Models;
 use crate::checkpoint::{Source, private_directory};
 use crate::error::{Error, Result};
 use crate::methods::{

@@ -11,10 +11,12 @@ use rayon::prelude::*;
 use tempfile::TempDir;
 
 use super::adapter::AsAdapter;
+use super::bake_options::Bake;
 use super::inspect::matching;
+use super::models::Models;
+use super::on_threads;
 use super::output::{Output, last};
 use super::score::{EvalData, Scorer};
-use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
 use crate::interrupt;

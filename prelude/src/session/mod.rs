@@ -15,12 +15,14 @@
 mod accessors;
 mod adapter;
 mod bake;
+mod bake_options;
 mod check;
 mod compare;
 mod diff;
 mod distances;
 mod evolve;
 mod forecast;
+mod format;
 mod generate;
 mod gguf;
 mod inspect;
@@ -34,11 +36,14 @@ mod progress;
 mod rest;
 mod saved;
 mod score;
+mod session_file;
 mod side_files;
 mod snapshot;
+mod snapshot_content;
 mod terms;
 mod tune;
 mod wrap_from;
+mod write;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -49,7 +54,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use crate::checkpoint::BASE;
 pub use accessors::SessionStatus;
-pub use bake::Bake;
+pub use bake_options::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, EvolveProgress, Evolved};
@@ -59,7 +64,7 @@ pub(crate) use latest::set_latest;
 pub use merged::Merged;
 pub use models::{Models, load};
 pub use progress::{Counts, GENERATE, Progress, watch};
-pub(crate) use saved::step_of;
+pub(crate) use session_file::step_of;
 pub use snapshot::Snapshot;
 
 use self::progress::Task;

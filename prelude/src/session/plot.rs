@@ -7,7 +7,10 @@ use crate::coefficients::{MergedTensor, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::show::{Distances, Figure, short_name};
 
-use super::{Dam, Merged, Models, Session, single};
+use super::inspect::single;
+use super::merged::Merged;
+use super::models::Models;
+use super::{Dam, Session};
 
 /// The available figures; a merge without coefficients has the last two.
 const FIGURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];

@@ -13,7 +13,7 @@ use crate::eval::{Score, choose, score};
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Scoreboard, Scores};
 
-use super::Models;
+use super::models::Models;
 
 /// Data sets to score on, by name.
 pub(super) struct EvalData {

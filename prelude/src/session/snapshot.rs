@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::saved::{self, StateToSave};
-use super::{Dam, Models, Session};
-use crate::checkpoint::{Source, replace_file};
+use super::models::Models;
+use super::session_file::content;
+use super::snapshot_content::SnapshotContent;
+use super::{Dam, Session};
+use crate::checkpoint::Source;
 use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};
 use crate::show::Scores;
-use crate::train::{History, Moments};
 
 /// Counts the states of all sessions, so that every state has its own id.
 static STATES: AtomicU64 = AtomicU64::new(1);
@@ -45,27 +46,6 @@ enum Storage {
     Memory(Arc<SnapshotContent>),
     /// In a session file.
     File(PathBuf),
-}
-
-/// The large part of a snapshot.
-pub(super) struct SnapshotContent {
-    /// The values of every variable, in the order of the merge's variables.
-    pub values: Vec<Vec<f32>>,
-    /// The optimiser's moments, in the same order.
-    pub moments: Vec<Moments>,
-    /// Examples drawn from each source's data.
-    pub drawn: usize,
-    pub history: History,
-}
-
-impl SnapshotContent {
-    /// Returns the approximate size in memory.
-    fn bytes(&self) -> usize {
-        let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
-        let steps = self.history.total.len()
-            + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
-        self.values.iter().map(|v| 4 * v.len()).sum::<usize>() + moments + 16 * steps
-    }
 }
 
 impl Snapshot {
@@ -116,7 +96,7 @@ impl Snapshot {
             Storage::Memory(content) => return Ok(content.clone()),
             Storage::File(file) => file.clone(),
         };
-        saved::content(&file, &session.merge.variables).map(Arc::new)
+        content(&file, &session.merge.variables).map(Arc::new)
     }
 }
 
@@ -233,24 +213,6 @@ impl Dam {
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
         Ok(())
-    }
-
-    /// Writes the session at `snapshot`, in the format of [`Dam::save`].
-    ///
-    /// # Errors
-    /// As for [`Dam::save`].
-    pub(crate) fn save_at(&self, snapshot: &Snapshot, file: &Path) -> Result<()> {
-        let state = self.session().state_to_save(snapshot)?;
-        replace_file(file, &state.bytes()?).map(drop)
-    }
-
-    /// Returns the state that [`Dam::save`] would write now.
-    ///
-    /// # Errors
-    /// As for [`Dam::snapshot`].
-    pub(crate) fn state_to_save(&self) -> Result<StateToSave> {
-        let session = self.session();
-        session.state_to_save(&session.snapshot()?)
     }
 
     /// Returns an independent session at the same state.

@@ -3,8 +3,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{BASE, Session, Terms};
-use crate::checkpoint::{Source, views};
+use super::{Session, Terms};
+use crate::checkpoint::{BASE, Source, views};
 use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};

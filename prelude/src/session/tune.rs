@@ -1,8 +1,9 @@
 //! Scores a merge on a small part of its sources' training data, to select parameters. Held-out
 //! data is never used.
 
+use super::merged::Merged;
+use super::models::Models;
 use super::score::EvalData;
-use super::{Merged, Models};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::methods::MethodEntry;

@@ -2,7 +2,9 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Dam, Merged, Models, on_threads};
+use super::merged::Merged;
+use super::models::Models;
+use super::{Dam, on_threads};
 use crate::checkpoint::{Source, views};
 use crate::coefficients::{COLUMNS, Nonlinearity, Wrap, nearest};
 use crate::error::{Error, Result};

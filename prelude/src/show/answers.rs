@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::evcxr::cell;
+use super::lines::COLUMNS;
 use super::lines::{printable, side_by_side};
-use super::{COLUMNS, Render, Table, cell};
+use super::render::Render;
+use super::table::Table;
 
 shown_as_table!(Answer);
 

@@ -8,11 +8,14 @@ use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::answers::{STOPPED, full};
+use super::evcxr::cell;
 use super::figure::palette;
+use super::lines::COLUMNS;
 use super::lines::{or_nothing, printable, side_by_side, wrap_cells};
 use super::numbers::perplexity;
+use super::render::Render;
+use super::table::Table;
 use super::table::{escape, paragraph};
-use super::{COLUMNS, Render, Table, cell};
 use crate::eval::{Likelihood, MARGIN, favoured};
 
 /// The result of `ask`.

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::figure::Figure;
 use super::numbers::{bytes, count, percent};
-use super::{Figure, Scores, Table};
+use super::scores::Scores;
+use super::table::Table;
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
 use crate::eval::Cost;

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::inspect::short_name;
 use super::numbers::{count, number, percent};
-use super::{Scores, Table};
+use super::scores::Scores;
+use super::table::Table;
 
 shown_as_table!(Difference);
 

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Figure, Table};
+use super::figure::Figure;
+use super::table::Table;
 
 shown_with_picture!(Inspection, Distances);
 

@@ -2,6 +2,9 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+/// The default width of text in columns.
+pub const COLUMNS: usize = 80;
+
 /// The minimum width of a column of text.
 const NARROWEST: usize = 18;
 

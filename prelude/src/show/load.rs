@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Table;
 use super::numbers::{bytes, count};
+use super::table::Table;
 use crate::checkpoint::MissingTokens;
 
 shown_as_table!(Sources);

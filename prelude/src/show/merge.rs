@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Table;
 use super::numbers::{bytes, count, number};
+use super::table::Table;
 use crate::checkpoint::Written;
 
 shown_as_table!(MergeReport, EvolveReport, Written);

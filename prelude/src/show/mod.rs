@@ -17,7 +17,7 @@ macro_rules! shown_as_table {
             }
         }
 
-        impl crate::show::Render for $report {
+        impl crate::show::render::Render for $report {
             fn html(&self) -> String {
                 self.table().html()
             }
@@ -43,11 +43,11 @@ macro_rules! shown_with_picture {
             pub fn evcxr_display(&self) {
                 let (table, picture) = (self.table(), self.figure());
                 let (html, text) = picture.map(|p| (p.html(), format!("\n\n{p}"))).unwrap_or_default();
-                crate::show::cell(&format!("{}{html}", table.html()), &format!("{table}{text}"));
+                crate::show::evcxr::cell(&format!("{}{html}", table.html()), &format!("{table}{text}"));
             }
         }
 
-        impl crate::show::Render for $report {
+        impl crate::show::render::Render for $report {
             fn html(&self) -> String {
                 format!("{}{}", self.table().html(), self.figure().map(|p| p.html()).unwrap_or_default())
             }
@@ -63,12 +63,14 @@ mod answers;
 mod ask;
 mod comparison;
 mod difference;
+mod evcxr;
 mod figure;
 mod inspect;
 mod lines;
 mod load;
 mod merge;
 mod numbers;
+mod render;
 mod scores;
 mod table;
 mod train;
@@ -84,51 +86,14 @@ pub(crate) use inspect::short_name;
 pub use inspect::{
     Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats,
 };
-pub use lines::printable;
+pub use lines::{COLUMNS, printable};
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
 pub(crate) use numbers::bytes;
+pub(crate) use render::Render;
 pub(crate) use scores::unused_columns;
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;
 pub(crate) use table::{escape, paragraph};
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
-
-/// A report with a form for notebooks and one for terminals.
-pub(crate) trait Render {
-    /// Returns an HTML fragment.
-    fn html(&self) -> String;
-
-    /// Returns text, for a terminal of `columns` columns if given.
-    fn lines(&self, columns: Option<usize>) -> String;
-}
-
-impl Render for Table {
-    fn html(&self) -> String {
-        Table::html(self)
-    }
-
-    fn lines(&self, columns: Option<usize>) -> String {
-        Table::lines(self, columns)
-    }
-}
-
-impl Render for Figure {
-    fn html(&self) -> String {
-        Figure::html(self)
-    }
-
-    fn lines(&self, columns: Option<usize>) -> String {
-        self.text(columns.unwrap_or(COLUMNS), false)
-    }
-}
-
-/// The default width of text in columns.
-pub const COLUMNS: usize = 80;
-
-/// Shows a result of an evcxr cell: HTML with its text form.
-fn cell(html: &str, text: &str) {
-    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
-    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
-}

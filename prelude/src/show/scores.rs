@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::figure::Figure;
 use super::numbers::{count, number, percent, perplexity};
-use super::{Figure, Table};
+use super::table::Table;
 use crate::checkpoint::BASE;
 use crate::eval::Score;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, LineStyle, TableStyle};
 use unicode_width::UnicodeWidthStr;
 
-use super::cell;
+use super::evcxr::cell;
 use super::lines::{longest_piece, wrapped};
 
 /// Draws a line under the header and no others.

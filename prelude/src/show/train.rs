@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::figure::{Figure, Series};
 use super::numbers::number;
-use super::{Figure, Series, Table};
+use super::table::Table;
 use crate::train::History;
 
 shown_with_picture!(LossReport, StepReport, TrainReport);

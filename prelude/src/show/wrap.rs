@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::Table;
 use super::numbers::{bytes, count};
+use super::table::Table;
 use crate::coefficients::SchemeReport;
 use crate::train::Forecast;
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::super::view::View;
 use super::base::Base;
-use super::change::{Change, LowRank};
 use super::magnitude::{NormAxis, gains};
 use super::names::{mismatch, resolve};
 use super::parts::LowRankPart;
 use super::{Adapter, initial, replicate};
+use crate::checkpoint::storage::View;
+use crate::checkpoint::storage::{Change, LowRank};
 use crate::error::{Error, Result};
 
 /// The layout of the stored weight.

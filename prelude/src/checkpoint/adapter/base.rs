@@ -10,9 +10,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::config::{Architecture, Kind, TensorSpec};
-use super::super::unsupported_family::{OUTPUT, kind};
-use super::super::view::View;
+use crate::checkpoint::config::{Architecture, Kind, TensorSpec};
+use crate::checkpoint::storage::View;
+use crate::checkpoint::tensors::unsupported_family::{OUTPUT, kind};
 use crate::error::{Error, Result};
 
 /// A base model being modified.

@@ -3,10 +3,10 @@
 
 use serde_json::json;
 
-use super::super::view::View;
 use super::Adapter;
 use super::base::{Base, set};
 use super::config::Init;
+use crate::checkpoint::storage::View;
 use crate::error::Result;
 
 impl Adapter {

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::super::view::View;
 use super::Adapter;
 use super::base::Base;
-use super::change::{Change, LowRank};
 use super::config::{Init, MERGE_HINT};
+use crate::checkpoint::storage::View;
+use crate::checkpoint::storage::{Change, LowRank};
 use crate::error::{Error, Result};
 use crate::factor::{Rows, leading_columns, principal};
 use crate::interrupt;

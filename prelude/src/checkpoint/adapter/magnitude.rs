@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::super::view::{TILE, View};
-use super::change::LowRank;
+use crate::checkpoint::storage::LowRank;
+use crate::checkpoint::storage::{TILE, View};
 
 /// Rows summed at a time, independent of the number of threads.
 const ROWS: usize = 512;

@@ -10,7 +10,7 @@
 //! | DoRA magnitudes | [`magnitude`] |
 //! | trainable tokens; layer replication | [`tokens`], [`replicate`] |
 //! | the tokenizer and chat template stored with it | [`side_files`] |
-//! | changes to a weight as it is decoded | [`change`] |
+//! | changes to a weight as it is decoded | [`Change`](crate::checkpoint::storage::Change) |
 //!
 //! PEFT's merged weights and its model with the adapter active differ for adapters of only one of a
 //! tied embedding and output layer: merging adds to both. This module reproduces the active model,
@@ -18,7 +18,6 @@
 
 mod apply;
 mod base;
-mod change;
 mod config;
 mod finish;
 mod initial;
@@ -33,18 +32,13 @@ mod tokens;
 use std::path::{Path, PathBuf};
 
 pub(super) use base::{Base, untied};
-pub(super) use change::Change;
-pub(super) use parts::WEIGHTS;
-pub(super) use side_files::{FILES, FileOverrides};
+pub(super) use side_files::FileOverrides;
 
 use self::config::Config;
 use self::parts::Parts;
-use super::files::map;
-use super::hub::{Hub, HubRef, SnapshotKind};
+use crate::checkpoint::hub::{Hub, HubRef, SnapshotKind};
+use crate::checkpoint::storage::{ADAPTER_CONFIG, map};
 use crate::error::{Error, Result};
-
-/// The file that makes a directory an adapter.
-pub(super) const CONFIG: &str = "adapter_config.json";
 
 /// An adapter.
 pub(super) struct Adapter {
@@ -72,7 +66,7 @@ impl Adapter {
         {
             path.pop();
         }
-        let file = path.join(CONFIG);
+        let file = path.join(ADAPTER_CONFIG);
         let bytes = match map(&file) {
             Err(Error::NotFound { .. }) if path.exists() => return Err(not_adapter(path)),
             other => other?,
@@ -125,7 +119,7 @@ fn not_adapter(path: PathBuf) -> Error {
         },
         false => Error::Adapter {
             path,
-            reason: format!("it has no `{CONFIG}`"),
+            reason: format!("it has no `{ADAPTER_CONFIG}`"),
             hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as saved by PEFT".into(),
         },
     }

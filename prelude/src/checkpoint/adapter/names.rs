@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::view::View;
+use crate::checkpoint::storage::View;
 
 /// Prefixes that differ between versions of transformers and checkpoints saved without their head.
 const EQUIVALENT_PREFIXES: [(&str, &str); 8] = [

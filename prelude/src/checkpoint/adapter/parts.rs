@@ -6,16 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::super::archive::read_any;
-use super::super::files::map;
-use super::super::view::View;
 use super::pattern::is_suffix;
+use crate::checkpoint::storage::{ADAPTER_WEIGHTS, View, map};
+use crate::checkpoint::weight_file::read_weight_file;
 use crate::error::{Error, Result};
-
-/// The names of an adapter's weight file, the preferred one first.
-pub(in crate::checkpoint) const WEIGHTS: [&str; 2] = [PLAIN, PICKLED];
-const PLAIN: &str = "adapter_model.safetensors";
-const PICKLED: &str = "adapter_model.bin";
 
 /// The contents of an adapter's weight file, with module names as in training.
 #[derive(Default)]
@@ -61,11 +55,11 @@ const WRAPPERS: [&str; 4] =
 /// # Errors
 /// No supported weight file, or a corrupt one.
 fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
-    for name in WEIGHTS {
+    for name in ADAPTER_WEIGHTS {
         let file = directory.join(name);
         match map(&file) {
             Ok(bytes) => {
-                let tensors = read_any(&file, bytes)?.tensors;
+                let tensors = read_weight_file(&file, bytes)?.tensors;
                 return Ok((file, tensors));
             }
             Err(Error::NotFound { .. }) => {}
@@ -74,7 +68,7 @@ fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
     }
     Err(Error::Adapter {
         path: directory.into(),
-        reason: format!("it has no `{PLAIN}`"),
+        reason: format!("it has no `{}`", ADAPTER_WEIGHTS[0]),
         hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as saved by PEFT".into(),
     })
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::super::restack::move_layers;
-use super::super::view::View;
 use super::Adapter;
 use super::base::Base;
+use crate::checkpoint::config::move_layers;
+use crate::checkpoint::storage::View;
 use crate::error::Result;
 
 const KEY: &str = "layer_replication";

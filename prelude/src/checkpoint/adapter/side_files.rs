@@ -3,25 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::files::{Bytes, map};
+use crate::checkpoint::storage::{
+    Bytes, TEMPLATE, TOKENIZER, TOKENIZER_FILES, TOKENIZER_SETTINGS, map,
+};
 use crate::error::{Error, Result};
-
-/// The file that makes a tokenizer.
-const TOKENIZER: &str = "tokenizer.json";
-const SETTINGS: &str = "tokenizer_config.json";
-const TEMPLATE: &str = "chat_template.jinja";
-
-/// The files of a tokenizer and its chat template.
-pub(in crate::checkpoint) const FILES: [&str; 8] = [
-    TOKENIZER,
-    SETTINGS,
-    TEMPLATE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
 
 /// Files that replace the base's, with their directories; `None` hides the base's file.
 pub(in crate::checkpoint) type FileOverrides = BTreeMap<&'static str, (PathBuf, Option<Bytes>)>;
@@ -34,7 +19,7 @@ pub(in crate::checkpoint) type FileOverrides = BTreeMap<&'static str, (PathBuf, 
 /// A file that cannot be read.
 pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
     let mut found = BTreeMap::new();
-    for name in FILES {
+    for name in TOKENIZER_FILES {
         match map(&directory.join(name)) {
             Ok(bytes) => drop(found.insert(name, bytes)),
             Err(Error::NotFound { .. }) => {}
@@ -42,11 +27,11 @@ pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
         }
     }
     let settings = found
-        .get(SETTINGS)
+        .get(TOKENIZER_SETTINGS)
         .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
     let has_template = settings.is_some_and(|settings| !settings["chat_template"].is_null());
     let hidden: &[&'static str] = match (found.contains_key(TOKENIZER), has_template) {
-        (true, _) => &FILES,
+        (true, _) => &TOKENIZER_FILES,
         (false, true) => &[TEMPLATE],
         (false, false) => &[],
     };

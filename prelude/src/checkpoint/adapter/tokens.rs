@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Adapter;
 use super::apply::{MATCHING_CONFIG_HINT, floats};
 use super::base::Base;
-use super::change::{Change, Rows};
 use super::config::{MERGE_HINT, Tokens};
 use super::pattern::is_suffix;
+use crate::checkpoint::storage::{Change, Rows};
 use crate::error::Result;
 
 impl Adapter {

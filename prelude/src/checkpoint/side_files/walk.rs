@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use include_dir::Dir;
 
-use super::super::files::Files;
 use super::{Group, MAX_DEPTH, MAX_FILE_BYTES, group, is_data, is_module, is_weights};
 
 /// The maximum number of directory entries to examine.
@@ -22,6 +21,34 @@ pub(crate) struct SideFiles {
 }
 
 impl SideFiles {
+    /// The side files in a directory on disk.
+    pub fn in_directory(directory: &Path) -> Self {
+        let mut side_files = Self::default();
+        let mut walk = Walk { roots: roots(directory), entries: 0, side_files: &mut side_files };
+        walk.directory(directory, "", 0);
+        side_files.sorted()
+    }
+
+    /// The side files of a built-in model.
+    pub fn in_builtin(dir: &Dir<'_>) -> Self {
+        let mut side_files = Self::default();
+        walk_builtin(dir, dir.path(), &mut side_files);
+        side_files.sorted()
+    }
+
+    /// Generated side files, with their sizes in bytes.
+    pub fn generated<'a>(sizes: impl Iterator<Item = (&'a str, u64)>) -> Self {
+        let mut side_files = Self::default();
+        sizes.for_each(|(name, size)| side_files.add(name.to_owned(), size));
+        side_files.sorted()
+    }
+
+    fn sorted(mut self) -> Self {
+        self.files.sort();
+        self.left_out.sort();
+        self
+    }
+
     fn add(&mut self, name: String, size: u64) {
         match group(&name) {
             Some(_) if size > MAX_FILE_BYTES => self.left_out.push((name, "too large")),
@@ -46,29 +73,6 @@ impl SideFiles {
             .for_each(|(name, size)| self.add(name.into(), size));
         self.files.sort();
         self
-    }
-}
-
-impl Files {
-    /// Returns the side files.
-    pub fn side_files(&self) -> SideFiles {
-        let mut side_files = SideFiles::default();
-        match self {
-            Files::Builtin(dir, _) => walk_builtin(dir, dir.path(), &mut side_files),
-            Files::Gguf(gguf) => {
-                gguf.side_files
-                    .iter()
-                    .for_each(|(name, text)| side_files.add((*name).to_owned(), text.len() as u64));
-            }
-            Files::Disk(directory) | Files::Hub(directory, _) => {
-                let mut walk =
-                    Walk { roots: roots(directory), entries: 0, side_files: &mut side_files };
-                walk.directory(directory, "", 0);
-            }
-        }
-        side_files.files.sort();
-        side_files.left_out.sort();
-        side_files
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
         std::os::unix::fs::symlink("..", root.join("model/up")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.join("model/broken.json")).unwrap();
         std::os::unix::fs::symlink("config.json", root.join("model/alias.json")).unwrap();
-        let side_files = Files::Disk(root.join("model")).side_files();
+        let side_files = SideFiles::in_directory(&root.join("model"));
         let names: Vec<&str> = side_files.files.iter().map(|(name, ..)| name.as_str()).collect();
         let expected = [
             "1_Pooling/config.json",
@@ -225,7 +229,7 @@ mod tests {
         let snapshot = root.join("hub/models--o--n/snapshots/c");
         std::os::unix::fs::symlink("../../blobs/1", snapshot.join("tokenizer.json")).unwrap();
         std::os::unix::fs::symlink("../../../../secret.txt", snapshot.join("vocab.json")).unwrap();
-        let side_files = Files::Disk(snapshot).side_files();
+        let side_files = SideFiles::in_directory(&snapshot);
         assert_eq!(side_files.files, [("tokenizer.json".to_owned(), Group::Tokenizer, 2)]);
         assert_eq!(side_files.left_out.len(), 1);
     }

@@ -11,8 +11,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 
-use super::columns::{Columns, RowError};
-use super::rows::RowPosition;
+use super::columns::Columns;
+use super::row_error::{RowError, RowPosition};
 use super::template::value_bytes;
 use crate::checkpoint::Bytes;
 use crate::guard::guarded;

@@ -7,8 +7,9 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::super::output::{Output, last, write_side_file};
+use super::super::output::{Output, last};
 use super::super::side_files::SideFiles;
+use super::super::write::write_side_file;
 use crate::checkpoint::{
     Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values,
     Written, map, record, replace_directory, write_file,

@@ -21,7 +21,8 @@ use candle_core::DType;
 use rayon::prelude::*;
 
 use self::files::{Change, TensorChange};
-use super::output::{Output, named};
+use super::format::named;
+use super::output::Output;
 use crate::checkpoint::{
     BASE, Kind, OUTPUT, RetainedShare, Source, TensorSpec, Values, View, Written,
 };

@@ -1,7 +1,15 @@
 //! Axes: maps values to positions, and chooses the labelled values.
 
-use super::curves::Spacing;
 use super::numbers::brief;
+
+/// The spacing of an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    /// Linear.
+    Linear,
+    /// Logarithmic; non-positive values are omitted.
+    Log,
+}
 
 /// The range of an axis: finite, `low < high`, and positive if logarithmic.
 #[derive(Clone, Copy, Debug, PartialEq)]

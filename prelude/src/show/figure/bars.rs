@@ -1,9 +1,9 @@
 //! Horizontal bars: in every group one bar per series, labelled with its name and value.
 
-use super::Figure;
-use super::axis::Axis;
-use super::curves::{Spacing, nothing};
+use super::axis::{Axis, Spacing};
+use super::curves::nothing;
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, shortened, width};
+use super::unit::Labels;
 
 /// A bar chart.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +31,7 @@ impl Bars {
         self.series.get(series)?.1.get(group).copied().filter(|x| x.is_finite())
     }
 
-    pub(super) fn draw(&self, figure: &Figure, scene: &mut Scene, top: f64) -> f64 {
+    pub(super) fn draw(&self, labels: &Labels<'_>, scene: &mut Scene, top: f64) -> f64 {
         const HIGH: f64 = 15.0;
         let Some(axis) = self.axis() else { return nothing(scene, top) };
         let several = self.series.len() > 1;
@@ -46,7 +46,7 @@ impl Bars {
         };
         let values = (0..self.series.len())
             .flat_map(|i| (0..self.groups.len()).filter_map(move |j| self.value(i, j)));
-        let room = values.map(|x| width(&figure.unit.write(x), SMALL)).fold(0.0, f64::max) + 12.0;
+        let room = values.map(|x| width(&labels.unit.write(x), SMALL)).fold(0.0, f64::max) + 12.0;
         let right = WIDTH - 8.0 - room;
         // Labels of negative bars go to the left.
         let left = if axis.low < 0.0 { left + room } else { left };
@@ -84,7 +84,7 @@ impl Bars {
                         } else {
                             (to + 5.0, Anchor::Left)
                         };
-                        scene.text((at, middle), figure.unit.write(value), anchor, Colour::Ink);
+                        scene.text((at, middle), labels.unit.write(value), anchor, Colour::Ink);
                     }
                     None => scene.text((x(0.0) + 5.0, middle), "-", Anchor::Left, Colour::Ink),
                 }
@@ -98,8 +98,8 @@ impl Bars {
             }
         }
         scene.line(vec![(x(0.0), top), (x(0.0), y)], 1.0, Colour::Ink);
-        if !figure.x.is_empty() {
-            scene.text((left, y + 10.0), figure.x.clone(), Anchor::Left, Colour::Ink);
+        if !labels.x.is_empty() {
+            scene.text((left, y + 10.0), labels.x, Anchor::Left, Colour::Ink);
             y += 18.0;
         }
         y

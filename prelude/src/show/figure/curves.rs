@@ -1,8 +1,8 @@
 //! Curves: one line per series.
 
-use super::axis::{Axis, written};
+use super::axis::{Axis, Spacing, written};
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, width};
-use super::{Figure, Unit};
+use super::unit::{Labels, Unit};
 
 /// Lines over a common axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,15 +23,6 @@ pub struct Series {
     /// Whether it is the total of the other series: drawn in the text colour, and large in a
     /// terminal.
     pub is_main: bool,
-}
-
-/// The spacing of an axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spacing {
-    /// Linear.
-    Linear,
-    /// Logarithmic; non-positive values are omitted.
-    Log,
 }
 
 impl Series {
@@ -82,7 +73,7 @@ impl Curves {
         }
     }
 
-    pub(super) fn draw(&self, figure: &Figure, scene: &mut Scene, top: f64) -> f64 {
+    pub(super) fn draw(&self, labels: &Labels<'_>, scene: &mut Scene, top: f64) -> f64 {
         let mut lines = Vec::new();
         let mut coloured = 0;
         for series in &self.series {
@@ -95,7 +86,7 @@ impl Curves {
         // The main line is drawn on top.
         lines.sort_by_key(|line| line.sign.is_none());
         match self.axes() {
-            Some((x, y)) => Plot { figure, x, y, unit: Unit::Number }.draw(scene, top, &lines),
+            Some((x, y)) => Plot { labels, x, y, unit: Unit::Number }.draw(scene, top, &lines),
             None => nothing(scene, top),
         }
     }
@@ -119,7 +110,7 @@ pub(super) struct PlotLine {
 
 /// The frame of a line plot.
 pub(super) struct Plot<'a> {
-    pub figure: &'a Figure,
+    pub labels: &'a Labels<'a>,
     pub x: Axis,
     pub y: Axis,
     /// The unit of the y axis.
@@ -138,7 +129,7 @@ impl Plot<'_> {
         };
         let ticks = self.y.labels(6, write);
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
-        let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
+        let left = if self.labels.y.is_empty() { 16.0 } else { 30.0 } + widest;
         let right = WIDTH - 20.0;
         let entry = |line: &PlotLine| {
             (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign)
@@ -162,14 +153,14 @@ impl Plot<'_> {
             scene.text((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
         }
         scene.line(vec![(left, bottom), (right, bottom)], 1.0, Colour::Ink);
-        if !self.figure.y.is_empty() {
-            scene.rotated_text((12.0, (top + bottom) / 2.0), &self.figure.y);
+        if !self.labels.y.is_empty() {
+            scene.rotated_text((12.0, (top + bottom) / 2.0), self.labels.y);
         }
         let mut end = bottom + 22.0;
-        if !self.figure.x.is_empty() {
+        if !self.labels.x.is_empty() {
             scene.text(
                 ((left + right) / 2.0, end + 6.0),
-                self.figure.x.clone(),
+                self.labels.x,
                 Anchor::Middle,
                 Colour::Ink,
             );

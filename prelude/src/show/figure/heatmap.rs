@@ -4,7 +4,7 @@
 use super::axis::round_step;
 use super::curves::nothing;
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, shortened, width};
-use super::{Figure, Unit};
+use super::unit::{Labels, Unit};
 
 /// A heatmap.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +105,7 @@ impl Heatmap {
         j > 0 && ends.take(self.scales.len().saturating_sub(1)).any(|end| end == j)
     }
 
-    pub(super) fn draw(&self, figure: &Figure, scene: &mut Scene, top: f64) -> f64 {
+    pub(super) fn draw(&self, labels: &Labels<'_>, scene: &mut Scene, top: f64) -> f64 {
         const GAP: f64 = 10.0;
         let (rows, columns) = (self.rows.len(), self.columns.len());
         if rows == 0 || columns == 0 {
@@ -165,9 +165,9 @@ impl Heatmap {
                 scene.text((middle, bottom + 12.0), name.clone(), Anchor::Middle, Colour::Ink);
             }
             end += 20.0;
-            if !figure.x.is_empty() {
+            if !labels.x.is_empty() {
                 let across = (x(0) + x(columns - 1) + wide) / 2.0;
-                scene.text((across, end + 6.0), figure.x.clone(), Anchor::Middle, Colour::Ink);
+                scene.text((across, end + 6.0), labels.x, Anchor::Middle, Colour::Ink);
                 end += 14.0;
             }
         }

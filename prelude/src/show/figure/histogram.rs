@@ -1,9 +1,9 @@
 //! Histograms: the fraction of each series' values per bin, as an outline.
 
-use super::axis::Axis;
-use super::curves::{Plot, PlotLine, Spacing, nothing};
+use super::axis::{Axis, Spacing};
+use super::curves::{Plot, PlotLine, nothing};
 use super::scene::Scene;
-use super::{Figure, Unit};
+use super::unit::{Labels, Unit};
 
 /// Counts in bins of equal width.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,7 @@ impl Histogram {
         (most > 0.0 && self.from.is_finite() && self.to.is_finite()).then_some(most)
     }
 
-    pub(super) fn draw(&self, figure: &Figure, scene: &mut Scene, top: f64) -> f64 {
+    pub(super) fn draw(&self, labels: &Labels<'_>, scene: &mut Scene, top: f64) -> f64 {
         let axis = |low: f64, high: f64| Axis::around([low, high], Spacing::Linear);
         let (Some(most), Some(x)) = (self.most(), axis(self.from, self.to)) else {
             return nothing(scene, top);
@@ -51,6 +51,6 @@ impl Histogram {
             PlotLine { name: name.clone(), points, sign: Some(sign) }
         };
         let lines: Vec<PlotLine> = self.series.iter().enumerate().map(line).collect();
-        Plot { figure, x, y, unit: Unit::Percent }.draw(scene, top, &lines)
+        Plot { labels, x, y, unit: Unit::Percent }.draw(scene, top, &lines)
     }
 }

@@ -13,19 +13,26 @@ mod histogram;
 mod paint;
 mod scene;
 mod text;
+mod unit;
 
 use std::fmt;
 use std::path::Path;
 
 use base64::Engine;
 
+pub use axis::Spacing;
 pub use bars::Bars;
-pub use curves::{Curves, Series, Spacing};
+pub use curves::{Curves, Series};
 pub use heatmap::{Heatmap, Scale};
 pub use histogram::Histogram;
+pub use unit::Unit;
 
 use self::scene::{Colour, Scene, WIDTH, series_colour};
-use super::{COLUMNS, cell, escape, numbers};
+use self::unit::Labels;
+use super::evcxr::cell;
+use super::lines::COLUMNS;
+use super::numbers;
+use super::table::escape;
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
 
@@ -66,26 +73,6 @@ pub enum Mark {
     Histogram(Histogram),
     /// Bars.
     Bars(Bars),
-}
-
-/// The unit of values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unit {
-    /// Plain numbers.
-    #[default]
-    Number,
-    /// Fractions of 1, written as percentages.
-    Percent,
-}
-
-impl Unit {
-    /// Formats a value with about three digits.
-    fn write(self, x: f64) -> String {
-        match self {
-            Unit::Percent => format!("{:.1}%", 100.0 * x),
-            Unit::Number => numbers::brief(x),
-        }
-    }
 }
 
 impl Figure {
@@ -167,11 +154,12 @@ impl Figure {
     fn scene(&self) -> Scene {
         let mut scene = Scene::new();
         let top = scene.title(&self.title);
+        let labels = Labels { x: &self.x, y: &self.y, unit: self.unit };
         let bottom = match &self.mark {
-            Mark::Curves(curves) => curves.draw(self, &mut scene, top),
-            Mark::Heatmap(heatmap) => heatmap.draw(self, &mut scene, top),
-            Mark::Histogram(histogram) => histogram.draw(self, &mut scene, top),
-            Mark::Bars(bars) => bars.draw(self, &mut scene, top),
+            Mark::Curves(curves) => curves.draw(&labels, &mut scene, top),
+            Mark::Heatmap(heatmap) => heatmap.draw(&labels, &mut scene, top),
+            Mark::Histogram(histogram) => histogram.draw(&labels, &mut scene, top),
+            Mark::Bars(bars) => bars.draw(&labels, &mut scene, top),
         };
         scene.finish(bottom, &self.notes);
         scene
@@ -208,12 +196,6 @@ impl Figure {
     /// None known; plotters or the encoder may fail.
     pub fn png(&self) -> Result<Vec<u8>> {
         paint::png(&self.scene())
-    }
-
-    /// Returns the figure as text in lines of at most `width` columns; with `ascii`, in plain
-    /// ASCII.
-    pub fn text(&self, width: usize, ascii: bool) -> String {
-        text::draw(self, width, ascii)
     }
 
     /// The file formats of figures, by suffix.

@@ -15,8 +15,7 @@ use plotters::style::{
 };
 use plotters_backend::DrawingErrorKind;
 
-use super::WIDTH;
-use super::scene::{Anchor, Colour, Scene, Shape, Style};
+use super::scene::{Anchor, Colour, Scene, Shape, Style, WIDTH};
 use crate::checkpoint::open_file;
 use crate::error::{Error, Result};
 

@@ -18,24 +18,31 @@ pub(super) struct TextArea {
     pub ascii: bool,
 }
 
-/// Draws the whole figure: title, marks and notes.
-pub(super) fn draw(figure: &Figure, width: usize, ascii: bool) -> String {
-    // Below a minimum width, lines are cut.
-    let area = TextArea { width: width.max(24), ascii };
-    let mut lines = wrapped(&figure.title, area.width);
-    lines.extend(match &figure.mark {
-        Mark::Curves(curves) => curves::draw(figure, curves, area),
-        Mark::Histogram(histogram) => curves::histogram(figure, histogram, area),
-        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, area),
-        Mark::Bars(bars) => bars::draw(figure, bars, area),
-    });
-    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, area.width)));
-    let plain = |line: String| {
-        if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line }
-    };
-    let lines: Vec<String> =
-        lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
-    lines.join("\n")
+impl Figure {
+    /// Returns the figure as text in lines of at most `width` columns; with `ascii`, in plain
+    /// ASCII.
+    pub fn text(&self, width: usize, ascii: bool) -> String {
+        // Below a minimum width, lines are cut.
+        let area = TextArea { width: width.max(24), ascii };
+        let mut lines = wrapped(&self.title, area.width);
+        lines.extend(match &self.mark {
+            Mark::Curves(curves) => curves::draw(self, curves, area),
+            Mark::Histogram(histogram) => curves::histogram(self, histogram, area),
+            Mark::Heatmap(heatmap) => heatmap::draw(self, heatmap, area),
+            Mark::Bars(bars) => bars::draw(self, bars, area),
+        });
+        lines.extend(self.notes.iter().flat_map(|note| wrapped(note, area.width)));
+        let plain = |line: String| {
+            if ascii {
+                line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?")
+            } else {
+                line
+            }
+        };
+        let lines: Vec<String> =
+            lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
+        lines.join("\n")
+    }
 }
 
 /// Maps a level from 0 to 1 to a character: a partly filled block, or a darker letter.

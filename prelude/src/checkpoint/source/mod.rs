@@ -1,0 +1,26 @@
+//! Sources: opening them, their files, and how several are compared, numbered and stacked.
+
+mod compatible;
+mod config_differences;
+mod files;
+mod fingerprint;
+mod loaded;
+mod numbering;
+mod open;
+mod renumber;
+mod restack;
+mod specifier;
+mod vocabulary;
+pub(super) mod weights;
+
+pub(crate) use config_differences::ConfigDifference;
+pub(super) use files::Files;
+pub(crate) use fingerprint::{hash, mix};
+pub use loaded::Source;
+pub(crate) use loaded::{common_dtype, views};
+pub use numbering::MissingTokens;
+pub(crate) use numbering::{NO_ROW, Numbering, Renumbered};
+pub(crate) use renumber::with_shared_numbering;
+pub(crate) use restack::Restacked;
+pub(crate) use specifier::split_name;
+pub(crate) use vocabulary::extend;
