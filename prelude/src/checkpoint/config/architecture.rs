@@ -80,7 +80,7 @@ pub struct LayerAttention {
 
 impl LayerAttention {
     /// A description for messages.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let window =
             self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
         let rope = match self.rope {
