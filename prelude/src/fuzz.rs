@@ -3,9 +3,10 @@
 //! cargo-fuzz. Readers may return any result, but must not panic, hang, or allocate memory for
 //! sizes that the bytes merely claim.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
+use crate::checkpoint::fuzz::file;
 use crate::checkpoint::{Architecture, Source};
 use crate::data::Dataset;
 use crate::methods::{Documents, Recipe};
@@ -33,28 +34,6 @@ pub const TARGETS: [Target; 12] = [
     ("session", session),
     ("line", line),
 ];
-
-/// A temporary directory of this process, for readers that map files.
-pub(crate) fn directory() -> &'static Path {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(|| {
-        let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
-        // An existing directory, which another user may have created, is not used.
-        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-            .create(&directory);
-        made.expect("a directory for the fuzzer's files");
-        directory
-    })
-}
-
-/// Writes `bytes` to a file of that directory.
-pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
-    let path = directory().join(name);
-    // A mapped file must not be overwritten.
-    let _ = std::fs::remove_file(&path);
-    let _ = std::fs::write(&path, bytes);
-    path
-}
 
 /// config.json.
 pub fn config(bytes: &[u8]) {

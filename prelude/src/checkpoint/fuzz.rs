@@ -1,7 +1,7 @@
 //! Fuzz targets for readers of checkpoints; see [`crate::fuzz`].
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use super::adapter::Adapter;
 use super::gguf::Gguf;
@@ -11,7 +11,28 @@ use super::storage::Bytes;
 use super::tensors::Archive;
 use super::tokenizer::{guard_tokenizer, read_tokenizer};
 use super::torch::read_torch;
-use crate::fuzz::{directory, file};
+
+/// A temporary directory of this process, for readers that map files.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
+        // An existing directory, which another user may have created, is not used.
+        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+            .create(&directory);
+        made.expect("a directory for the fuzzer's files");
+        directory
+    })
+}
+
+/// Writes `bytes` to a file of that directory.
+pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = directory().join(name);
+    // A mapped file must not be overwritten.
+    let _ = std::fs::remove_file(&path);
+    let _ = std::fs::write(&path, bytes);
+    path
+}
 
 /// Reads all tensors.
 fn look(archive: &Archive) {

@@ -278,7 +278,7 @@ impl Models {
     }
 
     /// Creates the merge of these sources with its initial coefficients, by
-    /// [`Columns`](crate::Columns), another built-in scheme, or your own.
+    /// [`Columns`](crate::coefficients::Columns), another built-in scheme, or your own.
     ///
     /// # Errors
     /// Fewer than two sources, no base model for a scheme that needs one, an invalid scheme, or an

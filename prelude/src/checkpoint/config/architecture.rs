@@ -2,17 +2,7 @@
 //! Differences between families are data here; only the reader of config.json knows families by
 //! name.
 
-mod attention;
-mod family;
-mod layers;
-mod read;
-mod rope;
-mod values;
-mod wrapper;
-
-pub(crate) use layers::move_layers;
-pub use rope::{Pairs, Rope, Scaling};
-pub(crate) use wrapper::{get, is_wrapper};
+use super::rope::Rope;
 
 /// The architecture of a decoder. Two sources can be merged if theirs are equal except for the
 /// vocabulary.
@@ -90,7 +80,7 @@ pub struct LayerAttention {
 
 impl LayerAttention {
     /// A description for messages.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let window =
             self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
         let rope = match self.rope {

@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value};
 
+use super::architecture::LayerAttention;
 use super::family::{Family, Local, NoRope, Windows};
+use super::rope::{Rope, Scaling};
 use super::values::Config;
-use super::{LayerAttention, Rope, Scaling};
 use crate::error::Result;
 
 type Object = Map<String, Value>;

@@ -1,7 +1,8 @@
 //! The supported decoder families as data: how each differs from llama, and the defaults of
 //! transformers for missing keys.
 
-use super::{Norms, Pairs, QkNorm};
+use super::architecture::{Norms, QkNorm};
+use super::rope::Pairs;
 
 /// A family.
 pub(super) struct Family {

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::architecture::{Activation, Architecture};
 use super::family::{Biases, FAMILIES, Family};
 use super::values::Config;
 use super::wrapper::{WRAPPERS, decoder};
-use super::{Activation, Architecture};
 use crate::error::{Error, Result};
 
 /// The maximum number of layers; the deepest known decoders have fewer than 200.

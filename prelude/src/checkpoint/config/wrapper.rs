@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::family::{FAMILIES, Family, NESTED};
 use super::values::Config;
 use crate::error::Result;

@@ -16,7 +16,7 @@ use super::read_tokenizer::{Rule, merges_of, tokenizer_files};
 use super::write_keys::refused;
 use crate::checkpoint::tokenizer::Chat;
 use crate::checkpoint::tokenizer::guard_tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Token types of llama.cpp.
 const NORMAL: i32 = 1;
@@ -95,7 +95,7 @@ pub(crate) fn token_id_keys(config: &Json) -> Vec<(String, Value)> {
     keys
 }
 
-fn unsupported(input: &TokenizerInput<'_>, reason: &str) -> crate::Error {
+fn unsupported(input: &TokenizerInput<'_>, reason: &str) -> Error {
     refused(format!("`{}` {reason}", input.file.display()))
 }
 

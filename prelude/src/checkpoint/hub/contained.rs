@@ -104,13 +104,18 @@ fn unexpected(what: String) -> Error {
 
 /// An I/O error of `action` on a file in the cache of `repo`, with a hint if the cache was tampered
 /// with.
-pub(crate) fn explain(repo: &str, action: &'static str, file: &Path, error: Error) -> crate::Error {
+pub(crate) fn explain(
+    repo: &str,
+    action: &'static str,
+    file: &Path,
+    error: Error,
+) -> crate::error::Error {
     match error.kind() {
         ErrorKind::InvalidInput => {
             let hint = "this program did not create it: inspect it, remove it and load again";
-            crate::Error::Hub { repo: repo.into(), reason: error.to_string(), hint }
+            crate::error::Error::Hub { repo: repo.into(), reason: error.to_string(), hint }
         }
-        _ => crate::Error::io(action, file, error),
+        _ => crate::error::Error::io(action, file, error),
     }
 }
 

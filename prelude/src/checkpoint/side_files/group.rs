@@ -1,19 +1,4 @@
-//! Selects the side files of a checkpoint, those next to the weights, that are copied when a merge
-//! is written.
-//!
-//! A merge copies every file of a source except weights, their index, training state, data, and
-//! files that the merge itself writes (config.json, README.md). Files that belong together form a
-//! group, and a group comes from one source. Code (`*.py`) is copied but never executed.
-//!
-//! Sources are not trusted: names must be plain, links may not leave the checkpoint (or the blobs
-//! of the hub cache), and sizes, depth and counts are limited.
-
-mod record;
-mod walk;
-
-pub(crate) use record::record;
-pub(super) use record::recorded;
-pub(crate) use walk::SideFiles;
+//! The group of a side file, by its name, and limits on side files.
 
 /// The maximum size of one file in bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -25,7 +10,7 @@ pub(crate) const MAX_SIDE_BYTES: u64 = 256 << 20;
 pub(crate) const MAX_SIDE_FILES: usize = 256;
 
 /// The maximum directory depth.
-const MAX_DEPTH: usize = 3;
+pub(super) const MAX_DEPTH: usize = 3;
 
 /// A group of files that belong together, in the order in which groups are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +186,7 @@ fn of_top(name: &str) -> Group {
 
 /// Selects the side files to download from the files of a repository on the hub, config.json first.
 /// Images of the model card are skipped, and so are directories that are not a known part.
-pub(super) fn needed(names: &[String]) -> Vec<String> {
+pub(crate) fn needed(names: &[String]) -> Vec<String> {
     let belongs = |(group, name): &(Group, &String)| match group {
         Group::Other | Group::Licence => {
             !name.contains('/') && !ends_with_one_of(&name.to_lowercase(), PICTURES)
@@ -225,7 +210,7 @@ pub(crate) fn is_vocabulary(name: &str) -> bool {
 }
 
 /// Whether a directory is a module, such as `1_Pooling` or `2_Dense`.
-fn is_module(directory: &str) -> bool {
+pub(super) fn is_module(directory: &str) -> bool {
     directory.split_once('_').is_some_and(|(n, name)| n.parse::<u8>().is_ok() && !name.is_empty())
 }
 
@@ -234,7 +219,7 @@ fn ends_with_one_of(name: &str, ends: &str) -> bool {
         .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.')))
 }
 
-fn is_weights(name: &str) -> bool {
+pub(super) fn is_weights(name: &str) -> bool {
     // `params.json` belongs to `consolidated.*`.
     ends_with_one_of(name, WEIGHTS) || name.starts_with("consolidated.") || name == "params.json"
 }
@@ -243,7 +228,7 @@ fn is_state(name: &str) -> bool {
     STATE.iter().any(|start| name.starts_with(start))
 }
 
-fn is_data(name: &str) -> bool {
+pub(super) fn is_data(name: &str) -> bool {
     ends_with_one_of(name, DATA)
 }
 

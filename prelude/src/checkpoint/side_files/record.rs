@@ -29,7 +29,7 @@ pub(crate) fn record(copied: &[(String, String)]) -> String {
 }
 
 /// The files that a model card lists as copied.
-pub(in crate::checkpoint) fn recorded(card: &str) -> BTreeSet<&str> {
+pub(crate) fn recorded(card: &str) -> BTreeSet<&str> {
     let lines = card
         .lines()
         .skip_while(|line| *line != HEADING)

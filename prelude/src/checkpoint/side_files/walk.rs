@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use include_dir::Dir;
 
-use super::{Group, MAX_DEPTH, MAX_FILE_BYTES, group, is_data, is_module, is_weights};
+use super::group::{Group, MAX_DEPTH, MAX_FILE_BYTES, group, is_data, is_module, is_weights};
 
 /// The maximum number of directory entries to examine.
 const MAX_ENTRIES: usize = 10_000;

@@ -13,7 +13,7 @@ impl Source {
     /// Returns an error if a weight file has changed since it was loaded.
     ///
     /// # Errors
-    /// [`Error::Changed`].
+    /// [`Error::Changed`](crate::error::Error::Changed).
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         let mut files = BTreeMap::new();
         self.0.views.values().for_each(|view| view.files(&mut files));
@@ -23,7 +23,7 @@ impl Source {
     /// Returns an error if a weight file or a side file has changed since it was loaded.
     ///
     /// # Errors
-    /// [`Error::Changed`].
+    /// [`Error::Changed`](crate::error::Error::Changed).
     pub(crate) fn check_files_unchanged(&self) -> Result<()> {
         self.check_unchanged()?;
         self.0.stamps.iter().try_for_each(|(file, stamp)| stamp.check(file))

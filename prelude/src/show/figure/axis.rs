@@ -1,6 +1,6 @@
 //! Axes: maps values to positions, and chooses the labelled values.
 
-use super::numbers::brief;
+use crate::show::numbers::brief;
 
 /// The spacing of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,7 +31,6 @@ use self::scene::{Colour, Scene, WIDTH, series_colour};
 use self::unit::Labels;
 use super::evcxr::cell;
 use super::lines::COLUMNS;
-use super::numbers;
 use super::table::escape;
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
