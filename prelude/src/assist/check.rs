@@ -72,11 +72,11 @@ pub fn check(context: &Context, line: &str) -> Vec<Problem> {
 /// names in the session if there is one.
 fn faults(names: Option<&Context>, verb: &'static Verb, words: &[&Word]) -> Vec<(usize, Fault)> {
     let given: Vec<Argument> = words.iter().map(|word| Argument::from(*word)).collect();
-    let Reading { arguments, mut faults } = Reading::of(verb, &given);
+    let Reading { arguments, mut faults, .. } = Reading::of(verb.name, &verb.signature, &given);
     let is_sound = |at: usize, faults: &[(usize, Fault)]| faults.iter().all(|(i, _)| *i != at);
-    for (slot, kind) in verb.words.iter().map(|slot| slot.kind).enumerate() {
+    for (slot, kind) in verb.signature.words.iter().map(|slot| slot.kind).enumerate() {
         for word in arguments.words(slot) {
-            let at = given.iter().position(|argument| verb.word(argument) == *word);
+            let at = given.iter().position(|argument| verb.signature.word(argument) == *word);
             let Some(at) = at.filter(|at| is_sound(*at, &faults)) else { continue };
             let checked = kind.check_builtin(word);
             let known = checked.and_then(|()| {
@@ -91,7 +91,7 @@ fn faults(names: Option<&Context>, verb: &'static Verb, words: &[&Word]) -> Vec<
 
 /// Checks a word that names something in the session.
 fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result<(), Fault> {
-    match verb.words[slot].kind {
+    match verb.signature.words[slot].kind {
         Kind::SourceData => {
             let known = context.known().unwrap_or_default();
             let is_data_of =
@@ -108,7 +108,7 @@ fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result
             found.map_err(|error| Fault::new(error, word).before(timeline.branches().keys()))
         }
         Kind::Pattern | Kind::Tensor => {
-            let is_pattern = matches!(verb.words[slot].kind, Kind::Pattern);
+            let is_pattern = matches!(verb.signature.words[slot].kind, Kind::Pattern);
             let Some(models) = context.known() else { return Ok(()) };
             let Some(source) = models.sources.first() else { return Ok(()) };
             let specs = source.tensors();
@@ -122,7 +122,7 @@ fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result
             // An open `{` or `[` may be closed, and a file may still get its suffix.
             let is_open =
                 [('{', '}'), ('[', ']')].iter().any(|(a, b)| word.rfind(*a) > word.rfind(*b));
-            let is_file = verb.words.iter().any(|slot| slot.kind.has_suffix());
+            let is_file = verb.signature.words.iter().any(|slot| slot.kind.has_suffix());
             let typed = (is_open || is_file).then(|| word.to_owned());
             Err(Fault::new(error, word).before(more.chain(typed)))
         }

@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
+use super::fault::Fault;
 use super::kind::{bytes, count};
-use super::verb::{Opt, Verb};
+use super::signature::{Opt, Signature};
 use crate::error::{Error, Result, refuse};
 use crate::syntax::{Argument, pair};
 
@@ -18,42 +19,12 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// What is wrong with an argument.
-pub struct Fault {
-    pub error: Error,
-    /// The part that is wrong.
-    typed: String,
-    /// What that part could be the start of.
-    known: Vec<String>,
-}
-
 /// Arguments as far as they fit, with the faults of the others, by their index.
 pub struct Reading {
+    verb: &'static str,
+    signature: &'static Signature,
     pub arguments: Arguments,
     pub faults: Vec<(usize, Fault)>,
-}
-
-impl Fault {
-    pub fn new(error: Error, typed: &str) -> Self {
-        Self { error, typed: typed.into(), known: Vec::new() }
-    }
-
-    /// The same, of a part that may become one of `known`.
-    pub fn before(mut self, known: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.known.extend(known.into_iter().map(Into::into));
-        self
-    }
-
-    /// The fault of a value that may become one of `words`, or a number, as `1e` becomes `1e-3`.
-    pub fn number(error: Error, typed: &str, words: &[&str]) -> Self {
-        let is_number = typed.chars().all(|c| c.is_ascii_digit() || "+-.eE,".contains(c));
-        Self::new(error, typed).before(words.iter().copied().chain(is_number.then_some(typed)))
-    }
-
-    /// Whether it may go away as more is typed.
-    pub fn may_pass(&self) -> bool {
-        self.known.iter().any(|known| known.starts_with(&self.typed))
-    }
 }
 
 impl Arguments {
@@ -61,15 +32,19 @@ impl Arguments {
     ///
     /// # Errors
     /// The first argument that does not fit, or a missing one.
-    pub fn read(verb: &'static Verb, given: &[Argument]) -> Result<Self> {
-        let Reading { arguments, mut faults } = Reading::of(verb, given);
+    pub fn read(
+        verb: &'static str,
+        signature: &'static Signature,
+        given: &[Argument],
+    ) -> Result<Self> {
+        let Reading { arguments, mut faults, .. } = Reading::of(verb, signature, given);
         faults.sort_by_key(|(at, _)| *at);
         if let Some((_, fault)) = faults.into_iter().next() {
             return Err(fault.error);
         }
-        for (slot, words) in verb.words.iter().zip(&arguments.slots) {
+        for (slot, words) in signature.words.iter().zip(&arguments.slots) {
             if slot.is_required && words.is_empty() {
-                return refuse(slot.kind.missing(), format!("usage: {}", verb.usage()));
+                return refuse(slot.kind.missing(), format!("usage: {}", signature.usage(verb)));
             }
         }
         Ok(arguments)
@@ -133,29 +108,29 @@ impl Arguments {
 }
 
 impl Reading {
-    /// Reads `given` as far as it fits.
-    pub fn of(verb: &'static Verb, given: &[Argument]) -> Self {
-        let slots = vec![Vec::new(); verb.words.len()];
+    /// Reads the arguments of `verb` as far as they fit.
+    pub fn of(verb: &'static str, signature: &'static Signature, given: &[Argument]) -> Self {
+        let slots = vec![Vec::new(); signature.words.len()];
         let arguments = Arguments { slots, options: Vec::new(), flags: Vec::new() };
-        let mut reading = Self { arguments, faults: Vec::new() };
-        let text = if verb.takes_text() { text_range(given) } else { 0..0 };
+        let mut reading = Self { verb, signature, arguments, faults: Vec::new() };
+        let text = if signature.takes_text() { text_range(given) } else { 0..0 };
         if !text.is_empty() {
             let words: Vec<&str> = given[text.clone()].iter().map(|a| a.text.as_str()).collect();
-            reading.word(verb, text.start, words.join(" "));
+            reading.word(text.start, words.join(" "));
         }
         let others = || given.iter().enumerate().filter(|(at, _)| !text.contains(at));
         // Words come first: they decide which options there are.
         for (at, argument) in others() {
-            if !is_flag(argument) && option_of(verb, argument).is_none() {
-                reading.word(verb, at, verb.word(argument));
+            if !is_flag(argument) && option_of(signature, argument).is_none() {
+                reading.word(at, signature.word(argument));
             }
         }
-        let options = verb.options(&reading.all_words());
+        let options = signature.options(&reading.all_words());
         for (at, argument) in others() {
             if is_flag(argument) {
-                reading.flag(verb, at, &argument.text);
-            } else if let Some(pair) = option_of(verb, argument) {
-                reading.option(verb, at, pair, options.as_deref());
+                reading.flag(at, &argument.text);
+            } else if let Some(pair) = option_of(signature, argument) {
+                reading.option(at, pair, options.as_deref());
             }
         }
         reading
@@ -167,9 +142,9 @@ impl Reading {
     }
 
     /// The slots that may take another word, in order.
-    pub fn open_slots(&self, verb: &'static Verb) -> impl Iterator<Item = usize> {
+    pub fn open_slots(&self) -> impl Iterator<Item = usize> {
         let words = self.all_words();
-        let slots = verb.words.iter().zip(&self.arguments.slots).enumerate();
+        let slots = self.signature.words.iter().zip(&self.arguments.slots).enumerate();
         let open: Vec<usize> = slots
             .filter(|(_, (slot, filled))| slot.is_repeated || filled.is_empty())
             .filter(|(_, (slot, _))| (slot.follows)(&words))
@@ -179,18 +154,19 @@ impl Reading {
     }
 
     /// Puts a word into the slot that recognises it, or else into the first open one.
-    fn word(&mut self, verb: &'static Verb, at: usize, word: String) {
-        let open: Vec<usize> = self.open_slots(verb).collect();
-        let kind = |slot: &usize| &verb.words[*slot].kind;
+    fn word(&mut self, at: usize, word: String) {
+        let (verb, signature) = (self.verb, self.signature);
+        let open: Vec<usize> = self.open_slots().collect();
+        let kind = |slot: &usize| &signature.words[*slot].kind;
         let found = open.iter().find(|slot| kind(slot).recognises(&word)).or(open.first());
         let refused = |message: &str| Error::Refused {
             message: message.into(),
-            hint: format!("usage: {}", verb.usage()),
+            hint: format!("usage: {}", signature.usage(verb)),
         };
         let fault = match found {
             Some(slot) if word.is_empty() => Some(Fault::new(refused(kind(slot).missing()), &word)),
             Some(slot) => {
-                let checked = kind(slot).check(verb.name, None, &word);
+                let checked = kind(slot).check(verb, None, &word);
                 self.arguments.slots[*slot].push(word.clone());
                 checked.err()
             }
@@ -198,25 +174,19 @@ impl Reading {
         };
         // It may become a file with a suffix, or the key of an option.
         let file = open.iter().any(|slot| kind(slot).has_suffix()).then_some(word);
-        let keys = verb.options(&self.all_words()).unwrap_or_default();
+        let keys = signature.options(&self.all_words()).unwrap_or_default();
         let known = keys.into_iter().map(|option| option.key.to_owned()).chain(file);
         self.faults.extend(fault.map(|fault| (at, fault.before(known))));
     }
 
-    fn option(
-        &mut self,
-        verb: &'static Verb,
-        at: usize,
-        (key, value): (&str, &str),
-        options: Option<&[Opt]>,
-    ) {
+    fn option(&mut self, at: usize, (key, value): (&str, &str), options: Option<&[Opt]>) {
         let known = options.unwrap_or_default();
         let fault = match known.iter().find(|option| option.key == key) {
             _ if self.arguments.option(key).is_some() => {
                 let message = format!("`{key}` is given twice");
                 Some(Fault::new(Error::Refused { message, hint: "give it once".into() }, key))
             }
-            Some(option) => option.kind.check(verb.name, Some(option.key), value).err(),
+            Some(option) => option.kind.check(self.verb, Some(option.key), value).err(),
             None if options.is_none() => None,
             None => Some(Fault::new(Error::unknown("key", key, known.iter().map(|o| o.key)), key)),
         };
@@ -224,21 +194,22 @@ impl Reading {
         self.faults.extend(fault.map(|fault| (at, fault)));
     }
 
-    fn flag(&mut self, verb: &'static Verb, at: usize, flag: &str) {
-        if verb.flags.contains(&flag) {
+    fn flag(&mut self, at: usize, flag: &str) {
+        let signature = self.signature;
+        if signature.flags.contains(&flag) {
             self.arguments.flags.push(flag.to_owned());
             return;
         }
         let refused =
             |hint: String| Error::Refused { message: format!("unknown flag `{flag}`"), hint };
-        let error = if verb.takes_text() {
-            refused(format!("quote the prompt; usage: {}", verb.usage()))
-        } else if verb.flags.is_empty() {
+        let error = if signature.takes_text() {
+            refused(format!("quote the prompt; usage: {}", signature.usage(self.verb)))
+        } else if signature.flags.is_empty() {
             refused("this verb has no flags".into())
         } else {
-            Error::unknown("flag", flag, verb.flags.iter().copied())
+            Error::unknown("flag", flag, signature.flags.iter().copied())
         };
-        self.faults.push((at, Fault::new(error, flag).before(verb.flags.iter().copied())));
+        self.faults.push((at, Fault::new(error, flag).before(signature.flags.iter().copied())));
     }
 }
 
@@ -246,9 +217,9 @@ fn is_flag(argument: &Argument) -> bool {
     argument.text.starts_with("--")
 }
 
-fn option_of<'a>(verb: &Verb, argument: &'a Argument) -> Option<(&'a str, &'a str)> {
-    if verb.takes_text() { pair(&argument.text) } else { argument.pair() }
-        .filter(|_| verb.has_options())
+fn option_of<'a>(signature: &Signature, argument: &'a Argument) -> Option<(&'a str, &'a str)> {
+    if signature.takes_text() { pair(&argument.text) } else { argument.pair() }
+        .filter(|_| signature.has_options())
 }
 
 /// The arguments that are the text of a verb, quoted or not: flags may precede and follow it,
@@ -267,11 +238,16 @@ mod tests {
     use super::*;
     use crate::verbs::find;
 
+    fn read(verb: &str, given: &[Argument]) -> Result<Arguments> {
+        let verb = find(verb).unwrap();
+        Arguments::read(verb.name, &verb.signature, given)
+    }
+
     #[test]
     fn a_prompt_is_any_words_and_options_follow_it() {
         let read = |words: &[&str]| {
             let words: Vec<Argument> = words.iter().map(|word| (*word).into()).collect();
-            Arguments::read(find("generate").unwrap(), &words)
+            super::tests::read("generate", &words)
                 .map(|a| (a.text(0), a.count("tokens").unwrap_or(64), a.flags.len()))
                 .map_err(|e| e.to_string())
         };
@@ -293,7 +269,7 @@ mod tests {
     fn a_quoted_equals_sign_makes_a_path() {
         let words = |line: &str| {
             let statement = &crate::syntax::statements(line).unwrap()[0];
-            let read = Arguments::read(find(&statement.verb).unwrap(), &statement.arguments);
+            let read = read(&statement.verb, &statement.arguments);
             read.map(|a| a.slots.concat().join(" ")).map_err(|e| e.to_string())
         };
         let ok = |text: &str| Ok(text.to_owned());

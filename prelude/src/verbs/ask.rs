@@ -9,8 +9,11 @@ use crate::eval::Likelihood;
 use crate::show::{AnswerToken, AskReport};
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Text("PROMPT"))],
-    options: &[LIMIT],
+    signature: Signature {
+        words: &[one(Kind::Text("PROMPT"))],
+        options: &[LIMIT],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "ask",

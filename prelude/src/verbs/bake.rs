@@ -21,9 +21,12 @@ pub(super) const OPTIONS: &[Opt] = &[
 const RANK: usize = 16;
 
 pub const VERB: Verb = Verb {
-    words: &[one(PLACE)],
-    options: OPTIONS,
-    flags: &["--force"],
+    signature: Signature {
+        words: &[one(PLACE)],
+        options: OPTIONS,
+        flags: &["--force"],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "bake",

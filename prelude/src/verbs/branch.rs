@@ -6,7 +6,7 @@ use super::prelude::*;
 use crate::show::Table;
 
 pub const VERB: Verb = Verb {
-    words: &[optional(Kind::NewBranch)],
+    signature: Signature { words: &[optional(Kind::NewBranch)], ..Signature::EMPTY },
     renames: true,
     needs_nothing: true,
     ..Verb::new(

@@ -23,13 +23,16 @@ const METHOD: Kind = Kind::OneOf(Words {
 const TABLE: NewFile = NewFile { place: "TABLE", suffixes: &Comparison::FORMATS, suggested: None };
 
 pub const VERB: Verb = Verb {
-    words: &[any(METHOD), optional(Kind::New(TABLE))],
-    options: &[
-        option("steps", Kind::Count("150")),
-        option("budget", Kind::Count("200")),
-        option("examples", Kind::Count("48")),
-        option("on", Kind::List(&Kind::Data)),
-    ],
+    signature: Signature {
+        words: &[any(METHOD), optional(Kind::New(TABLE))],
+        options: &[
+            option("steps", Kind::Count("150")),
+            option("budget", Kind::Count("200")),
+            option("examples", Kind::Count("48")),
+            option("on", Kind::List(&Kind::Data)),
+        ],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "compare",

@@ -9,7 +9,7 @@ use super::prelude::*;
 use crate::show::unused_columns;
 
 pub const VERB: Verb = Verb {
-    words: &[some(Kind::SourceData)],
+    signature: Signature { words: &[some(Kind::SourceData)], ..Signature::EMPTY },
     is_exported: true,
     rebuilds: Some(Rebuild::Sources),
     ..Verb::new(

@@ -6,7 +6,7 @@ use super::prelude::*;
 use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Branch)],
+    signature: Signature { words: &[one(Kind::Branch)], ..Signature::EMPTY },
     ..Verb::new(
         "diff",
         "compare coefficients, tensor by tensor, and scores with another branch or state",

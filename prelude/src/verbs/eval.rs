@@ -7,8 +7,7 @@ use super::prelude::*;
 use crate::show::Scores;
 
 pub const VERB: Verb = Verb {
-    words: &[any(Kind::Data)],
-    flags: &["--all"],
+    signature: Signature { words: &[any(Kind::Data)], flags: &["--all"], ..Signature::EMPTY },
     is_exported: true,
     ..Verb::new(
         "eval",

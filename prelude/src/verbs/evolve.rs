@@ -12,12 +12,15 @@ use crate::Evolve;
 const RECIPE: NewFile = NewFile { place: "RECIPE", suffixes: &[".yml", ".yaml"], suggested: None };
 
 pub const VERB: Verb = Verb {
-    words: &[optional(METHOD), optional(Kind::New(RECIPE))],
-    options: &[
-        option("budget", Kind::Count("200")),
-        option("groups", Kind::Count("4")),
-        option("examples", Kind::Count("48")),
-    ],
+    signature: Signature {
+        words: &[optional(METHOD), optional(Kind::New(RECIPE))],
+        options: &[
+            option("budget", Kind::Count("200")),
+            option("groups", Kind::Count("4")),
+            option("examples", Kind::Count("48")),
+        ],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "evolve",

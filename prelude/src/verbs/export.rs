@@ -13,8 +13,11 @@ const FILE: NewFile =
     NewFile { place: "NAME", suffixes: &[".ipynb", ".dam", ".rs"], suggested: Some("merge") };
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::New(FILE))],
-    flags: &["--force"],
+    signature: Signature {
+        words: &[one(Kind::New(FILE))],
+        flags: &["--force"],
+        ..Signature::EMPTY
+    },
     ..Verb::new(
         "export",
         "write the session as a notebook, a script or a Rust program that repeats it; --force replaces a file",

@@ -12,9 +12,12 @@ const TOKENS: usize = 64;
 pub(super) const LIMIT: Opt = option("tokens", Kind::Count("64"));
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Text("PROMPT"))],
-    options: &[LIMIT],
-    flags: &["--all"],
+    signature: Signature {
+        words: &[one(Kind::Text("PROMPT"))],
+        options: &[LIMIT],
+        flags: &["--all"],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "generate",

@@ -20,7 +20,7 @@ const SUBJECT: Kind = Kind::Either(&[
 ]);
 
 pub const VERB: Verb = Verb {
-    words: &[optional(SUBJECT)],
+    signature: Signature { words: &[optional(SUBJECT)], ..Signature::EMPTY },
     needs_nothing: true,
     ..Verb::new("help", "list the verbs, or explain a verb or topic", "help train", |arguments| {
         Ok(Box::new(Help { subject: arguments.word(0).map(str::to_owned) }))

@@ -7,7 +7,7 @@ use crate::show::{Along, TensorDistances};
 use crate::{Dam, Merged};
 
 pub const VERB: Verb = Verb {
-    words: &[optional(Kind::Pattern)],
+    signature: Signature { words: &[optional(Kind::Pattern)], ..Signature::EMPTY },
     is_exported: true,
     ..Verb::new(
         "inspect",

@@ -1,6 +1,6 @@
 //! The kinds of words and values: how each is shown, and what fits.
 
-use super::arguments::Fault;
+use super::fault::Fault;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, split_name};
 use crate::coefficients::Builtin;
 use crate::error::Error;

@@ -6,7 +6,7 @@ use super::paths::source_at_home;
 use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    words: &[some(Kind::Source)],
+    signature: Signature { words: &[some(Kind::Source)], ..Signature::EMPTY },
     is_exported: true,
     rebuilds: Some(Rebuild::Sources),
     renames: true,

@@ -32,14 +32,17 @@ pub(super) const STATIC_METHOD: Kind = Kind::OneOf(Words {
 });
 
 pub const VERB: Verb = Verb {
-    words: &[
-        optional(Kind::Either(&[STATIC_METHOD, Kind::Recipe])),
-        optional(super::bake::PLACE).after(|words| !words.is_empty()),
-    ],
-    options: OPTIONS,
-    more: Some(More { usage: || "[KEY=VALUE...]".into(), options: parameters_of }),
-    options_after: 2,
-    flags: &["--force"],
+    signature: Signature {
+        words: &[
+            optional(Kind::Either(&[STATIC_METHOD, Kind::Recipe])),
+            optional(super::bake::PLACE).after(|words| !words.is_empty()),
+        ],
+        options: OPTIONS,
+        more: Some(More { usage: || "[KEY=VALUE...]".into(), options: parameters_of }),
+        options_after: 2,
+        flags: &["--force"],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     rebuilds: Some(Rebuild::Merge),
     ..Verb::new(

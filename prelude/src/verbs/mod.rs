@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! verb.rs       what a verb and its command are
+//! signature.rs  the words, options and flags of a verb
 //! kind.rs       kinds of words and values: how each is shown, and what fits
-//! arguments.rs  reads arguments by the signature
+//! arguments.rs  reads arguments by a signature
 //! run.rs        runs statements and records what they did
 //! topics.rs     help that several verbs share
 //! ```
@@ -24,6 +25,7 @@ mod diff;
 mod eval;
 mod evolve;
 mod export;
+mod fault;
 mod generate;
 mod help;
 mod history;
@@ -43,6 +45,7 @@ mod run;
 mod rust;
 mod save;
 mod set;
+mod signature;
 mod step;
 mod switch;
 mod topics;
@@ -55,14 +58,15 @@ pub use crate::syntax::{
     Argument, Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements,
 };
 pub use crate::timeline::{Context, Latest, Recovered, State, Timeline};
-pub(crate) use arguments::{Fault, Reading};
+pub(crate) use arguments::Reading;
+pub(crate) use fault::Fault;
 pub use help::reference;
 pub(crate) use kind::{Kind, NewFile, Words};
 pub(crate) use paths::at_home;
 pub use reply::{Reply, columns};
 pub(crate) use run::replay;
+pub(crate) use signature::Opt;
 pub use topics::{TOPICS, Topic};
-pub(crate) use verb::Opt;
 pub use verb::Verb;
 
 /// All verbs, in the order of the documentation.

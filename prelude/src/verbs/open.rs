@@ -9,7 +9,7 @@ use super::prelude::*;
 use crate::Dam;
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Session)],
+    signature: Signature { words: &[one(Kind::Session)], ..Signature::EMPTY },
     is_exported: true,
     wraps: true,
     rebuilds: Some(Rebuild::Sources),

@@ -24,12 +24,15 @@ const HISTOGRAM: &str = "histogram";
 const FILE: NewFile = NewFile { place: "FILE", suffixes: &Figure::FORMATS, suggested: Some("") };
 
 pub const VERB: Verb = Verb {
-    words: &[
-        one(FIGURE),
-        optional(Kind::Tensor)
-            .after(|words| words.iter().any(|word| [COEFFICIENTS, HISTOGRAM].contains(word))),
-        optional(Kind::New(FILE)),
-    ],
+    signature: Signature {
+        words: &[
+            one(FIGURE),
+            optional(Kind::Tensor)
+                .after(|words| words.iter().any(|word| [COEFFICIENTS, HISTOGRAM].contains(word))),
+            optional(Kind::New(FILE)),
+        ],
+        ..Signature::EMPTY
+    },
     is_exported: true,
     ..Verb::new(
         "plot",

@@ -3,7 +3,8 @@
 pub(super) use super::arguments::Arguments;
 pub(super) use super::kind::{Kind, NewFile, Words, plain};
 pub(super) use super::reply::Reply;
-pub(super) use super::verb::{Command, More, Opt, Verb, any, one, option, optional, some};
+pub(super) use super::signature::{More, Opt, Signature, any, one, option, optional, some};
+pub(super) use super::verb::{Command, Verb};
 pub(super) use crate::Result;
 pub(super) use crate::error::refuse;
 pub(super) use crate::export::{Code, call, fields, strings};

@@ -4,8 +4,7 @@ use super::paths::at_home;
 use super::prelude::*;
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Session)],
-    flags: &["--force"],
+    signature: Signature { words: &[one(Kind::Session)], flags: &["--force"], ..Signature::EMPTY },
     is_exported: true,
     ..Verb::new(
         "save",

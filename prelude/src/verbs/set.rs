@@ -7,7 +7,7 @@ use crate::show::Table;
 use crate::train::{SETTINGS, Setting, Settings};
 
 pub const VERB: Verb = Verb {
-    words: &[any(Kind::Setting)],
+    signature: Signature { words: &[any(Kind::Setting)], ..Signature::EMPTY },
     is_exported: true,
     rebuilds: Some(Rebuild::Sources),
     needs_nothing: true,

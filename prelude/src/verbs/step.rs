@@ -6,7 +6,7 @@ use super::prelude::*;
 use super::train::{train, with_steps};
 
 pub const VERB: Verb = Verb {
-    words: &[optional(Kind::Count("N"))],
+    signature: Signature { words: &[optional(Kind::Count("N"))], ..Signature::EMPTY },
     is_exported: true,
     ..Verb::new(
         "step",

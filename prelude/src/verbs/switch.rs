@@ -4,7 +4,7 @@ use super::prelude::*;
 use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Branch)],
+    signature: Signature { words: &[one(Kind::Branch)], ..Signature::EMPTY },
     renames: true,
     ..Verb::new("switch", "go to the end of a branch, or to state N", "switch main", |arguments| {
         Ok(Box::new(Switch { to: arguments.text(0) }))

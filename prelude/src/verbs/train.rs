@@ -8,7 +8,7 @@ use super::prelude::*;
 use crate::show::{StepReport, TrainReport};
 
 pub const VERB: Verb = Verb {
-    words: &[one(Kind::Count("N"))],
+    signature: Signature { words: &[one(Kind::Count("N"))], ..Signature::EMPTY },
     is_exported: true,
     ..Verb::new(
         "train",

@@ -4,7 +4,7 @@ use super::prelude::*;
 use super::run::replay;
 
 pub const VERB: Verb = Verb {
-    words: &[optional(Kind::Count("N"))],
+    signature: Signature { words: &[optional(Kind::Count("N"))], ..Signature::EMPTY },
     renames: true,
     ..Verb::new(
         "undo",

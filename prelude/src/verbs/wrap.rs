@@ -20,16 +20,19 @@ const KIND: Kind = plain!("kind", KINDS.map(TensorKind::name));
 const INIT: Kind = Kind::Either(&[plain!("init", ["uniform", "random"]), METHOD, Kind::Recipe]);
 
 pub const VERB: Verb = Verb {
-    words: &[optional(SCHEME)],
-    options: &[
-        option("f", plain!("f", Nonlinearity::ALL.map(Nonlinearity::name))),
-        option("train", Kind::List(&KIND)),
-        option("init", INIT),
-        option("bias", plain!("bias", ["one", "same"])),
-        option("base", plain!("base", ["off", "on"])),
-        option("rest", plain!("rest", Rest::ALL.map(|rest| rest.name()))),
-    ],
-    more: Some(More { usage: settings_usage, options: settings_of }),
+    signature: Signature {
+        words: &[optional(SCHEME)],
+        options: &[
+            option("f", plain!("f", Nonlinearity::ALL.map(Nonlinearity::name))),
+            option("train", Kind::List(&KIND)),
+            option("init", INIT),
+            option("bias", plain!("bias", ["one", "same"])),
+            option("base", plain!("base", ["off", "on"])),
+            option("rest", plain!("rest", Rest::ALL.map(|rest| rest.name()))),
+        ],
+        more: Some(More { usage: settings_usage, options: settings_of }),
+        ..Signature::EMPTY
+    },
     is_exported: true,
     wraps: true,
     ..Verb::new(

@@ -62,7 +62,7 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
         None => (0, VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect()),
         Some(Err(_)) => (0, Vec::new()),
         Some(Ok(verb)) => {
-            cursor.word.text = verb.word(&Argument::from(&cursor.word));
+            cursor.word.text = verb.signature.word(&Argument::from(&cursor.word));
             Place::new(context, verb, &cursor).candidates()
         }
     };
@@ -95,13 +95,13 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(context: &'a Context, verb: &'static Verb, cursor: &'a Cursor<'_>) -> Self {
-        let before = Reading::of(verb, &cursor.before[1..]);
+        let before = Reading::of(verb.name, &verb.signature, &cursor.before[1..]);
         let all: Vec<Argument> = cursor.before[1..].iter().chain(&cursor.after).cloned().collect();
-        let others = all.iter().map(|argument| verb.word(argument)).collect();
-        let reading = Reading::of(verb, &all);
-        let options = verb.options(&reading.all_words()).unwrap_or_default();
-        let is_early = reading.all_words().len() < verb.options_after;
-        let own = |option: &Opt| verb.options.iter().any(|own| own.key == option.key);
+        let others = all.iter().map(|argument| verb.signature.word(argument)).collect();
+        let reading = Reading::of(verb.name, &verb.signature, &all);
+        let options = verb.signature.options(&reading.all_words()).unwrap_or_default();
+        let is_early = reading.all_words().len() < verb.signature.options_after;
+        let own = |option: &Opt| verb.signature.options.iter().any(|own| own.key == option.key);
         let options = options.into_iter().filter(|option| !is_early || !own(option));
         Self { context, verb, typed: &cursor.word.text, before, others, options: options.collect() }
     }
@@ -110,7 +110,7 @@ impl<'a> Place<'a> {
         if self.typed.starts_with('-') {
             return (0, self.flags());
         }
-        if let Some((key, value)) = pair(self.typed).filter(|_| self.verb.has_options()) {
+        if let Some((key, value)) = pair(self.typed).filter(|_| self.verb.signature.has_options()) {
             let stem = key.len() + 1;
             let Some(option) = self.options.iter().find(|option| option.key == key) else {
                 return (stem, Vec::new());
@@ -131,10 +131,12 @@ impl<'a> Place<'a> {
 
     /// Flags that are not there yet.
     fn flags(&self) -> Vec<Candidate> {
-        if self.others.iter().filter(|other| is_word(other)).count() < self.verb.options_after {
+        if self.others.iter().filter(|other| is_word(other)).count()
+            < self.verb.signature.options_after
+        {
             return Vec::new();
         }
-        let flags = self.verb.flags.iter().filter(|flag| !self.has(flag));
+        let flags = self.verb.signature.flags.iter().filter(|flag| !self.has(flag));
         flags.map(|flag| Candidate::whole(*flag, "flag")).collect()
     }
 
@@ -153,8 +155,8 @@ impl<'a> Place<'a> {
     /// that is required.
     fn words(&self) -> Found {
         let (mut stem, mut all) = (0, Vec::<Candidate>::new());
-        for slot in self.before.open_slots(self.verb) {
-            let slot = &self.verb.words[slot];
+        for slot in self.before.open_slots() {
+            let slot = &self.verb.signature.words[slot];
             let (kept, mut found) = self.of_kind(&slot.kind, self.typed);
             if slot.is_repeated && !slot.kind.is_named() {
                 found.retain(|candidate| !self.has(&candidate.text));

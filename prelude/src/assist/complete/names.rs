@@ -76,8 +76,8 @@ impl Place<'_> {
 
     /// Whether the word may be a tensor.
     fn may_be_tensor(&self) -> bool {
-        let mut open = self.before.open_slots(self.verb);
-        open.any(|slot| matches!(self.verb.words[slot].kind, Kind::Tensor))
+        let mut open = self.before.open_slots();
+        open.any(|slot| matches!(self.verb.signature.words[slot].kind, Kind::Tensor))
     }
 
     /// A setting, or its value.
