@@ -23,10 +23,9 @@
 //!
 //! [`Columns`] is one of several built-in [`Scheme`]s; your own takes about ten lines of code.
 //!
-//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a repository on the
-//! Hub (`org/name@revision`), a GGUF file, or a built-in model (`builtin:base`, `builtin:japanese`,
-//! `builtin:math`, `builtin:sql`). Each may be followed by `+` and LoRA adapters. Families that
-//! train: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay
+//! A source is a Hugging Face directory (safetensors or `.bin`), a repository on the Hub
+//! (`org/name@revision`), a GGUF file, or a built-in model (`builtin:base`, `builtin:japanese`,
+//! `builtin:math`, `builtin:sql`). Each may be followed by `+` and PEFT adapters. Sources stay
 //! memory-mapped. Every returned type has a text form (`Display`) and shows itself as the result of
 //! an evcxr cell.
 //!
@@ -37,9 +36,9 @@
 //! | [`error`] | errors, each with a hint |
 //! | [`checkpoint`] | find, open, verify and write checkpoints |
 //! | [`ops`] | differentiable operations: fused on the CPU, composed of candle's operations elsewhere |
-//! | [`coefficients`] | schemes, their coefficients, and the merged weights |
-//! | [`model`] | the decoder, generic over its weights |
 //! | [`data`] | examples, chat templates, batches |
+//! | [`model`] | the decoder, generic over its weights |
+//! | [`coefficients`] | schemes, their coefficients, and the merged weights |
 //! | [`objective`] | the terms of the loss |
 //! | [`methods`] | merge methods without training |
 //! | [`train`] | optimisers, schedules, the forward and backward pass, teachers, settings |
@@ -77,6 +76,7 @@ pub mod model;
 pub mod notebook;
 pub mod objective;
 pub mod ops;
+mod seed;
 pub mod session;
 pub mod show;
 pub mod syntax;

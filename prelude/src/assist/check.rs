@@ -85,6 +85,13 @@ fn faults(names: Option<&Context>, verb: &'static Verb, words: &[&Word]) -> Vec<
             faults.extend(known.err().map(|fault| (at, fault)));
         }
     }
+    let mut unknown = Vec::new();
+    for (at, argument) in given.iter().enumerate().filter(|(at, _)| is_sound(*at, &faults)) {
+        let Some((key, value)) = argument.pair() else { continue };
+        let option = verb.signature.options.iter().find(|option| option.key == key);
+        unknown.extend(option.and_then(|o| Some((at, o.kind.check_builtin(value).err()?))));
+    }
+    faults.extend(unknown);
     faults.sort_by_key(|(at, _)| *at);
     faults
 }

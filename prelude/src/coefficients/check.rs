@@ -8,11 +8,11 @@ use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::options::seed_of;
 use super::variables::variables;
 use super::{Scheme, Site};
 use crate::checkpoint::Architecture;
 use crate::error::{Error, Result};
+use crate::seed::seed_of;
 
 /// The extent of a successful check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

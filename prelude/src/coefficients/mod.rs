@@ -29,7 +29,6 @@ pub use low_rank::LowRank;
 pub use merged::{Merge, MergedTensor};
 pub(crate) use nearest::nearest;
 pub use nonlinearity::Nonlinearity;
-pub(crate) use options::seed_of;
 pub use options::{BiasStart, Init, Options, Rest};
 pub use part::{MergedPart, MergedWeights};
 pub use rows::{Rows, RowsColumns};

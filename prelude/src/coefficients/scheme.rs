@@ -15,8 +15,9 @@ use candle_core::{Result, Tensor, bail};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::options::{Options, seed_of};
+use super::options::Options;
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
+use crate::seed::seed_of;
 
 /// A parametrisation of the coefficients. Your own takes about ten lines of code and trains like
 /// the built-in ones; its saved sessions open with [`Dam::open_with`](crate::Dam::open_with):

@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::coefficients::seed_of;
+use crate::seed::seed_of;
 
 /// Returns the `count` examples of `name` (with `examples` in total) after the first `drawn`.
 /// `shuffle` is the seed; `None` keeps the order of the file.

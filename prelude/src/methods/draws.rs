@@ -1,7 +1,7 @@
 //! Random draws: one per element, computed from a key and the element's position. They do not
 //! depend on threads, order or block boundaries.
 
-use crate::coefficients::seed_of;
+use crate::seed::seed_of;
 
 /// The key of the draws of one source in one tensor.
 #[derive(Clone, Copy)]

@@ -21,8 +21,7 @@ pub struct Statement {
 pub struct Argument {
     /// Without quotation marks.
     pub text: String,
-    /// Whether it looks like `KEY=VALUE` but its `=` is inside quotation marks: a path, where the
-    /// verb takes one.
+    /// Whether it looks like `KEY=VALUE` or a flag, but quotation marks make it a plain word.
     pub is_whole: bool,
 }
 
@@ -38,7 +37,7 @@ impl From<Stored> for Argument {
     fn from(stored: Stored) -> Self {
         match stored {
             Stored::Plain(text) => text.into(),
-            Stored::Whole { whole } => Self { is_whole: pair(&whole).is_some(), text: whole },
+            Stored::Whole { whole } => Self::path(whole),
         }
     }
 }
@@ -51,7 +50,9 @@ impl From<Argument> for Stored {
 
 impl From<&Word> for Argument {
     fn from(word: &Word) -> Self {
-        Self { is_whole: word.together && pair(&word.text).is_some(), text: word.text.clone() }
+        let is_pair = word.together && pair(&word.text).is_some();
+        let is_flag = word.begins_quoted && word.text.starts_with("--");
+        Self { is_whole: is_pair || is_flag, text: word.text.clone() }
     }
 }
 
@@ -62,10 +63,15 @@ impl<T: Into<String>> From<T> for Argument {
 }
 
 impl Argument {
-    /// A path, also where it looks like `KEY=VALUE`.
+    /// A plain word, even if it looks like `KEY=VALUE` or a flag.
     pub fn path(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { is_whole: pair(&text).is_some(), text }
+        Self { is_whole: pair(&text).is_some() || text.starts_with("--"), text }
+    }
+
+    /// Whether it is a flag, `--NAME`.
+    pub fn is_flag(&self) -> bool {
+        !self.is_whole && self.text.starts_with("--")
     }
 
     /// Splits `KEY=VALUE`.
@@ -77,7 +83,7 @@ impl Argument {
     fn written(&self) -> String {
         let whole = quoted(&self.text);
         match pair(&self.text) {
-            Some(_) if self.is_whole => format!("\"{}\"", escaped(&self.text)),
+            _ if self.is_whole => format!("\"{}\"", escaped(&self.text)),
             Some((key, value)) if whole != self.text => {
                 format!("{}={}", quoted(key), quoted(value))
             }
@@ -228,7 +234,8 @@ mod tests {
     fn a_line_means_its_statement() {
         for word in [
             "a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb",
-            "\u{3000}", "'\"", "x=a b", "=a b", "x='b'", "./x=a b", "x y=b",
+            "\u{3000}", "'\"", "x=a b", "=a b", "x='b'", "./x=a b", "x y=b", "--x", "--x y",
+            "--x=y",
         ] {
             for argument in [Argument::from(word), Argument::path(word)] {
                 let statement = Statement::new("v", [argument, "z".into()]);

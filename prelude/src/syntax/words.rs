@@ -36,6 +36,8 @@ pub struct Word {
     pub quoted: bool,
     /// Whether its first `=` is inside them.
     pub together: bool,
+    /// Whether it begins with one.
+    pub begins_quoted: bool,
 }
 
 /// All parts of `text`, in order. A quotation mark that is not closed makes a word up to the end.
@@ -68,7 +70,11 @@ pub fn pieces(text: &str) -> Vec<Piece> {
                 all.push(Piece::End(at..end));
             }
             '\'' | '"' => {
-                let word = word.get_or_insert_with(|| Word { range: at..end, ..Word::default() });
+                let word = word.get_or_insert_with(|| Word {
+                    range: at..end,
+                    begins_quoted: true,
+                    ..Word::default()
+                });
                 (word.quoted, word.open, word.range.end) = (true, Some((at, c)), text.len());
                 while let Some((at, next)) = chars.next() {
                     if next == c {

@@ -9,9 +9,9 @@ use super::fault::Fault;
 use super::kind::{bytes, count};
 use super::signature::{Opt, Signature};
 use crate::error::{Error, Result, refuse};
-use crate::syntax::{Argument, pair};
+use crate::syntax::Argument;
 
-/// The arguments of a verb, of which all fit.
+/// The validated arguments of a verb.
 pub struct Arguments {
     /// The words of each slot.
     slots: Vec<Vec<String>>,
@@ -19,7 +19,7 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// Arguments as far as they fit, with the faults of the others, by their index.
+/// The valid arguments, and an indexed fault for each of the others.
 pub struct Reading {
     verb: &'static str,
     signature: &'static Signature,
@@ -113,7 +113,7 @@ impl Reading {
         let slots = vec![Vec::new(); signature.words.len()];
         let arguments = Arguments { slots, options: Vec::new(), flags: Vec::new() };
         let mut reading = Self { verb, signature, arguments, faults: Vec::new() };
-        let text = if signature.takes_text() { text_range(given) } else { 0..0 };
+        let text = if signature.takes_text() { text_range(signature, given) } else { 0..0 };
         if !text.is_empty() {
             let words: Vec<&str> = given[text.clone()].iter().map(|a| a.text.as_str()).collect();
             reading.word(text.start, words.join(" "));
@@ -121,13 +121,13 @@ impl Reading {
         let others = || given.iter().enumerate().filter(|(at, _)| !text.contains(at));
         // Words come first: they decide which options there are.
         for (at, argument) in others() {
-            if !is_flag(argument) && option_of(signature, argument).is_none() {
+            if !argument.is_flag() && option_of(signature, argument).is_none() {
                 reading.word(at, signature.word(argument));
             }
         }
         let options = signature.options(&reading.all_words());
         for (at, argument) in others() {
-            if is_flag(argument) {
+            if argument.is_flag() {
                 reading.flag(at, &argument.text);
             } else if let Some(pair) = option_of(signature, argument) {
                 reading.option(at, pair, options.as_deref());
@@ -213,22 +213,20 @@ impl Reading {
     }
 }
 
-fn is_flag(argument: &Argument) -> bool {
-    argument.text.starts_with("--")
-}
-
 fn option_of<'a>(signature: &Signature, argument: &'a Argument) -> Option<(&'a str, &'a str)> {
-    if signature.takes_text() { pair(&argument.text) } else { argument.pair() }
-        .filter(|_| signature.has_options())
+    argument.pair().filter(|_| signature.has_options())
 }
 
 /// The arguments that are the text of a verb, quoted or not: flags may precede and follow it,
 /// options follow it. A single argument is always text.
-pub fn text_range(given: &[Argument]) -> Range<usize> {
-    let is_flag = |argument: &Argument| argument.text.len() > 2 && is_flag(argument);
-    let is_option = |argument: &Argument| is_flag(argument) || argument.text.starts_with("tokens=");
+fn text_range(signature: &Signature, given: &[Argument]) -> Range<usize> {
+    let is_flag = |argument: &Argument| argument.is_flag() && argument.text.len() > 2;
+    let is_option = |argument: &Argument| {
+        let key = argument.pair().map(|(key, _)| key);
+        is_flag(argument) || signature.options.iter().any(|option| Some(option.key) == key)
+    };
     let most = given.len().saturating_sub(1);
-    let begin = given[..most].iter().take_while(|argument| is_flag(argument)).count();
+    let begin = given[..most].iter().take_while(|argument| argument.is_flag()).count();
     let behind = given.iter().skip(begin + 1).rev().take_while(|argument| is_option(argument));
     begin..given.len() - behind.count()
 }
@@ -259,6 +257,9 @@ mod tests {
         assert_eq!(read(&["--all"]), ok("--all", 64, 0));
         assert_eq!(read(&["tokens=5"]), ok("tokens=5", 64, 0));
         assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
+        let quoted = &crate::syntax::statements("generate \"--x is what?\" tokens=5").unwrap()[0];
+        let quoted = super::tests::read("generate", &quoted.arguments).unwrap();
+        assert_eq!((quoted.text(0).as_str(), quoted.count("tokens")), ("--x is what?", Some(5)));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
         assert!(read(&[]).unwrap_err().contains("prompt is missing"));

@@ -16,11 +16,11 @@ pub enum Kind {
     Either(&'static [Kind]),
     /// Values of a kind, separated by commas.
     List(&'static Kind),
-    /// An integer of at least 1, shown as this.
+    /// An integer of at least 1; this is its placeholder in the usage.
     Count(&'static str),
-    /// A number of bytes, shown as this.
+    /// A number of bytes; this is its placeholder in the usage.
     Size(&'static str),
-    /// Text, with blanks in it.
+    /// Free text, which may contain spaces.
     Text(&'static str),
     /// `[NAME=]SOURCE`.
     Source,
@@ -125,7 +125,7 @@ impl Kind {
         }
     }
 
-    /// Whether `text` is certainly of this kind, by its form.
+    /// Whether the form of `text` alone identifies this kind.
     pub fn recognises(&self, text: &str) -> bool {
         match self {
             Kind::OneOf(words) => words.names().any(|name| name == text),
@@ -208,7 +208,13 @@ impl Kind {
             }
             Kind::Count(_) if count(text).is_none() => {
                 let zero = text.chars().all(|c| c == '0').then_some(text);
-                Err(Fault::new(bad("an integer of at least 1"), text).before(zero))
+                let is_large = text.parse::<u128>().is_ok_and(|n| n > 0);
+                let range = if is_large {
+                    "an integer of at most 1000000000"
+                } else {
+                    "an integer of at least 1"
+                };
+                Err(Fault::new(bad(range), text).before(zero))
             }
             Kind::Size(_) if bytes(text).is_none() => {
                 Err(Fault::new(bad("a size such as 5GB or 500MB"), text).before([text]))

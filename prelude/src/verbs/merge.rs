@@ -1,4 +1,4 @@
-//! `merge METHOD KEY=VALUE... [DIR]`, `merge RECIPE.yml [DIR]`
+//! `merge METHOD KEY=VALUE... [DIR|FILE.gguf]`, `merge RECIPE.yml [DIR|FILE.gguf]`, `merge`
 
 use serde_json::{Value, json};
 
@@ -59,7 +59,10 @@ fn parameters_of(words: &[&str]) -> Option<Vec<Opt>> {
         name if *name == GREEDY_SOUP => Some(vec![option("data", Kind::List(&Kind::Data))]),
         name => {
             let entry = methods::find(name).ok()?;
-            let names = entry.keys.iter().map(|key| key.name).chain(["weights"]);
+            let names = entry.keys.iter().map(|key| key.name);
+            // The plural is an alias.
+            let alias = names.clone().any(|name| name == "weight").then_some("weights");
+            let names = names.chain(alias);
             Some(names.map(|name| option(name, Kind::Parameter(entry, name))).collect())
         }
     }
@@ -87,20 +90,23 @@ fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
     let (writing, parameters): (Vec<_>, Vec<_>) =
         arguments.options().partition(|(key, _)| is_output(key));
     let Some(name) = arguments.word(0) else {
-        if arguments.options().next().is_none() {
+        if arguments.options().next().is_none() && !arguments.has("--force") {
             return Ok(Box::new(List));
         }
         return refuse("no method given", format!("usage: {}", VERB.usage()));
     };
-    let output = match (arguments.word(1), writing.first()) {
-        (Some(place), _) => Some(Output::read(place, arguments)?),
-        (None, Some((key, _))) => {
-            return refuse(
-                format!("`{key}` needs an output directory"),
-                "add a directory, or use: bake DIR",
-            );
+    let force = arguments.has("--force").then_some("--force");
+    let output = match arguments.word(1) {
+        Some(place) => Some(Output::read(place, arguments)?),
+        None => {
+            if let Some(key) = writing.first().map(|(key, _)| *key).or(force) {
+                return refuse(
+                    format!("`{key}` needs an output directory"),
+                    "add a directory, or use: bake DIR",
+                );
+            }
+            None
         }
-        (None, None) => None,
     };
     let way = if is_recipe(name) {
         if let Some((key, _)) = parameters.first() {

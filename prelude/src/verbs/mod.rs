@@ -1,7 +1,7 @@
 //! The verbs, which a prompt, a script and a notebook share.
 //!
-//! One file per verb has its [`Verb`] (name, signature, help) and the command that a line of it
-//! becomes. Everything else reads those:
+//! One file per verb has its [`Verb`] (name, signature, help) and the command that a line is parsed
+//! into. Everything else reads those:
 //!
 //! ```text
 //! verb.rs       what a verb and its command are
@@ -101,7 +101,7 @@ pub const VERBS: &[&Verb] = &[
     &quit::VERB,
 ];
 
-/// Other names of verbs, which other programs use.
+/// Aliases familiar from other programs.
 const ALIASES: [(&str, &Verb); 2] = [("exit", &quit::VERB), ("?", &help::VERB)];
 
 /// The verb `name`.

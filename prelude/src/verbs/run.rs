@@ -15,7 +15,7 @@ impl Context {
     /// An unknown verb, or the error of the verb.
     pub fn run(&mut self, statement: &Statement) -> Result<Reply> {
         let verb = find(&statement.verb)?;
-        // What a cell changed meanwhile is a state of its own.
+        // Changes made by a cell are a state of their own.
         self.record(None)?;
         let before = self.timeline().here();
         let command = verb.command(&statement.arguments)?;
@@ -23,8 +23,9 @@ impl Context {
         let steps = self.dam.as_ref().map_or(0, |dam| dam.steps());
         let made = steps.saturating_sub(self.timeline().states()[before].step);
         let done = command.record(statement, made, reply.as_ref().ok());
-        // Also after an error: the steps before it are kept.
-        let changed = self.record(Some(&done))?;
+        // Also after an error, which completed steps precede.
+        let recorded = self.record(Some(&done));
+        let changed = if reply.is_ok() { recorded? } else { recorded.unwrap_or_default() };
         if !changed && self.timeline().here() == before && reply.is_ok() && verb.is_exported {
             self.look(done);
         }

@@ -39,7 +39,8 @@ pub struct Opt {
 pub struct More {
     /// How they are shown in the usage.
     pub usage: fn() -> String,
-    /// Those that go with these words; none where that is unknown, and every key is taken.
+    /// The options for these words; `None` if the words do not determine them, and any key is
+    /// accepted.
     pub options: fn(&[&str]) -> Option<Vec<Opt>>,
 }
 
@@ -100,7 +101,7 @@ impl Signature {
         text
     }
 
-    /// The options that go with `words`; none if any may.
+    /// The options for `words`; `None` if any key is accepted.
     pub fn options(&self, words: &[&str]) -> Option<Vec<Opt>> {
         let more = self.more.as_ref().map_or(Some(Vec::new()), |more| (more.options)(words))?;
         Some(self.options.iter().copied().chain(more).collect())

@@ -31,7 +31,7 @@ pub struct Verb {
     pub(crate) rebuilds: Option<Rebuild>,
     /// Whether it creates a merge to train.
     pub(crate) wraps: bool,
-    /// Whether sources, tensors or branches may have other names after it.
+    /// Whether it may change the names of sources, tensors or branches.
     pub(crate) renames: bool,
     /// Whether it works before anything is loaded.
     pub(crate) needs_nothing: bool,
@@ -39,12 +39,12 @@ pub struct Verb {
     pub(crate) quits: bool,
 }
 
-/// A verb with its arguments read.
+/// A parsed command.
 pub trait Command {
     /// Runs it.
     ///
     /// # Errors
-    /// Whatever prevents it; the session has not changed then, except for completed steps.
+    /// On error the session is unchanged, except that completed steps are kept.
     fn run(&self, context: &mut Context) -> Result<Reply>;
 
     /// Writes it as Rust. By default it has no Rust form.
@@ -89,7 +89,7 @@ impl Verb {
         }
     }
 
-    /// The verb with its arguments: `[x]` is optional, `x...` may be repeated, `a|b` is one of both,
+    /// The verb with its arguments: `[x]` is optional, `x...` may be repeated, `a|b` is either of both,
     /// and what is in capitals stands for something else.
     pub fn usage(&self) -> String {
         self.signature.usage(self.name)
