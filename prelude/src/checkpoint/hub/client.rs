@@ -283,7 +283,7 @@ mod tests {
             .read_limited(&mut std::io::repeat(b' ').take(u64::MAX), limit, "org/name")
             .unwrap_err();
         assert!(
-            error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5),
+            error.to_string().contains("took longer") && begun.elapsed() < Duration::from_secs(5),
             "{error}"
         );
         assert_eq!(client.read_limited(&mut &b"{}"[..], limit, "org/name").unwrap(), b"{}");

@@ -463,7 +463,9 @@ mod tests {
         }
         assert!(with("normalizer", replace("", &"a".repeat(5000))).unwrap_err().contains("times"));
         assert!(
-            with("decoder", sequence("decoders", &doubled, 20)).unwrap_err().contains("decoded")
+            with("decoder", sequence("decoders", &doubled, 20))
+                .unwrap_err()
+                .contains("in decoding")
         );
         let regex = json!({"type": "Split", "pattern": {"Regex": "(((a{1000}){1000}){1000})"}});
         assert!(with("pre_tokenizer", regex).unwrap_err().contains("repetitions"));
@@ -488,7 +490,7 @@ mod tests {
             check(file.to_string().as_bytes()).unwrap_err().contains("in an added token after")
         );
         let long = json!({"model": {"vocab": {"a".repeat(6000): 0}}, "decoder": sequence("decoders", &doubled, 4)});
-        assert!(check(long.to_string().as_bytes()).unwrap_err().contains("where it is decoded"));
+        assert!(check(long.to_string().as_bytes()).unwrap_err().contains("per token in decoding"));
         // A unigram model keeps its prefixes in memory and copies the matching ones.
         let unigram = |tokens: Vec<String>| {
             let vocab: Vec<_> = tokens.into_iter().map(|token| json!([token, -1.0])).collect();

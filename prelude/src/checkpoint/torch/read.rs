@@ -461,11 +461,11 @@ mod tests {
     #[test]
     fn anything_but_a_state_dictionary_of_plain_tensors_is_an_error() {
         let expected = [
-            ("repeated.bin", "tensor `x.weight` repeats the elements of its storage"),
+            ("repeated.bin", "tensor `x.weight` repeats elements of its storage"),
             ("quantised.bin", "_rebuild_qtensor"),
             ("module.bin", "not a state dictionary"),
-            ("list.bin", "no state dictionary"),
-            ("kinds.safetensors", "no zip archive"),
+            ("list.bin", "not a state dictionary"),
+            ("kinds.safetensors", "not a zip archive"),
         ];
         for (name, expected) in expected {
             let error = read(bytes(name)).err().unwrap();

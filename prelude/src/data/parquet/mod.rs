@@ -194,6 +194,8 @@ mod tests {
             let error = error(&chunk).unwrap();
             assert!(error.contains("too many for a file of"), "{error}");
         }
-        assert!(error(&page(&[2])[1..]).unwrap().contains("the column `a` is not made of pages"));
+        assert!(
+            error(&page(&[2])[1..]).unwrap().contains("the column `a` does not consist of pages")
+        );
     }
 }
