@@ -10,7 +10,7 @@ use crate::repl::Keys;
 /// Differentiable Adaptive Merging of language models, one step at a time
 #[derive(Parser)]
 #[command(name = "dam", version)]
-#[command(after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
+#[command(after_help = "Without arguments, opens an interactive session; `help` lists its verbs.")]
 pub struct Cli {
     /// Run the verbs of a file; the same as `dam run FILE`
     #[arg(value_name = "FILE.dam")]

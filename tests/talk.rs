@@ -204,8 +204,8 @@ fn the_base_answers_but_favours_nothing() {
 fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
     let _alone = alone();
     let dam = merge();
-    type Told = (usize, Option<usize>, String);
-    let seen: Arc<Mutex<Vec<Told>>> = Arc::default();
+    type Progress = (usize, Option<usize>, String);
+    let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let messages = seen.clone();
     watch(move |progress| {
         assert_eq!(progress.task, GENERATE);
@@ -218,23 +218,23 @@ fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
         }
     });
     let whole = dam.generate(SEA, 32).unwrap().text;
-    let told = std::mem::take(&mut *seen.lock().unwrap());
+    let reports = std::mem::take(&mut *seen.lock().unwrap());
     assert!(
-        told.len() > whole.chars().count()
-            && told.iter().zip(1..).all(|((done, ..), i)| *done == i),
-        "{told:?}"
+        reports.len() > whole.chars().count()
+            && reports.iter().zip(1..).all(|((done, ..), i)| *done == i),
+        "{reports:?}"
     );
-    assert!(told.iter().all(|(_, total, text)| *total == Some(32)
+    assert!(reports.iter().all(|(_, total, text)| *total == Some(32)
         && whole.starts_with(text)
         && !text.contains('\u{fffd}')));
-    assert_eq!(told.last().unwrap().2, whole);
+    assert_eq!(reports.last().unwrap().2, whole);
 
     // With several models, one line each, and no more text after a stop.
     let full = dam.generate_all(SUM, 32).unwrap();
-    let told = std::mem::take(&mut *seen.lock().unwrap());
+    let reports = std::mem::take(&mut *seen.lock().unwrap());
     let lines: Vec<String> =
         full.rows.iter().map(|(name, text)| format!("{name}: {text}")).collect();
-    assert_eq!(told.last().unwrap().2, lines.join("\n"));
+    assert_eq!(reports.last().unwrap().2, lines.join("\n"));
     watch(|progress| {
         if progress.done == 3 {
             interrupt::request();

@@ -403,24 +403,24 @@ fn merges_agree_with_mergekit() {
                 );
             }
         }
-        let (said, config) =
+        let (expected, config) =
             (json_of(&file.with_extension("json")), json_of(&out.join("config.json")));
         for key in ["model_type", "num_hidden_layers", "n_layer", "vocab_size", "rms_norm_eps"] {
-            assert_eq!(config[key], said["config"][key], "{name}: {key}");
+            assert_eq!(config[key], expected["config"][key], "{name}: {key}");
         }
-        let theta = &said["config"]["rope_parameters"]["rope_theta"];
+        let theta = &expected["config"]["rope_parameters"]["rope_theta"];
         assert!(
             theta.is_null() || config["rope_theta"].as_f64() == theta.as_f64(),
             "{name}: {theta}"
         );
-        assert_eq!(config["sliding_window"], said["config"]["sliding_window"], "{name}");
-        if let Some(tokens) = said["tokens"].as_object().filter(|tokens| !tokens.is_empty()) {
+        assert_eq!(config["sliding_window"], expected["config"]["sliding_window"], "{name}");
+        if let Some(tokens) = expected["tokens"].as_object().filter(|tokens| !tokens.is_empty()) {
             let source = Source::open(&out.display().to_string()).unwrap();
             let vocabulary = source.tokenizer().unwrap().get_vocab(true);
             let expected: HashMap<String, u32> =
                 tokens.iter().map(|(t, id)| (t.clone(), id.as_u64().unwrap() as u32)).collect();
             assert_eq!(vocabulary, expected, "{name}");
-            if let Some(template) = said["chat_template"].as_str() {
+            if let Some(template) = expected["chat_template"].as_str() {
                 assert_eq!(source.chat_template().map(str::trim), Some(template.trim()), "{name}");
             }
         }

@@ -35,7 +35,7 @@ fn tab_completes_verbs_names_files_and_values() {
     dam.wait_for("data math=\"my data.jsonl\"");
     dam.send(ctrl('c'));
     dam.send(format!("set schedule={TAB}"));
-    dam.wait_for("as it is");
+    dam.wait_for("current value");
     dam.send(format!("l{TAB}"));
     dam.wait_for("set schedule=linear");
     dam.send(ctrl('c'));

@@ -1,4 +1,4 @@
-//! What no verb would take, before a line is run: unknown verbs, words, keys, flags, values and
+//! Static checks of a line, before it is run: unknown verbs, words, keys, flags, values and
 //! names, and open quotation marks. Fast enough for every key that is typed.
 //!
 //! A word at the very end of the line is still being typed: it is no problem while it may become
@@ -13,7 +13,7 @@ use crate::syntax::{Argument, Piece, Word, pieces};
 use crate::timeline::Context;
 use crate::verbs::{Fault, Kind, Reading, VERBS, Verb, find};
 
-/// Something that no verb would take.
+/// A problem in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Its bytes in the line.
@@ -22,7 +22,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The problems of `line`, in order. What only running it can tell, such as a missing file, is not
+/// The problems of `line`, in order. What shows only when it runs, such as a missing file, is not
 /// among them.
 ///
 /// ```

@@ -68,7 +68,7 @@ pub(super) fn config(file: &Path, key: &str, reason: &str) -> &'static str {
             "config.json is corrupt or belongs to another model: download it again together with the weights"
         }
         _ => {
-            "this model cannot be run here, but it can be merged without running: merge linear DIR"
+            "this model cannot be run or trained here, but static methods can merge it: merge linear DIR"
         }
     }
 }

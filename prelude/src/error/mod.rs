@@ -174,7 +174,7 @@ pub enum Error {
     BadTensor { tensor: String, reason: String },
     #[error("`{}` uses the scheme `{scheme}`, which is not built in", file.display())]
     UnknownScheme { file: PathBuf, scheme: String },
-    #[error("cannot draw the image: {reason}")]
+    #[error("cannot draw the figure: {reason}")]
     Picture { reason: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
@@ -240,7 +240,7 @@ impl Error {
             }
             Error::UnknownFamily { known, .. } => {
                 return Some(format!(
-                    "supported families: {known}; other families can be merged without running them: merge linear DIR"
+                    "supported families: {known}; static methods can merge other families: merge linear DIR"
                 ));
             }
             Error::TensorNames { hint, .. } => hint,

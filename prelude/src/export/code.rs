@@ -115,8 +115,8 @@ impl Code {
     pub fn dam(&self) -> Result<()> {
         if !self.has_dam {
             return refuse(
-                "what was done begins with a merge that no verb made",
-                "only verbs are exported: begin with load and wrap, or with open",
+                "the session begins with a merge that no verb created",
+                "only verbs can be exported: begin with load and wrap, or with open",
             );
         }
         Ok(())
@@ -231,12 +231,12 @@ impl Code {
         if latest == "dam" && self.trained {
             endings.push(("The loss, term by term.", "dam.plot(\"loss\")?".to_owned()));
         }
-        let lean = "Which source each layer leans to.";
+        let lean = "Each source's share, layer by layer.";
         endings.push((lean, format!("{latest}.plot(\"lean\")?")));
         let inspected = if latest == "dam" {
-            "What the coefficients became."
+            "The coefficients, tensor by tensor."
         } else {
-            "How far it is from each source."
+            "The distance from each source."
         };
         endings.push((inspected, format!("{latest}.inspect(\"\")?")));
         endings

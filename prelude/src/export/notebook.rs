@@ -11,8 +11,8 @@ use super::code::{Block, Code};
 const TITLE: &str = "\
 # A merge
 
-What was done in a session of DAM Lab. Run it with the kernel *DAM (Rust)* in the directory where it was made: paths are as
-they were given, and what was baked or saved is replaced.";
+A session of DAM Lab. Run it with the kernel *DAM (Rust)* in the directory of that session: paths are as
+they were given, and existing output of `bake` and `save` is replaced.";
 
 /// The notebook of `code`.
 ///

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::code::Code;
 
 const HEADER: &str = "\
-//! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made:
-//! paths are as they were given, and what was baked or saved is replaced.
+//! A session of DAM Lab as a Rust program. Run it in the directory of that session:
+//! paths are as they were given, and existing output of bake and save is replaced.
 //!
 //! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY contains the sources
 //! of DAM Lab:

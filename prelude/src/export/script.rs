@@ -1,8 +1,8 @@
 //! Statements as a script.
 
 const HEADER: &str = "\
-# What was done in a session of DAM Lab. Run it in the directory where it was made: dam run FILE
-# Paths are as they were given, and what was baked or saved is replaced.
+# A session of DAM Lab. Run it in the directory of that session: dam run FILE
+# Paths are as they were given, and existing output of bake and save is replaced.
 ";
 
 /// The script of `lines`.

@@ -110,8 +110,8 @@ fn le(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// A checksum of a session's JSON and of its tensors in the order of their names; it notices
-/// accidents, not forgery.
+/// A checksum of a session's JSON and of its tensors in the order of their names; it detects
+/// accidental damage, not tampering.
 fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut tensors: Vec<(&str, &[u8])> = tensors.collect();
     tensors.sort_unstable();

@@ -363,12 +363,16 @@ impl Render for AskReport {
             let x = |x: Option<f64>| {
                 x.map_or("not in its vocabulary".to_owned(), |x| format!("{x:.3}"))
             };
-            let told = self
+            let log_probs = self
                 .sources
                 .iter()
                 .zip(&token.log_probs)
                 .map(|(s, log_prob)| format!("{}: {}", printable(&s.name), x(*log_prob)));
-            painted(self.mark(token), &told.collect::<Vec<_>>().join(", "), &printable(&token.text))
+            painted(
+                self.mark(token),
+                &log_probs.collect::<Vec<_>>().join(", "),
+                &printable(&token.text),
+            )
         };
         let tokens: String = self.pieces().iter().map(token).collect();
         let legend: Vec<String> =

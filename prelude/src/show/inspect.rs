@@ -215,7 +215,7 @@ impl Distances {
     fn table(&self) -> Table {
         let names = self.sources();
         let title = format!(
-            "distance of the {} merge from each source, relative to its size (cosine)",
+            "distance of the {} merge from each source, relative to the norm of the source (cosine)",
             self.method
         );
         let mut table =

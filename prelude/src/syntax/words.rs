@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// The text ends inside quotation marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a quotation mark {0} is not closed")]
+#[error("unclosed quotation mark {0}")]
 pub struct Unclosed(pub char);
 
 /// A part of a text, with its bytes there.

@@ -22,15 +22,15 @@ pub struct Context {
     /// The file that `save` wrote or `open` read last, and what it was then: `save` may write it
     /// again.
     pub(crate) file: Option<(PathBuf, Stamp)>,
-    /// What was done, to go back to.
+    /// The history, for `undo` and `switch`.
     pub(crate) timeline: Timeline,
 }
 
-/// What is scored, asked, looked at and baked: what was made last.
+/// The latest merge, which `eval`, `ask`, `inspect` and `bake` use.
 pub enum Latest {
     /// The merge in training.
     Dam(Dam),
-    /// One that trains nothing.
+    /// A static merge.
     Merged(Merged),
 }
 
@@ -68,7 +68,7 @@ impl Context {
         self.dam()
     }
 
-    /// What was made last: by `merge`, or by `wrap`. Data and settings are those of now.
+    /// The latest merge, from `merge` or `wrap`, with the current data and settings.
     ///
     /// # Errors
     /// When nothing has been made yet.

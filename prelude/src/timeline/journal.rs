@@ -450,7 +450,7 @@ fn append(file: &Path, length: u64, bytes: &[u8]) -> std::io::Result<()> {
     added
 }
 
-/// The journal in `directory`, whose numbers hold together.
+/// Reads the journal in `directory` and checks that it is consistent.
 fn read(directory: &Path) -> Result<Journal> {
     let (lines, whole) = (directory.join(JOURNAL), directory.join(WHOLE));
     let (file, is_whole) =
@@ -475,7 +475,7 @@ fn read(directory: &Path) -> Result<Journal> {
                 (None::<Head>, Vec::<StateEntry>::new(), 0, None);
             let mut undone = BTreeMap::new();
             for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
-                // What was being written when the program ended is no line.
+                // A line that was still being written when the program ended is ignored.
                 let Some(entry) = line.strip_suffix(b"\n") else { break };
                 let entry: Entry = serde_json::from_slice(entry)
                     .map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;

@@ -226,7 +226,7 @@ impl Context {
         match std::iter::successors(Some(*here), |s| states[*s].parent).position(|s| s == state) {
             Some(0) => self.go(state, replay),
             Some(count) => self.undo(count, replay),
-            // From a state that is not on the way here there is no way forward.
+            // `redo` does not apply to a state off the path to the current one.
             None => {
                 self.go(state, replay)?;
                 self.timeline.undone.remove(&left);
@@ -235,7 +235,7 @@ impl Context {
         }
     }
 
-    /// The merge as it is now is in a file of the user.
+    /// Marks the current merge as saved in a file of the user.
     pub(crate) fn is_saved(&mut self) {
         let Some(dam) = &self.dam else { return };
         self.saved = Some(dam.state());
@@ -262,7 +262,7 @@ impl Context {
         }
     }
 
-    /// The statements that led here from an empty session, and those that looked on the way.
+    /// The statements that led here from an empty session, and the read-only ones between them.
     ///
     /// # Errors
     /// A change that a Rust cell made.

@@ -131,7 +131,7 @@ impl Timeline {
         self.is_new = true;
     }
 
-    /// A statement looked at state `number`.
+    /// Records a read-only statement that ran in state `number`.
     pub(crate) fn look(&mut self, number: usize, statement: Statement) {
         self.states[number].looked.push(statement.clone());
         self.looked.push((number, statement));

@@ -40,7 +40,7 @@ impl Arguments {
         let Reading { arguments, mut faults, .. } = Reading::of(verb, signature, given);
         faults.sort_by_key(|(at, _)| *at);
         if let Some((_, fault)) = faults.into_iter().next() {
-            return Err(fault.error);
+            return Err(*fault.error);
         }
         for (slot, words) in signature.words.iter().zip(&arguments.slots) {
             if slot.is_required && words.is_empty() {

@@ -17,7 +17,7 @@ pub const VERB: Verb = Verb {
     is_exported: true,
     ..Verb::new(
         "ask",
-        "answers of the merge and its sources, the likelihood each source gives the merge's answer, and which source favours each token",
+        "answers of the merge and its sources, the likelihood of the merge's answer under each source, and the source that favours each token",
         "ask \"What is 12 plus 7?\"",
         |arguments| {
             let (prompt, limit) = prompt(arguments);

@@ -79,7 +79,6 @@ impl Output {
             shard_bytes: arguments.bytes("shard").unwrap_or(default.shard_bytes),
             adapter: is_adapter.then_some(rank.unwrap_or(RANK)),
             force: arguments.has("--force"),
-            ..default
         };
         Ok(Self { place: at_home(place), how })
     }
@@ -105,7 +104,7 @@ impl Command for Output {
                 let written = dam.bake_with(&self.place, &self.how)?;
                 context.is_saved();
                 let note = if dam.steps() == 0 {
-                    "not trained yet: this is the merge as it was wrapped"
+                    "not trained: the coefficients have their initial values"
                 } else {
                     ""
                 };

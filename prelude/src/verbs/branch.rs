@@ -11,7 +11,7 @@ pub const VERB: Verb = Verb {
     needs_nothing: true,
     ..Verb::new(
         "branch",
-        "start a branch here; alone: list branches",
+        "start a branch here; without arguments: list branches",
         "branch cautious",
         |arguments| Ok(Box::new(Branch { name: arguments.word(0).map(str::to_owned) })),
     )

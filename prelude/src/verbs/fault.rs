@@ -4,7 +4,7 @@ use crate::error::Error;
 
 /// What is wrong with an argument.
 pub struct Fault {
-    pub error: Error,
+    pub error: Box<Error>,
     /// The part that is wrong.
     typed: String,
     /// What that part could be the start of.
@@ -13,7 +13,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(error: Error, typed: &str) -> Self {
-        Self { error, typed: typed.into(), known: Vec::new() }
+        Self { error: Box::new(error), typed: typed.into(), known: Vec::new() }
     }
 
     /// The same, of a part that may become one of `known`.

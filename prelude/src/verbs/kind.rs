@@ -136,7 +136,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is a file whose suffix tells what it is.
+    /// Whether it is a file recognised by its suffix.
     pub fn has_suffix(&self) -> bool {
         match self {
             Kind::Either(kinds) => kinds.iter().any(Kind::has_suffix),

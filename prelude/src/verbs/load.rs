@@ -31,7 +31,7 @@ impl Command for Load {
         context.models = context.current().and_load(&self.specs)?;
         context.merged = None;
         let again = if context.dam.take().is_some() {
-            "the merge is of other sources now: wrap again"
+            "the sources have changed: run `wrap` again"
         } else {
             ""
         };

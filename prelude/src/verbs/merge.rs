@@ -20,7 +20,7 @@ pub(super) const METHOD: Kind = Kind::OneOf(Words {
 /// What the greedy soup is, and its parameter.
 const SOUP: (&str, &str) = (
     GREEDY_SOUP,
-    "the average of sources that are added while the loss on their data does not rise",
+    "the average of sources, each added only if the loss on tuning data does not rise",
 );
 const SOUP_USAGE: &str = "[data=FILE,...]";
 
@@ -41,13 +41,12 @@ pub const VERB: Verb = Verb {
         more: Some(More { usage: || "[KEY=VALUE...]".into(), options: parameters_of }),
         options_after: 2,
         flags: &["--force"],
-        ..Signature::EMPTY
     },
     is_exported: true,
     rebuilds: Some(Rebuild::Merge),
     ..Verb::new(
         "merge",
-        "merge the sources without training, by a method or a mergekit recipe, to try it or into DIR or FILE.gguf; alone: list methods",
+        "merge the sources by a static method or a mergekit recipe, in memory or into DIR or FILE.gguf; without arguments: list methods",
         "merge ties density=0.5 weight=1,0.5,0.5",
         read,
     )
@@ -111,8 +110,8 @@ fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
     let way = if is_recipe(name) {
         if let Some((key, _)) = parameters.first() {
             return refuse(
-                format!("`{key}` is not for a recipe"),
-                "a recipe has its own parameters",
+                format!("`{key}` does not apply to a recipe"),
+                "set parameters in the recipe",
             );
         }
         Way::Recipe(at_home(name))

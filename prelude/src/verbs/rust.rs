@@ -18,7 +18,7 @@ struct Rust;
 impl Command for Rust {
     fn run(&self, _: &mut Context) -> Result<Reply> {
         refuse(
-            "`rust` is for the prompt of `dam`",
+            "`rust` works only at the `dam` prompt",
             "in a script or a notebook, write Rust in a program or a cell",
         )
     }

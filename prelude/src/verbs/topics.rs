@@ -98,7 +98,7 @@ fn sources() -> String {
         listed(Architecture::families()),
         "and the text decoders of multimodal models:".into(),
         listed(Architecture::multimodal()),
-        "wrap rest= decides what becomes of their other tensors. Other families can be merged statically: merge linear DIR."
+        "wrap rest= sets how their other tensors are merged. Other families can be merged statically: merge linear DIR."
             .into(),
         "A source is named after its directory, or NAME. `base=` marks the base model, which is merged only with wrap base=on,"
             .into(),
@@ -110,7 +110,7 @@ fn sources() -> String {
 fn data() -> String {
     [
         "`data NAME=FILE...` sets the data that source NAME was tuned on; the merge learns to agree with the source there. Labels are".to_owned(),
-        "not used, so any text of the kind will do. Built-in models bring their own. FILE is a path or hub:org/name with".into(),
+        "not used, so any similar text works. Built-in models come with data. FILE is a path or hub:org/name with".into(),
         "JSON lines, a JSON list, parquet, CSV or TSV (with a header; fields other than text hold JSON), one row per example, or".into(),
         "NAME.txt, one line per example. A row is read as the first of these that its columns allow; null counts as missing:".into(),
         line("input_ids", "tokens, without those that attention_mask masks"),
@@ -137,7 +137,7 @@ fn either(names: &[&str]) -> String {
 
 fn schemes() -> String {
     let mut lines = vec![
-        "`wrap SCHEME` chooses what shares a coefficient: W = sum_i f(c_i) W_i, where c_i is"
+        "`wrap SCHEME` sets what each coefficient scales: W = sum_i f(c_i) W_i, where c_i is"
             .to_owned(),
     ];
     lines.extend(
@@ -245,7 +245,7 @@ fn methods() -> String {
     }
     lines.push(line(
         GREEDY_SOUP,
-        "the average of sources that are added while the loss on their data does not rise",
+        "the average of sources, each added only if the loss on tuning data does not rise",
     ));
     lines.push(line("", "[data=FILE,...]"));
     lines.push(

@@ -90,7 +90,7 @@ impl Verb {
     }
 
     /// The verb with its arguments: `[x]` is optional, `x...` may be repeated, `a|b` is either of both,
-    /// and what is in capitals stands for something else.
+    /// and capitals are placeholders.
     pub fn usage(&self) -> String {
         self.signature.usage(self.name)
     }

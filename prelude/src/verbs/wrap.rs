@@ -37,7 +37,7 @@ pub const VERB: Verb = Verb {
     wraps: true,
     ..Verb::new(
         "wrap",
-        "make coefficients: one per source and weight column, or as a scheme says",
+        "create the coefficients: one per source and weight column, or as a scheme defines",
         "wrap columns f=tanh train=linear,norm",
         read,
     )
@@ -46,7 +46,7 @@ pub const VERB: Verb = Verb {
 /// The settings of all schemes, each with its scheme.
 fn settings_usage() -> String {
     let with_settings = SCHEMES.iter().filter(|scheme| !scheme.usage.is_empty());
-    let one = |s: &Builtin| format!("[{} of {}]", s.usage.trim_matches(['[', ']']), s.name);
+    let one = |s: &Builtin| format!("[{} ({})]", s.usage.trim_matches(['[', ']']), s.name);
     with_settings.map(one).collect::<Vec<_>>().join(" ")
 }
 

@@ -41,7 +41,7 @@ fn run_reporting(
     kernel: Option<UnixStream>,
     each: impl FnMut(String) + Send + 'static,
 ) -> ExitCode {
-    // Cargo reports progress only if it is told the width of a line.
+    // Cargo reports progress only if the width of a line is set.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = match command.spawn() {

@@ -28,7 +28,7 @@ impl Finding {
         let (state, rest) = match (&self.found, self.optional) {
             (Some(found), _) => ("ok", found.as_str()),
             (None, false) => ("missing", self.remedy),
-            (None, true) => ("without", self.remedy),
+            (None, true) => ("optional", self.remedy),
         };
         format!("{state:8} {:18} {rest}", self.what)
     }
@@ -44,7 +44,7 @@ impl Finding {
 /// There is no home directory.
 pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
     let need = |what, found, remedy| Finding { what, found, remedy, optional: false };
-    let wish = |what, found, remedy| Finding { what, found, remedy, optional: true };
+    let optional_finding = |what, found, remedy| Finding { what, found, remedy, optional: true };
     let spec = target.directory()?.join("kernel.json");
     let lab =
         first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
@@ -74,12 +74,12 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
             first_line("cc", &["--version"]),
             "install a C compiler (gcc or clang), which links what Rust compiles",
         ),
-        wish(
+        optional_finding(
             "fast linker",
             linker,
             "mold or lld make cells faster if Rust includes no linker of its own: install one, then run `dam jupyter install`",
         ),
-        wish(
+        optional_finding(
             "rust-src",
             source(),
             "no completion for the standard library: rustup component add rust-src",
@@ -91,7 +91,7 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
         ),
         need("prelude build", built.ok().as_deref().and_then(existing), "dam jupyter install"),
         need("kernel", existing(&spec), "dam jupyter install"),
-        wish(
+        optional_finding(
             "GPU",
             (!FEATURES.is_empty()).then(|| FEATURES.join(", ")),
             "this dam runs on the CPU: build it with --features jupyter,cuda (or metal) for a GPU",

@@ -1,4 +1,4 @@
-//! What a line may go on to at the cursor: verbs, keys, values, names, files, tensors, by the
+//! Completion at the cursor: verbs, keys, values, names, files, tensors, by the
 //! signatures of the verbs.
 //!
 //! Nothing here waits: no network, bounded listings, and no lock that another thread holds.
@@ -38,7 +38,7 @@ impl Candidate {
         Self { text: text.into(), about: about.into(), whole: true }
     }
 
-    /// One after which the word goes on.
+    /// One that completes only part of the word.
     fn open(text: impl Into<String>, about: impl Into<String>) -> Self {
         Self { text: text.into(), about: about.into(), whole: false }
     }

@@ -7,7 +7,7 @@ use crate::train::{SETTINGS, Setting};
 use crate::verbs::{Kind, NewFile, Words};
 
 impl Place<'_> {
-    /// What `typed` may go on to, where it is of this kind.
+    /// The completions of `typed` as a word of this kind.
     pub fn of_kind(&self, kind: &Kind, typed: &str) -> Found {
         let found = match kind {
             Kind::OneOf(Words { all, .. }) => {
@@ -97,7 +97,7 @@ impl Place<'_> {
             return (0, unused.map(one).collect());
         };
         let words = Setting::find(key).map(Setting::words).unwrap_or_default();
-        let about = |word: &str| if value(key) == word { "as it is" } else { "" };
+        let about = |word: &str| if value(key) == word { "current value" } else { "" };
         let one = |word: &&'static str| Candidate::whole(*word, about(word));
         (key.len() + 1, words.iter().map(one).collect())
     }

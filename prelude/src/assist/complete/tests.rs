@@ -63,7 +63,7 @@ fn settings_are_offered_with_what_they_are_now() {
     let found = complete(&context, "set schedule=", 13);
     let values: Vec<(&str, &str)> =
         found.candidates.iter().map(|c| (c.text.as_str(), c.about.as_str())).collect();
-    assert_eq!(values, [("constant", ""), ("linear", "as it is")]);
+    assert_eq!(values, [("constant", ""), ("linear", "current value")]);
     assert!(!texts(&context, "set lr=1e-2 l").contains(&"lr=".to_owned()));
     assert!(texts(&context, "set lr=").is_empty());
 }

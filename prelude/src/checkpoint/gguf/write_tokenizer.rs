@@ -299,7 +299,7 @@ impl<'a> TokenizerWriter<'a> {
         let id =
             |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
         let (before, after) = surrounding_tokens(&json["post_processor"]).ok_or_else(|| {
-            unsupported(self.input, "puts tokens around a text differently from llama.cpp")
+            unsupported(self.input, "adds special tokens differently from llama.cpp")
         })?;
         let chat = self.input.chat;
         let one = |around: &[String], default: &str| -> Result<Option<u32>> {
@@ -308,10 +308,10 @@ impl<'a> TokenizerWriter<'a> {
                 [token] => id(token).map(Some).ok_or_else(|| {
                     unsupported(
                         self.input,
-                        &format!("puts `{token}` around a text, which has no row in the embedding"),
+                        &format!("adds the token `{token}`, which has no row in the embedding"),
                     )
                 }),
-                _ => Err(unsupported(self.input, "puts several tokens around a text")),
+                _ => Err(unsupported(self.input, "adds several special tokens")),
             }
         };
         let token = |name: &str| chat.tokens.get(name).cloned().unwrap_or_default();

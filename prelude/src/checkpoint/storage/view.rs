@@ -374,7 +374,7 @@ impl View {
         self.check_finite_in(tensor, &Work::begin("load", tensor, None))
     }
 
-    /// [`View::check_finite`] as a part of `work`, which is told of the bytes; an error for a stop too.
+    /// [`View::check_finite`] as a part of `work`, which counts the bytes; a stop is an error.
     pub(in crate::checkpoint) fn check_finite_in(&self, tensor: &str, work: &Work) -> Result<()> {
         let bad =
             if self.is_plain() { self.first_bad_bits(work) } else { self.first_bad_value(work) };
