@@ -417,9 +417,9 @@ fn merges_agree_with_mergekit() {
         if let Some(tokens) = expected["tokens"].as_object().filter(|tokens| !tokens.is_empty()) {
             let source = Source::open(&out.display().to_string()).unwrap();
             let vocabulary = source.tokenizer().unwrap().get_vocab(true);
-            let expected: HashMap<String, u32> =
+            let ids: HashMap<String, u32> =
                 tokens.iter().map(|(t, id)| (t.clone(), id.as_u64().unwrap() as u32)).collect();
-            assert_eq!(vocabulary, expected, "{name}");
+            assert_eq!(vocabulary, ids, "{name}");
             if let Some(template) = expected["chat_template"].as_str() {
                 assert_eq!(source.chat_template().map(str::trim), Some(template.trim()), "{name}");
             }
