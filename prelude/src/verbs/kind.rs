@@ -224,7 +224,7 @@ impl Kind {
                 None => {
                     let error = Error::Refused {
                         message: format!("`{text}` does not name a source"),
-                        hint: "write NAME=FILE".into(),
+                        hint: format!("usage: {verb} NAME=FILE..."),
                     };
                     Err(Fault::new(error, text).before([text]))
                 }
@@ -326,10 +326,11 @@ fn check_name(
     }
 }
 
-/// Whether `text` ends in one of `suffixes`, in any case.
+/// Whether `text` is a file name with one of `suffixes`, in any case.
 pub fn has_suffix(text: &str, suffixes: &[&str]) -> bool {
     let text = text.to_lowercase();
-    suffixes.iter().any(|suffix| text.ends_with(suffix))
+    let is_stem = |stem: &str| !stem.is_empty() && !stem.ends_with('/');
+    suffixes.iter().any(|suffix| text.strip_suffix(suffix).is_some_and(is_stem))
 }
 
 /// Whether `text` names a mergekit recipe.
