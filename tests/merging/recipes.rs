@@ -230,7 +230,7 @@ fn unsupported_keys_are_rejected() {
             "parameters.tol",
             "empty",
         ),
-        (&format!("merge_method: linear\n{two}"), "weight", "none of `model0`"),
+        (&format!("merge_method: linear\n{two}"), "weight", "no value of `model0` applies"),
         (&format!("merge_method: slerp\nbase_model: model0\n{two}"), "t", "slerp needs it"),
         (
             &format!("merge_method: slerp\nparameters: {{t: 0.5}}\n{two}"),

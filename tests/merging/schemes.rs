@@ -484,7 +484,7 @@ fn errors_of_schemes_are_reported() {
         (Wrong::Unused, &["received no gradient", "input_layernorm.weight more`"]),
         (Wrong::Shape, &["`Wrong`", "[3, 1, 5]", first, "3 x 1 x (1 or 32)"]),
         (Wrong::Half, &["dtype `f16`", "return f32"]),
-        (Wrong::Fails, &["`Wrong` fails", first, "shape mismatch"]),
+        (Wrong::Fails, &["`Wrong` failed", first, "shape mismatch"]),
         (Wrong::NotFinite, &["initial value is `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
         (Wrong::Count, &["`2` initial values", "[3, 1, 1]", first]),

@@ -294,6 +294,6 @@ fn contradictory_keys_are_rejected() {
     says("merge linear as=adapter", &["`as`", "needs an output directory"]);
     says("merge linear out as=adaptor", &["adaptor", "adapter"]);
     says("merge linear out as=adapter rank=0", &["`0`", "an integer of at least 1"]);
-    says("merge linear out as=adapter shard=1GB", &["shard", "one file"]);
+    says("merge linear out as=adapter shard=1GB", &["shard", "a single file"]);
     says("merge linear out as=adapter", &["base"]);
 }

@@ -225,7 +225,7 @@ mod tests {
         let members = Members::known();
         let of = |of: &str, name: &str| members.rank(Some(of), name);
         assert_eq!(
-            (of("Dam", "train"), of("Dam", "session"), of("Dam", "run")),
+            (of("Dam", "train"), of("Dam", "session"), of("Dam", "with_session")),
             (Rank::Own, Rank::Hidden, Rank::Hidden)
         );
         assert_eq!(of("Tensor", "matmul"), Rank::Own);
