@@ -676,9 +676,9 @@ fn figures_are_images_where_the_terminal_supports_them() {
     drawn("kitty", &kitty, "\x1b_Gf=32");
     // Without support, or without a reply, the figure is text.
     for answers in [[("\x1b[c", "\x1b[?62c")], [("\x1b[c", "")]] {
-        drawn("sixel", &answers, "how far");
-        drawn("", &answers, "how far");
-        drawn("kitty", &answers, "how far");
+        drawn("sixel", &answers, "distance of each source");
+        drawn("", &answers, "distance of each source");
+        drawn("kitty", &answers, "distance of each source");
     }
 }
 
