@@ -112,7 +112,7 @@ fn branches_keep_their_states() {
         ("branch a/b", "invalid value"),
         ("switch nowhere", "unknown branch"),
         ("switch 99", "no state 99"),
-        ("diff 1", "nothing is wrapped in state 1"),
+        ("diff 1", "state 1 has no wrapped merge"),
     ] {
         assert!(
             refused(&mut context, line).contains(said),

@@ -195,7 +195,9 @@ impl Kind {
                 let known = self.words();
                 let error = match (self, key) {
                     (Kind::OneOf(_), Some(_)) => bad(&known.join(", ")),
-                    _ if known.is_empty() => bad(&format!("a file name such as {}", self.usage())),
+                    _ if known.is_empty() => {
+                        bad(&format!("a file name such as {}", self.usage().replace('|', " or ")))
+                    }
                     _ => Error::unknown(name, text, known.iter().copied()),
                 };
                 // A file may be typed on until it has its suffix.
