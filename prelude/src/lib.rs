@@ -42,6 +42,7 @@
 //! | [`data`] | examples, chat templates, batches |
 //! | [`objective`] | the terms of the loss |
 //! | [`methods`] | merge methods without training |
+//! | [`solve`] | coefficients from linear algebra, layer by layer |
 //! | [`train`] | optimisers, schedules, the forward and backward pass, teachers, settings |
 //! | [`eval`] | loss, perplexity, exact match, generation |
 //! | [`show`] | reports, tables and figures |
@@ -73,6 +74,7 @@ pub mod objective;
 pub mod ops;
 pub mod session;
 pub mod show;
+pub mod solve;
 pub mod train;
 pub mod verbs;
 mod work;
@@ -87,6 +89,8 @@ pub use coefficients::{
 pub use error::{Error, Result};
 pub use objective::Reduction;
 pub use session::{
-    Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load,
+    Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, SolveReport, check_scheme,
+    latest, load,
 };
+pub use solve::SolveSettings;
 pub use train::{Optimizer, Schedule, Settings};

@@ -35,6 +35,7 @@ mod saved;
 mod score;
 mod side_files;
 mod snapshot;
+mod solve;
 mod terms;
 mod tune;
 mod wrap_from;
@@ -60,6 +61,7 @@ pub use models::{Models, load};
 pub use progress::{Counts, GENERATE, Progress, watch};
 pub(crate) use saved::step_of;
 pub use snapshot::Snapshot;
+pub use solve::SolveReport;
 
 use self::progress::Task;
 use self::score::Scorer;

@@ -1,0 +1,352 @@
+//! Solves for the parameters of any scheme through its own derivative.
+//!
+//! The objective is quadratic in the scales, `E(s)`, and the scheme makes the scales from its
+//! parameters, `s(p)`, with derivative `J`. Each round solves
+//!
+//! ```text
+//! J^T (H + ridge) J d = - J^T (dE/ds + ridge)      p <- p + d
+//! ```
+//!
+//! by conjugate gradients, without forming any matrix: `J^T` is the scheme's backward pass, and `J
+//! d = (s(p + h d) - s(p - h d)) / 2h`, which is exact for every scheme that is at most quadratic
+//! in its parameters. For a linear scheme the first round is the solution and the others remove
+//! rounding; for others the rounds converge to a stationary point.
+
+use std::collections::BTreeSet;
+
+use candle_core::{DType, Device, Tensor, Var};
+use nalgebra::DMatrix;
+
+use super::basis;
+use super::block::{Block, Unit, form, penalty};
+use super::conjugate::{Stop, conjugate};
+use crate::coefficients::Merge;
+use crate::error::{Error, Result};
+use crate::ops::{Form, send_down};
+
+/// The largest change of a parameter in a difference quotient.
+const STEP: f64 = 1.0 / 32.0;
+
+/// The maximum number of rounds.
+const ROUNDS: usize = 12;
+
+/// A round that changes no parameter by more than this is the last: coefficients are of order 1,
+/// and f32.
+const SETTLED: f64 = 1e-6;
+
+/// When to stop within a round. Later rounds correct what is left.
+const STOP: Stop = Stop { tolerance: 1e-4, products: 120 };
+
+/// Halvings of a step that would increase the objective.
+const HALVINGS: usize = 6;
+
+/// Units whose coefficients depend on the same variables.
+pub(super) struct Problem<'a> {
+    merge: &'a Merge,
+    units: Vec<(&'a Unit<'a>, Vec<Block<'a>>)>,
+    /// The indices of the variables.
+    variables: Vec<usize>,
+    /// The form and the ridge of the scales of each block, unit by unit.
+    penalties: Vec<Vec<(Form, Vec<f64>)>>,
+}
+
+/// The state at some parameters: the scales of each block in the graph of the parameters, and half
+/// the gradient with respect to the weight of each unit.
+struct Place {
+    parameters: Vec<Tensor>,
+    scales: Vec<Vec<Tensor>>,
+    slopes: Vec<Tensor>,
+    value: f64,
+}
+
+impl<'a> Problem<'a> {
+    /// Prepares the solution for `units` with their `blocks`.
+    pub fn new(
+        merge: &'a Merge,
+        units: Vec<(&'a Unit<'a>, Vec<Block<'a>>)>,
+        ridge: f64,
+    ) -> Result<Self> {
+        let used = units.iter().flat_map(|(_, blocks)| blocks);
+        let used: BTreeSet<usize> = used.flat_map(|b| b.tensor.variables.iter().copied()).collect();
+        let penalty = |block: &Block<'_>| {
+            let form = form(&block.current_scales(merge)?)?;
+            Ok((form, block.ridge(form, ridge)?))
+        };
+        let penalties = units.iter().map(|(_, blocks)| blocks.iter().map(penalty).collect());
+        let penalties = penalties.collect::<Result<_>>()?;
+        Ok(Self { merge, variables: used.into_iter().collect(), penalties, units })
+    }
+
+    /// Returns the units with their blocks.
+    pub fn units(&self) -> &[(&'a Unit<'a>, Vec<Block<'a>>)] {
+        &self.units
+    }
+
+    /// Sets the variables to the solution.
+    ///
+    /// # Errors
+    /// The scheme fails, a variable has no gradient, or [`Error::Interrupted`].
+    pub fn solve(&self) -> Result<()> {
+        let start = self.variables.iter().map(|i| self.merge.variables[*i].value.flatten_all());
+        let start = Tensor::cat(&start.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        let mut values = start.to_dtype(DType::F64)?;
+        let mut place = self.place(&values)?;
+        for _ in 0..ROUNDS {
+            let right = self.gradient(&place)?.neg()?;
+            let precondition = self.preconditioner()?;
+            let mut step = conjugate(
+                &right,
+                STOP,
+                |x| self.product(&values, &place, x),
+                |x| precondition.divide(x),
+            )?;
+            let mut next = self.place(&(&values + &step)?)?;
+            for _ in 0..HALVINGS {
+                if next.value <= place.value {
+                    break;
+                }
+                step = (step * 0.5)?;
+                next = self.place(&(&values + &step)?)?;
+            }
+            let moved = largest(&step)?;
+            // Rounding alone changes the value near the solution.
+            if next.value > place.value && moved > SETTLED {
+                break;
+            }
+            (values, place) = ((values + step)?, next);
+            if moved <= SETTLED {
+                break;
+            }
+        }
+        for (i, value) in self.variables.iter().zip(self.split(&values)?) {
+            self.merge.variables[*i].value.set(&value)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the values of each variable, f32.
+    fn split(&self, values: &Tensor) -> Result<Vec<Tensor>> {
+        let mut start = 0;
+        let one = |i: &usize| {
+            let value = &self.merge.variables[*i].value;
+            let part = values.narrow(0, start, value.elem_count())?;
+            start += value.elem_count();
+            Ok(part.reshape(value.dims())?.to_dtype(DType::F32)?)
+        };
+        self.variables.iter().map(one).collect()
+    }
+
+    /// Returns the parameters of a block.
+    fn parameters(&self, block: &Block<'_>, all: &[Tensor]) -> Vec<Tensor> {
+        let of = |i: &usize| self.variables.iter().position(|other| other == i);
+        block.tensor.variables.iter().filter_map(of).map(|at| all[at].clone()).collect()
+    }
+
+    /// Returns the scales of every block for the parameters `all`.
+    fn scales(&self, all: &[Tensor]) -> Result<Vec<Vec<Tensor>>> {
+        let of = |block: &Block<'_>| block.scales(self.merge, &self.parameters(block, all));
+        self.units.iter().map(|(_, blocks)| blocks.iter().map(of).collect()).collect()
+    }
+
+    fn place(&self, values: &Tensor) -> Result<Place> {
+        let tracked = |value: Tensor| Ok(Var::from_tensor(&value)?.into_inner());
+        let parameters =
+            self.split(values)?.into_iter().map(tracked).collect::<Result<Vec<_>>>()?;
+        let scales = self.scales(&parameters)?;
+        let (mut slopes, mut value) = (Vec::new(), 0.0);
+        for (((unit, blocks), scales), penalties) in
+            self.units.iter().zip(&scales).zip(&self.penalties)
+        {
+            let dtype = unit.quadratic.right.dtype();
+            let x =
+                scales.iter().map(|s| basis::deviations(s, dtype)).collect::<Result<Vec<_>>>()?;
+            let d = deviation(blocks, &x)?;
+            for ((_, matrix), x) in penalties.iter().zip(&x) {
+                value += penalty(matrix, x)?;
+            }
+            value += unit.quadratic.value(&d)?;
+            slopes.push(unit.quadratic.slope(&d)?);
+        }
+        Ok(Place { parameters, scales, slopes, value })
+    }
+
+    /// Returns half the gradient with respect to the parameters.
+    fn gradient(&self, place: &Place) -> Result<Tensor> {
+        let x = |scales: &Vec<Tensor>, unit: &Unit<'_>| {
+            let dtype = unit.quadratic.right.dtype();
+            scales.iter().map(|s| basis::deviations(s, dtype)).collect::<Result<Vec<_>>>()
+        };
+        let mut x_of = Vec::new();
+        for (scales, (unit, _)) in place.scales.iter().zip(&self.units) {
+            x_of.push(x(scales, unit)?);
+        }
+        self.pull_back(place, &place.slopes, &x_of)
+    }
+
+    /// Maps gradients with respect to the weights, and the ridge at the scales `x`, to the
+    /// parameters.
+    fn pull_back(&self, place: &Place, slopes: &[Tensor], x: &[Vec<Tensor>]) -> Result<Tensor> {
+        let n = self.merge.sources();
+        let mut total: Option<Tensor> = None;
+        for ((((_, blocks), scales), slope), (penalties, x)) in
+            self.units.iter().zip(&place.scales).zip(slopes).zip(self.penalties.iter().zip(x))
+        {
+            let mut start = 0;
+            for (((block, scales), (form, matrix)), x) in
+                blocks.iter().zip(scales).zip(penalties).zip(x)
+            {
+                let part = slope.narrow(1, start, block.columns)?.contiguous()?;
+                start += block.columns;
+                let by_x = (block.pull_back(&part, *form)? + basis::times(matrix, x, false)?)?;
+                let by_scales = basis::times(&basis::forward(n), &by_x, true)?;
+                let sent = send_down(scales, &by_scales.to_dtype(DType::F32)?)?;
+                total = Some(match total {
+                    Some(total) => (total + sent)?,
+                    None => sent,
+                });
+            }
+        }
+        let Some(total) = total else { return Err(Error::NothingToTrain) };
+        let mut found = total.backward()?;
+        let of = |(i, parameter): (&usize, &Tensor)| {
+            let variable = &self.merge.variables[*i];
+            let gradient = found.remove(parameter).ok_or_else(|| Error::NoGradient {
+                parameter: variable.key.clone(),
+                tensor: variable.tensor.clone(),
+                count: 1,
+            })?;
+            Ok(gradient.detach().flatten_all()?.to_dtype(DType::F64)?)
+        };
+        let parts = self.variables.iter().zip(&place.parameters).map(of);
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Returns the product of the system at `place`, where the parameters are `values`, with
+    /// `direction`.
+    fn product(&self, values: &Tensor, place: &Place, direction: &Tensor) -> Result<Tensor> {
+        let n = self.merge.sources();
+        let h = STEP / largest(direction)?.max(f64::MIN_POSITIVE);
+        let at = |h: f64| self.scales(&self.split(&(values + (direction * h)?)?)?);
+        let (after, before) = (at(h)?, at(-h)?);
+        let (mut slopes, mut moved) = (Vec::new(), Vec::new());
+        for (((unit, blocks), after), before) in self.units.iter().zip(after).zip(before) {
+            let dtype = unit.quadratic.right.dtype();
+            let change = |(after, before): (Tensor, Tensor)| {
+                let change = (after.to_dtype(dtype)? - before.to_dtype(dtype)?)?;
+                basis::times(&basis::forward(n), &(change / (2.0 * h))?, false)
+            };
+            let x = after.into_iter().zip(before).map(change).collect::<Result<Vec<_>>>()?;
+            slopes.push(unit.quadratic.gram.times(&deviation(blocks, &x)?)?);
+            moved.push(x);
+        }
+        self.pull_back(place, &slopes, &moved)
+    }
+
+    /// Returns approximate inverses for the variables. A variable that is the scales of one tensor
+    /// has one N x N matrix per cell, which is exact apart from couplings between cells; another
+    /// with one entry per source has their mean; any other has a number.
+    fn preconditioner(&self) -> Result<Preconditioner> {
+        let n = self.merge.sources();
+        let mut parts = Vec::new();
+        for i in &self.variables {
+            let value = &self.merge.variables[*i].value;
+            let (size, by_source) = (value.elem_count(), value.dims().first() == Some(&n));
+            let count = if by_source { size / n } else { size };
+            let mut mean = vec![0.0; n * n];
+            let mut cells = None;
+            let mut uses = 0;
+            for ((_, blocks), penalties) in self.units.iter().zip(&self.penalties) {
+                for (block, (form, ridge)) in blocks.iter().zip(penalties) {
+                    if !block.tensor.variables.contains(i) {
+                        continue;
+                    }
+                    uses += 1;
+                    let number = form.rows * form.columns;
+                    let direct = (form.rows == 1 || form.columns == 1)
+                        && by_source
+                        && block.is_direct(self.merge)?;
+                    let mut each = vec![0.0; if direct { number * n * n } else { 0 }];
+                    block.for_pairs(*form, |a, b, pair| {
+                        let pair = pair.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+                        let pair = pair.flatten_all()?.to_vec1::<f64>()?;
+                        let sum = pair.iter().sum::<f64>() + number as f64 * ridge[a * n + b];
+                        mean[a * n + b] += sum;
+                        if a != b {
+                            mean[b * n + a] += sum;
+                        }
+                        for (matrix, value) in each.chunks_mut(n * n).zip(pair) {
+                            matrix[a * n + b] = value + ridge[a * n + b];
+                            matrix[b * n + a] = value + ridge[a * n + b];
+                        }
+                        Ok(())
+                    })?;
+                    cells = direct.then_some(each);
+                }
+            }
+            let matrices = match cells.filter(|_| uses == 1) {
+                Some(cells) => cells,
+                None => mean.iter().map(|x| x / count.max(1) as f64).collect(),
+            };
+            let lead = if by_source { n } else { 1 };
+            let inverses = matrices.chunks(n * n).map(|matrix| inverse(matrix, n, by_source));
+            parts.push(Part { lead, size, inverses: inverses.collect() });
+        }
+        Ok(Preconditioner(parts))
+    }
+}
+
+/// Returns the inverse of a matrix in the basis, mapped to sources; without `by_source`, one number
+/// of its size.
+fn inverse(matrix: &[f64], n: usize, by_source: bool) -> Vec<f64> {
+    let mut matrix = DMatrix::from_row_slice(n, n, matrix);
+    // Only the speed of convergence depends on this.
+    let trace = matrix.trace().max(f64::MIN_POSITIVE);
+    (0..n).for_each(|a| matrix[(a, a)] += 1e-9 * trace);
+    let back = DMatrix::from_row_slice(n, n, &basis::inverse(n));
+    let found = matrix.try_inverse().unwrap_or_else(|| DMatrix::identity(n, n));
+    let found = &back * found * back.transpose();
+    if by_source { found.transpose().as_slice().to_vec() } else { vec![found.trace() / n as f64] }
+}
+
+/// Approximate inverses, variable by variable.
+struct Preconditioner(Vec<Part>);
+
+struct Part {
+    /// The number of entries per source: N, or 1.
+    lead: usize,
+    size: usize,
+    /// One for all, or one per column of the variable as lead x rest.
+    inverses: Vec<Vec<f64>>,
+}
+
+impl Preconditioner {
+    fn divide(&self, x: &Tensor) -> Result<Tensor> {
+        let (values, mut start) = (x.to_vec1::<f64>()?, 0);
+        let mut divided = vec![0.0; values.len()];
+        for Part { lead, size, inverses } in &self.0 {
+            let (from, to) = (&values[start..start + size], &mut divided[start..start + size]);
+            let rest = size / lead;
+            for j in 0..rest {
+                let matrix = &inverses[if inverses.len() == 1 { 0 } else { j }];
+                for i in 0..*lead {
+                    let sum = (0..*lead).map(|k| matrix[i * lead + k] * from[k * rest + j]);
+                    to[i * rest + j] = sum.sum();
+                }
+            }
+            start += size;
+        }
+        Ok(Tensor::from_vec(divided, x.dims(), &Device::Cpu)?)
+    }
+}
+
+/// Returns the deviation of a unit's weight for the scales `x` of its blocks.
+pub(super) fn deviation(blocks: &[Block<'_>], x: &[Tensor]) -> Result<Tensor> {
+    let parts = blocks.iter().zip(x).map(|(block, x)| block.deviation(x));
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? })
+}
+
+/// Returns the largest magnitude.
+fn largest(x: &Tensor) -> Result<f64> {
+    Ok(x.abs()?.max_all()?.to_scalar()?)
+}
