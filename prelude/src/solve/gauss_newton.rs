@@ -124,6 +124,15 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
+    /// Returns the norm of half the gradient at the current values of the variables.
+    #[cfg(test)]
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let values = self.variables.iter().map(|i| self.merge.variables[*i].value.flatten_all());
+        let values = Tensor::cat(&values.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        let gradient = self.gradient(&self.place(&values.to_dtype(DType::F64)?)?)?;
+        Ok(gradient.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt())
+    }
+
     /// Returns the values of each variable, f32.
     fn split(&self, values: &Tensor) -> Result<Vec<Tensor>> {
         let mut start = 0;

@@ -33,6 +33,8 @@ mod settings;
 mod steps;
 mod streams;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod unrestricted;
 
 pub use settings::{Inputs, SolveSettings, Target};
