@@ -65,6 +65,9 @@ struct Saved {
     #[serde(default)]
     terms: Vec<(String, Vec<(usize, f64)>)>,
     scores: Option<Scores>,
+    /// Describes the start of the coefficients if they do not start as the scheme has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -247,6 +250,7 @@ impl Session {
             losses: content.history.total.iter().map(|(_, loss)| *loss).collect(),
             terms: content.history.terms.clone(),
             scores: snapshot.scores.clone(),
+            start: snapshot.start.clone(),
         };
         let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
         let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
@@ -377,6 +381,7 @@ impl Dam {
             (session.step, session.drawn, session.scores) =
                 (saved.step, content.drawn, saved.scores);
             (session.moments, session.history) = (content.moments, content.history);
+            session.start = saved.start;
         }
         Ok(dam.into_latest())
     }

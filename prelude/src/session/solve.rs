@@ -1,16 +1,19 @@
 //! solve: computes the coefficients layer by layer, without gradients of a loss.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::DType;
 
 use super::progress::Task;
-use super::{Dam, Models, Session};
-use crate::coefficients::Wrap;
+use super::{Dam, Merged, Models, Session, on_threads};
+use crate::checkpoint::Source;
+use crate::coefficients::{BiasStart, Columns, Merge, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::solve::{SolveSettings, Solved, Sweep};
+use crate::methods::{Given, Linear, Plan};
+use crate::solve::{Inputs, SolveSettings, Solved, Sweep, Whole};
 
 /// The result of [`Dam::solve`].
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -80,6 +83,10 @@ impl Dam {
                 break;
             }
         }
+        if !parts.is_empty() {
+            let whole = if stopped { "partly " } else { "" };
+            self.session().start = Some(format!("{whole}{}", description(settings)));
+        }
         Ok(SolveReport { parts, seconds: start.elapsed().as_secs_f64(), stopped })
     }
 }
@@ -104,25 +111,76 @@ impl Models {
         if dam.solve(settings)?.stopped {
             return Err(Error::Interrupted);
         }
-        let on = match settings.examples {
-            1 => "1 example".to_owned(),
-            many => format!("{many} examples"),
-        };
-        dam.session().start = Some(format!("solved on {on} per source, ridge {}", settings.ridge));
         Ok(dam)
     }
+
+    /// Merges the projections of all layers by the best weights without any scheme, and averages
+    /// the rest: RegMean, RegMean++, WUDI, or with the default settings the target that solved
+    /// coefficients have.
+    ///
+    /// ```
+    /// use dam_prelude::load;
+    /// use dam_prelude::solve::SolveSettings;
+    ///
+    /// let models = load(["builtin:japanese", "builtin:math"])?;
+    /// let merged = models.merge_solved(&SolveSettings::regmean())?;
+    /// assert_eq!(merged.report().method, "regmean");
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Dam::solve`]; [`Error::Interrupted`].
+    pub fn merge_solved(&self, settings: &SolveSettings) -> Result<Merged> {
+        self.settings.check()?;
+        let plan = self.plan(Arc::new(Linear::default()))?;
+        let (device, _) = self.settings.device_and_dtype()?;
+        let average = Columns { bias: BiasStart::Same, ..Columns::default() };
+        let merge = Merge::new(&plan.sources, average, device)?;
+        let mut whole = Whole::default();
+        on_threads(self.settings.threads, || {
+            let mut sweep = self.sweep(&merge, &plan.sources, settings)?;
+            let mut task = Task::begin("solve", Some(sweep.parts()), None);
+            while let Some(part) =
+                sweep.next(&merge, &plan.sources, self.base(), Some(&mut whole))?
+            {
+                task.step(|| part.to_string(), None, None);
+            }
+            Ok(())
+        })?;
+        let (method, mut tensors) = (settings.method(), plan.tensors);
+        for tensor in &mut tensors {
+            if let Some(weight) = whole.0.remove(&tensor.operands.spec().name) {
+                let values = weight.flatten_all()?.to_vec1()?;
+                tensor.method = Arc::new(Given { name: method, values: Arc::new(values) });
+            }
+        }
+        let recipe = serde_json::json!({"method": method, "parameters": settings});
+        let recipe = serde_json::to_string_pretty(&recipe).unwrap_or_default();
+        let recipe = format!("```json\n{recipe}\n```");
+        let notes = [plan.notes, vec![description(settings)]].concat();
+        Ok(Merged::new(self.clone(), Plan { method, tensors, recipe, notes, ..plan }))
+    }
+
+    fn sweep(&self, merge: &Merge, sources: &[Source], settings: &SolveSettings) -> Result<Sweep> {
+        let data = |name: &str| self.data.get(name).map(|data| &**data);
+        let max_length = self.settings.max_length;
+        Sweep::new(merge, sources, settings.clone(), DType::F32, max_length, data)
+    }
+}
+
+/// Describes what solved coefficients come from.
+fn description(settings: &SolveSettings) -> String {
+    let on = match (settings.inputs, settings.examples) {
+        (Inputs::Tasks, _) => "task vectors".to_owned(),
+        (_, 1) => "1 example per source".to_owned(),
+        (_, many) => format!("{many} examples per source"),
+    };
+    format!("solved on {on} (ridge {})", settings.ridge)
 }
 
 impl Session {
     fn sweep(&self, settings: &SolveSettings) -> Result<Sweep> {
-        Sweep::new(
-            &self.merge,
-            &self.sources,
-            settings.clone(),
-            DType::F32,
-            self.models.settings.max_length,
-            |name| self.models.data.get(name).map(|data| &**data),
-        )
+        self.models.sweep(&self.merge, &self.sources, settings)
     }
 
     fn solve_part(&mut self, sweep: &mut Sweep) -> Result<Option<Solved>> {

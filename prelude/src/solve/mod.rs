@@ -38,5 +38,5 @@ mod tests;
 mod unrestricted;
 
 pub use settings::{Inputs, SolveSettings, Target};
-pub(crate) use sweep::Sweep;
 pub use sweep::{Solved, SolvedTensor};
+pub(crate) use sweep::{Sweep, Whole};

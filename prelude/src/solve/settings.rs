@@ -111,6 +111,16 @@ impl SolveSettings {
         Self { inputs: Inputs::Tasks, residual: false, ..Self::default() }
     }
 
+    /// Returns the name of the method that a merge without a scheme would be.
+    pub fn method(&self) -> &'static str {
+        match (self.inputs, self.target) {
+            (Inputs::Tasks, _) => "wudi",
+            (Inputs::Own, _) => "regmean",
+            (Inputs::Merged, Target::Merged) => "regmean_plus_plus",
+            (Inputs::Merged, Target::Own) => "solve",
+        }
+    }
+
     /// Returns an error for an invalid value.
     ///
     /// # Errors
