@@ -13,7 +13,8 @@ use crate::coefficients::{BiasStart, Columns, Merge, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::methods::{Given, Linear, Plan};
-use crate::solve::{Inputs, SolveSettings, Solved, Sweep, Whole};
+use crate::solve::{Inputs, SolveSettings, Solved, Sweep, Whole, bytes};
+use crate::train::available_bytes;
 
 /// The result of [`Dam::solve`].
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -164,7 +165,21 @@ impl Models {
     fn sweep(&self, merge: &Merge, sources: &[Source], settings: &SolveSettings) -> Result<Sweep> {
         let data = |name: &str| self.data.get(name).map(|data| &**data);
         let max_length = self.settings.max_length;
-        Sweep::new(merge, sources, settings.clone(), DType::F32, max_length, data)
+        let sweep = Sweep::new(merge, sources, settings.clone(), DType::F32, max_length, data)?;
+        let needed = bytes(&merge.architecture, sources.len(), sweep.tokens());
+        let available = available_bytes();
+        if merge.device.is_cpu() && needed > available {
+            let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+            return Err(Error::Refused {
+                message: format!(
+                    "solving needs {} of memory; {} are free",
+                    gigabytes(needed),
+                    gigabytes(available)
+                ),
+                hint: "lower examples or max_length".into(),
+            });
+        }
+        Ok(sweep)
     }
 }
 
@@ -191,5 +206,83 @@ impl Session {
             self.changed();
         }
         Ok(solved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load;
+
+    fn models() -> Models {
+        load(["builtin:japanese", "builtin:math"]).unwrap()
+    }
+
+    fn values(dam: &Dam, name: &str) -> Vec<f32> {
+        dam.coefficients(name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    const SETTINGS: SolveSettings = SolveSettings {
+        examples: 4,
+        ridge: 0.1,
+        target: crate::solve::Target::Own,
+        inputs: Inputs::Merged,
+        residual: true,
+        compare: false,
+    };
+
+    #[test]
+    fn a_stop_keeps_the_parts_solved_so_far_and_an_undo_takes_them_back() {
+        let dam = models().wrap(Columns::default()).unwrap();
+        let names = [0, 3].map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight"));
+        let (start, before) = (dam.snapshot().unwrap(), names.clone().map(|n| values(&dam, &n)));
+        let mut seen = Vec::new();
+        let report = dam.solve_with(&SETTINGS, |part| {
+            // The session is free.
+            assert_eq!(dam.steps(), 0);
+            seen.push(part.layer);
+            if part.layer == Some(1) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let report = report.unwrap();
+        assert_eq!(seen, [None, Some(0), Some(1)]);
+        assert!(report.stopped && report.parts.len() == 3);
+        assert_ne!(values(&dam, &names[0]), before[0]);
+        assert_eq!(values(&dam, &names[1]), before[1]);
+        assert!(dam.report().notes[0].starts_with("partly solved on 4 examples per source"));
+        dam.restore(&start).unwrap();
+        assert_eq!(names.clone().map(|n| values(&dam, &n)), before);
+        assert!(!dam.report().notes.iter().any(|note| note.contains("solved")));
+    }
+
+    #[test]
+    fn a_solved_merge_is_saved_opened_and_forked() {
+        let dam = models().wrap_solved(Columns::default(), &SETTINGS).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("session");
+        dam.save(&file).unwrap();
+        for other in [Dam::open(&file).unwrap(), dam.fork().unwrap()] {
+            assert_eq!(other.report().notes, dam.report().notes);
+            assert_eq!(other.loss().unwrap().total, dam.loss().unwrap().total);
+        }
+        let loss = dam.loss().unwrap().total;
+        assert!(dam.train(2).is_ok() && loss < 1.0, "{loss}");
+    }
+
+    #[test]
+    fn merges_without_a_scheme_are_written_and_scored() {
+        let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+        let loss = |merged: &Merged| merged.eval(&[]).unwrap().mean_loss();
+        let average = loss(&models.merge(Linear::default()).unwrap());
+        for (settings, method) in [
+            (SolveSettings::regmean(), "regmean"),
+            (SolveSettings::regmean_plus_plus(), "regmean_plus_plus"),
+            (SolveSettings::wudi(), "wudi"),
+            (SETTINGS, "solve"),
+        ] {
+            let merged = models.merge_solved(&SolveSettings { examples: 4, ..settings }).unwrap();
+            assert_eq!(merged.report().method, method);
+            let found = loss(&merged);
+            assert!(found < average, "{method}: {found}, average {average}");
+        }
     }
 }

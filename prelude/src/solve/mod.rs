@@ -27,6 +27,7 @@ mod cholesky;
 mod columns;
 mod conjugate;
 mod gauss_newton;
+mod memory;
 mod quadratic;
 mod scheme;
 mod settings;
@@ -37,6 +38,7 @@ mod sweep;
 mod tests;
 mod unrestricted;
 
+pub(crate) use memory::bytes;
 pub use settings::{Inputs, SolveSettings, Target};
 pub use sweep::{Solved, SolvedTensor};
 pub(crate) use sweep::{Sweep, Whole};

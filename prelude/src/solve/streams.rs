@@ -17,7 +17,7 @@ use crate::model::{Decoder, Positions, SourceWeights, Weights};
 use super::settings::SolveSettings;
 
 /// The tokens of a batch: enough for fast products, few enough for the activations of a layer.
-const BATCH_TOKENS: usize = 4096;
+pub(super) const BATCH_TOKENS: usize = 4096;
 
 /// Some examples of one source.
 pub(super) struct Stream {

@@ -106,6 +106,11 @@ impl Sweep {
         Ok(Self { settings, dtype, streams, parts: Part::all(a).into_iter() })
     }
 
+    /// Returns the tokens of all examples.
+    pub fn tokens(&self) -> usize {
+        self.streams.iter().map(|stream| stream.ids.elem_count()).sum()
+    }
+
     /// Returns the number of parts left, as progress counts them.
     pub fn parts(&self) -> usize {
         self.parts.len()
