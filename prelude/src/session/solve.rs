@@ -285,4 +285,15 @@ mod tests {
             assert!(found < average, "{method}: {found}, average {average}");
         }
     }
+
+    /// The goal for the built-in specialists; gradient descent needs about 100 steps for it.
+    #[test]
+    fn three_specialists_answer_three_questions_of_four() {
+        let models = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap();
+        let dam = models.wrap_solved(Columns::default(), &SolveSettings::default()).unwrap();
+        let scores = dam.eval(&[]).unwrap();
+        let exact: f64 = scores.data.values().filter_map(|s| s.exact_match).sum();
+        let exact = exact / scores.data.len() as f64;
+        assert!(exact >= 0.75, "{exact}: {scores}");
+    }
 }
