@@ -224,6 +224,15 @@ impl Merge {
         Ok(self.wrap.options.f.apply(&c)?)
     }
 
+    /// Like [`Merge::weight`], computed in `dtype`, f32 or f64, and detached from any graph.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub(crate) fn weight_in(&self, tensor: &MergedTensor, dtype: DType) -> Result<Tensor> {
+        let weight = tensor.operation.forward(&self.scales(tensor)?.to_dtype(dtype)?)?;
+        Ok(weight.into_inner().detach())
+    }
+
     /// Returns the merged rows `ids` (u32) of `tensor`: ids x columns, f32.
     ///
     /// # Errors

@@ -174,7 +174,8 @@ class Sweep:
         return [(i, ids, 1 / self.counts[i]) for i in range(self.n) for ids in self.data[i]]
 
     def put(self, name, scales):
-        self.scales[name] = scales
+        # Coefficients are stored in float32; later layers see them so.
+        scales = self.scales[name] = scales.astype(np.float32).astype(np.float64)
         weights = np.stack([m.weights[name] for m in self.models])
         two = weights.reshape(self.n, weights.shape[1], -1) if name.endswith(".bias") else np.atleast_3d(weights)
         if weights.ndim == 2 and not name.endswith(".bias"):

@@ -34,7 +34,9 @@ fn outline(scales: &Tensor) -> Vec<f32> {
 #[track_caller]
 fn agrees(case: &Case, run: &str, settings: SolveSettings, base: Option<&Source>) {
     let expected = expected(run);
-    for (dtype, tolerance) in [(DType::F64, 1e-6), (DType::F32, 1e-3)] {
+    // Scales of one per element are computed in f32, element by element.
+    let tolerance = if run.contains("rows_columns") { 1e-5 } else { 1e-6 };
+    for (dtype, tolerance) in [(DType::F64, tolerance), (DType::F32, 1e-3)] {
         case.solve(settings.clone(), dtype, base).unwrap();
         let mut seen = 0;
         for tensor in &case.merge.tensors {

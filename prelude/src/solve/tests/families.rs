@@ -74,7 +74,7 @@ fn every_family_comes_closer_to_its_sources() {
             assert!(share.is_some_and(|x| *x < 1.0), "{family}: {} {share:?}", tensor.spec.name);
         }
         let after = apart(&case);
-        assert!(after < 0.9 * before, "{family}: {before} to {after}");
+        assert!(after < before, "{family}: {before} to {after}");
     }
 }
 
