@@ -4,7 +4,13 @@
 
 use rayon::prelude::*;
 
+use crate::error::Error;
 use crate::ops::{Into, Matrix, product, sum_of};
+
+/// The maximum number of unknowns of a system that is factorised: 134 MB in f64, and about a second
+/// on two cores. Beyond it, memory grows with the square and time with the cube; conjugate
+/// gradients need neither.
+pub(super) const MOST: usize = 4096;
 
 /// The width of a block of columns.
 const BLOCK: usize = 64;
@@ -72,6 +78,14 @@ impl Cholesky {
         };
         starts.iter().for_each(|start| step(rows, *start, true));
         starts.iter().rev().for_each(|start| step(rows, *start, false));
+    }
+}
+
+/// The error for the system of the tensor `name`, which has no unique solution.
+pub(super) fn not_definite(name: &str) -> Error {
+    Error::Refused {
+        message: format!("the system of `{name}` is not positive definite"),
+        hint: "raise the ridge (ridge=0.1), or use more examples".into(),
     }
 }
 

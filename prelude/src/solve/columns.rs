@@ -8,17 +8,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::basis;
 use super::block::{Block, Unit};
-use super::cholesky::Cholesky;
+use super::cholesky::{Cholesky, MOST, not_definite};
 use super::quadratic::Gram;
-use super::unrestricted::not_definite;
 use crate::coefficients::{Merge, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::ops::Form;
-
-/// The maximum number of unknowns of a system that is factorised: 134 MB in f64, and about a second
-/// on two cores. Beyond it, memory grows with the square and time with the cube; conjugate
-/// gradients need neither.
-pub(super) const MOST: usize = 4096;
 
 /// Solves for the column coefficients of `unit`. Returns whether its coefficients are such, and not
 /// too many; otherwise nothing is changed.

@@ -1,6 +1,6 @@
 //! The main memory that a sweep needs, from shapes.
 
-use super::columns::MOST;
+use super::cholesky::MOST;
 use super::streams::BATCH_TOKENS;
 use crate::checkpoint::{Architecture, Kind};
 

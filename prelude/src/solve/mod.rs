@@ -44,6 +44,7 @@ mod tests;
 mod unrestricted;
 
 pub(crate) use memory::bytes;
+pub(crate) use pass::Whole;
 pub use settings::{Inputs, SolveSettings, Target};
 pub use solved::{Solved, SolvedTensor};
-pub(crate) use sweep::{Sweep, Whole};
+pub(crate) use sweep::Sweep;

@@ -37,24 +37,12 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let inputs = self.streams.iter().map(inputs).collect::<Result<Vec<_>>>()?;
-        let mut inputs = inputs.into_iter();
-        self.norm(
-            name,
-            |stream| {
-                inputs.next().unwrap_or_else(|| [stream.merged.x.clone(), stream.own.x.clone()])
-            },
-            false,
-        )
+        self.norm(name, &inputs, false)
     }
 
-    /// Solves a norm, `y = w o z` with the normalised input `z`. With `last`, its results are added
-    /// to the residual stream.
-    pub(super) fn norm(
-        &mut self,
-        name: &str,
-        mut inputs: impl FnMut(&Stream) -> [Tensor; 2],
-        last: bool,
-    ) -> Result<()> {
+    /// Solves a norm for its inputs in the merge and in the source, one pair per stream. With
+    /// `last`, its results are added to the residual stream.
+    pub(super) fn norm(&mut self, name: &str, inputs: &[[Tensor; 2]], last: bool) -> Result<()> {
         let merge: &'a Merge = self.merge;
         let tensor = merge.tensor(&format!("{name}.weight"))?;
         if !self.wants(tensor) || !self.differs(tensor)? {
@@ -66,9 +54,8 @@ impl<'a> Pass<'a> {
             |x: &Tensor| Ok::<_, Error>(rms_norm(&x.reshape(((), width))?, &ones, a.norm_eps)?);
         let zero = Tensor::zeros((1, width), self.dtype, &merge.device)?;
         let (mut gram, mut right, mut at_average) = (zero.clone(), zero, 0.0);
-        for stream in self.streams.iter() {
-            let states = inputs(stream);
-            let x = normalised(self.chosen(&states))?;
+        for (stream, states) in self.streams.iter().zip(inputs) {
+            let x = normalised(self.chosen(states))?;
             let mut d = x.broadcast_mul(&self.weight_of(&[tensor], stream.source, true)?)?;
             if self.settings.corrects_inputs() {
                 let own = (self.weight_of(&[tensor], stream.source, false)? + a.norm_offset)?;

@@ -13,7 +13,6 @@ use super::settings::{Inputs, SolveSettings};
 use super::solved::SolvedTensor;
 use super::steps::{Part, Step};
 use super::streams::{State, Stream, advance};
-use super::sweep::Whole;
 use super::unrestricted::Unrestricted;
 use super::{basis, scheme};
 use crate::checkpoint::{Kind, Source};
@@ -21,6 +20,10 @@ use crate::coefficients::{Merge, MergedTensor};
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::{Decoder, Half};
+
+/// Weights without a scheme, solved one after the other; the rest is averaged.
+#[derive(Default)]
+pub(crate) struct Whole(pub BTreeMap<String, Tensor>);
 
 /// The way through one part.
 pub(super) struct Pass<'a> {
@@ -161,22 +164,15 @@ impl<'a> Pass<'a> {
         }
         match step {
             Step::Before(_) => {
-                for name in &names {
-                    self.norm(
-                        name,
-                        |stream| [stream.merged.x.clone(), stream.own.x.clone()],
-                        false,
-                    )?;
-                }
+                let inputs = self.inputs(|stream| [&stream.merged.x, &stream.own.x]);
+                names.iter().try_for_each(|name| self.norm(name, &inputs, false))?;
             }
             Step::First(_) => self.projections(&names, false)?,
             Step::Heads => names.iter().try_for_each(|name| self.head_norm(name))?,
             Step::Last(half) => self.projections(&names, follows(half))?,
             Step::After(_) => {
-                for name in &names {
-                    let inputs = |s: &Stream| [s.merged.input.clone(), s.own.input.clone()];
-                    self.norm(name, inputs, true)?;
-                }
+                let inputs = self.inputs(|stream| [&stream.merged.input, &stream.own.input]);
+                names.iter().try_for_each(|name| self.norm(name, &inputs, true))?;
             }
         }
         match step {
@@ -241,6 +237,11 @@ impl<'a> Pass<'a> {
         if self.settings.inputs == Inputs::Own { own } else { merged }
     }
 
+    /// Returns one state of the merge and of the source for every stream.
+    fn inputs(&self, of: impl Fn(&Stream) -> [&Tensor; 2]) -> Vec<[Tensor; 2]> {
+        self.streams.iter().map(|stream| of(stream).map(Tensor::clone)).collect()
+    }
+
     /// Returns the error of the residual stream, as a target of the last step before it.
     pub(super) fn residual(&self, stream: &Stream) -> Result<Tensor> {
         let scale = self.merge.architecture.residual_scale;
@@ -250,7 +251,8 @@ impl<'a> Pass<'a> {
     /// Solves the norm after the last layer, and the output layer if it is not the embedding.
     pub(super) fn output(&mut self) -> Result<()> {
         let norm = "model.norm".to_owned();
-        self.norm(&norm, |stream| [stream.merged.x.clone(), stream.own.x.clone()], false)?;
+        let inputs = self.inputs(|stream| [&stream.merged.x, &stream.own.x]);
+        self.norm(&norm, &inputs, false)?;
         let head = self.tensors("lm_head").into_iter().next();
         let Some(head) = head.filter(|head| self.wants(head)) else { return Ok(()) };
         if !self.differs(head)? {

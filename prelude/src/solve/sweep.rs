@@ -1,11 +1,11 @@
 //! The sweep through the parts of a model in the order of computation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::vec::IntoIter;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
-use super::pass::Pass;
+use super::pass::{Pass, Whole};
 use super::scheme;
 use super::settings::{Inputs, SolveSettings};
 use super::solved::Solved;
@@ -15,10 +15,6 @@ use crate::checkpoint::{BASE, Source};
 use crate::coefficients::Merge;
 use crate::data::Dataset;
 use crate::error::Result;
-
-/// Weights without a scheme, solved one after the other; the rest is averaged.
-#[derive(Default)]
-pub(crate) struct Whole(pub BTreeMap<String, Tensor>);
 
 /// A sweep between two parts.
 pub(crate) struct Sweep {

@@ -6,11 +6,10 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::cholesky::Cholesky;
-use super::columns::MOST;
+use super::cholesky::{Cholesky, MOST, not_definite};
 use super::conjugate::{Stop, conjugate};
 use super::quadratic::{Gram, Quadratic};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Solves several weights with the same inputs.
 pub(super) struct Unrestricted {
@@ -52,7 +51,7 @@ impl Unrestricted {
     /// Returns the best deviation from the average.
     ///
     /// # Errors
-    /// Out of memory on the device, or [`Error::Interrupted`].
+    /// Out of memory on the device, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn solve(&self, quadratic: &Quadratic) -> Result<Tensor> {
         let right = &quadratic.right;
         let diagonal = (self.gram.diagonal()? + self.ridge)?;
@@ -74,13 +73,5 @@ impl Unrestricted {
             }
             (None, _) => divide(right),
         }
-    }
-}
-
-/// The error for the system of the tensor `name`, which has no unique solution.
-pub(super) fn not_definite(name: &str) -> Error {
-    Error::Refused {
-        message: format!("the system of `{name}` is not positive definite"),
-        hint: "raise the ridge (ridge=0.1), or use more examples".into(),
     }
 }

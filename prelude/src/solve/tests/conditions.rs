@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::super::block::Unit;
 use super::super::gauss_newton::Problem;
+use super::super::pass::Whole;
 use super::super::quadratic::{Gram, Quadratic};
-use super::super::sweep::Whole;
 use super::super::{columns, scheme as by_scheme};
 use super::{Case, SolveSettings, golden, golden_data, own, scheme, sources};
 use crate::coefficients::{Merge, SCHEMES};
