@@ -15,11 +15,11 @@
 use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor, Var};
-use nalgebra::DMatrix;
 
 use super::basis;
 use super::block::{Block, Unit, form, penalty};
 use super::conjugate::{Stop, conjugate};
+use super::preconditioner::Preconditioner;
 use crate::coefficients::Merge;
 use crate::error::{Error, Result};
 use crate::ops::{Form, send_down};
@@ -185,6 +185,14 @@ impl<'a> Problem<'a> {
         Ok(Place { parameters, scales, slopes, value })
     }
 
+    fn preconditioner(&self) -> Result<Preconditioner> {
+        let mut blocks = Vec::new();
+        for ((_, of_unit), penalties) in self.units.iter().zip(&self.penalties) {
+            blocks.extend(of_unit.iter().zip(penalties));
+        }
+        Preconditioner::new(self.merge, &self.variables, &blocks)
+    }
+
     /// Whether the scales are linear in the parameters around `values`, up to rounding.
     fn is_linear(&self, values: &Tensor) -> Result<bool> {
         const ROUNDING: f64 = 4e-6;
@@ -279,102 +287,6 @@ impl<'a> Problem<'a> {
             moved.push(x);
         }
         self.pull_back(place, &slopes, &moved)
-    }
-
-    /// Returns approximate inverses for the variables. A variable in the form of the scales of one
-    /// tensor has one N x N matrix per cell, which for columns and rows is exact apart from
-    /// couplings between cells; another with one entry per source has their mean; any other has a
-    /// number.
-    fn preconditioner(&self) -> Result<Preconditioner> {
-        let n = self.merge.sources();
-        let mut parts = Vec::new();
-        for i in &self.variables {
-            let value = &self.merge.variables[*i].value;
-            let (size, by_source) = (value.elem_count(), value.dims().first() == Some(&n));
-            let count = if by_source { size / n } else { size };
-            let mut mean = vec![0.0; n * n];
-            let mut cells = None;
-            let mut uses = 0;
-            for ((_, blocks), penalties) in self.units.iter().zip(&self.penalties) {
-                for (block, (form, ridge)) in blocks.iter().zip(penalties) {
-                    if !block.tensor.variables.contains(i) {
-                        continue;
-                    }
-                    uses += 1;
-                    let number = form.rows * form.columns;
-                    let direct =
-                        by_source && count == number && (form.rows == 1 || form.columns == 1);
-                    let mut each = vec![0.0; if direct { number * n * n } else { 0 }];
-                    block.for_pairs(*form, |a, b, pair| {
-                        let pair = pair.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-                        let pair = pair.flatten_all()?.to_vec1::<f64>()?;
-                        let sum = pair.iter().sum::<f64>() + number as f64 * ridge[a * n + b];
-                        mean[a * n + b] += sum;
-                        if a != b {
-                            mean[b * n + a] += sum;
-                        }
-                        for (matrix, value) in each.chunks_mut(n * n).zip(pair) {
-                            matrix[a * n + b] = value + ridge[a * n + b];
-                            matrix[b * n + a] = value + ridge[a * n + b];
-                        }
-                        Ok(())
-                    })?;
-                    cells = direct.then_some(each);
-                }
-            }
-            let matrices = match cells.filter(|_| uses == 1) {
-                Some(cells) => cells,
-                None => mean.iter().map(|x| x / count.max(1) as f64).collect(),
-            };
-            let lead = if by_source { n } else { 1 };
-            let inverses = matrices.chunks(n * n).map(|matrix| inverse(matrix, n, by_source));
-            parts.push(Part { lead, size, inverses: inverses.collect() });
-        }
-        Ok(Preconditioner(parts))
-    }
-}
-
-/// Returns the inverse of a matrix in the basis, mapped to sources; without `by_source`, one number
-/// of its size.
-fn inverse(matrix: &[f64], n: usize, by_source: bool) -> Vec<f64> {
-    let mut matrix = DMatrix::from_row_slice(n, n, matrix);
-    // Only the speed of convergence depends on this.
-    let trace = matrix.trace().max(f64::MIN_POSITIVE);
-    (0..n).for_each(|a| matrix[(a, a)] += 1e-9 * trace);
-    let back = DMatrix::from_row_slice(n, n, &basis::inverse(n));
-    let found = matrix.try_inverse().unwrap_or_else(|| DMatrix::identity(n, n));
-    let found = &back * found * back.transpose();
-    if by_source { found.transpose().as_slice().to_vec() } else { vec![found.trace() / n as f64] }
-}
-
-/// Approximate inverses, variable by variable.
-struct Preconditioner(Vec<Part>);
-
-struct Part {
-    /// The number of entries per source: N, or 1.
-    lead: usize,
-    size: usize,
-    /// One for all, or one per column of the variable as lead x rest.
-    inverses: Vec<Vec<f64>>,
-}
-
-impl Preconditioner {
-    fn divide(&self, x: &Tensor) -> Result<Tensor> {
-        let (values, mut start) = (x.to_vec1::<f64>()?, 0);
-        let mut divided = vec![0.0; values.len()];
-        for Part { lead, size, inverses } in &self.0 {
-            let (from, to) = (&values[start..start + size], &mut divided[start..start + size]);
-            let rest = size / lead;
-            for j in 0..rest {
-                let matrix = &inverses[if inverses.len() == 1 { 0 } else { j }];
-                for i in 0..*lead {
-                    let sum = (0..*lead).map(|k| matrix[i * lead + k] * from[k * rest + j]);
-                    to[i * rest + j] = sum.sum();
-                }
-            }
-            start += size;
-        }
-        Ok(Tensor::from_vec(divided, x.dims(), &Device::Cpu)?)
     }
 }
 

@@ -31,6 +31,7 @@ mod gauss_newton;
 mod memory;
 mod norms;
 mod pass;
+mod preconditioner;
 mod projections;
 mod quadratic;
 mod scheme;
