@@ -310,7 +310,10 @@ fn unsupported_keys_are_rejected() {
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
     let (replies, ok) = verbs(dir.path(), "merge recipe.yml weight=1 out");
     assert!(
-        !ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"),
+        !ok && replies[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("`weight` does not apply to a recipe"),
         "{replies:?}"
     );
 }
