@@ -226,7 +226,7 @@ fn text_range(signature: &Signature, given: &[Argument]) -> Range<usize> {
         is_flag(argument) || signature.options.iter().any(|option| Some(option.key) == key)
     };
     let most = given.len().saturating_sub(1);
-    let begin = given[..most].iter().take_while(|argument| argument.is_flag()).count();
+    let begin = given[..most].iter().take_while(|argument| is_flag(argument)).count();
     let behind = given.iter().skip(begin + 1).rev().take_while(|argument| is_option(argument));
     begin..given.len() - behind.count()
 }
@@ -260,6 +260,7 @@ mod tests {
         let quoted = &crate::syntax::statements("generate \"--x is what?\" tokens=5").unwrap()[0];
         let quoted = super::tests::read("generate", &quoted.arguments).unwrap();
         assert_eq!((quoted.text(0).as_str(), quoted.count("tokens")), ("--x is what?", Some(5)));
+        assert_eq!(read(&["--", "what"]), ok("-- what", 64, 0));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
         assert!(read(&[]).unwrap_err().contains("prompt is missing"));
