@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::session::{matching, single};
 use crate::syntax::{Argument, Piece, Word, pieces};
 use crate::timeline::Context;
-use crate::verbs::{Fault, Kind, Reading, VERBS, Verb, find};
+use crate::verbs::{Fault, Kind, Reading, VERBS, Verb, find, split_source};
 
 /// A problem in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,12 +101,10 @@ fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result
     match verb.signature.words[slot].kind {
         Kind::SourceData => {
             let known = context.known().unwrap_or_default();
-            let is_data_of =
-                |name: &str| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
-            if known.names().next().is_none() || known.names().any(is_data_of) {
+            let name = split_source(word, known.names()).map_or(word, |(name, _)| name);
+            if known.names().next().is_none() || known.names().any(|known| known == name) {
                 return Ok(());
             }
-            let name = word.split_once('=').map_or(word, |(name, _)| name);
             Err(Fault::new(Error::unknown("source", name, known.names()), name))
         }
         Kind::Branch => {

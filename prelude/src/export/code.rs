@@ -270,6 +270,14 @@ pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> Strin
     format!("{name} {{\n    {}{comma}\n}}", all.join(",\n").replace('\n', "\n    "))
 }
 
+/// The fields among `(field, value, default)` that differ from their defaults.
+pub fn changed<const N: usize>(
+    values: [(&'static str, usize, usize); N],
+) -> impl Iterator<Item = (&'static str, String)> {
+    let differ = values.into_iter().filter(|(_, value, default)| value != default);
+    differ.map(|(field, value, _)| (field, value.to_string()))
+}
+
 /// Texts as Rust strings.
 pub fn strings<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Vec<String> {
     texts.into_iter().map(|text| format!("{:?}", text.as_ref())).collect()

@@ -79,13 +79,17 @@ impl Argument {
         if self.is_whole { None } else { pair(&self.text) }
     }
 
-    /// The argument as it is written: a `=` that splits it stands outside of quotation marks.
+    /// The argument as it is written: what makes it `KEY=VALUE` or a flag stands outside of
+    /// quotation marks.
     fn written(&self) -> String {
         let whole = quoted(&self.text);
         match pair(&self.text) {
             _ if self.is_whole => format!("\"{}\"", escaped(&self.text)),
             Some((key, value)) if whole != self.text => {
                 format!("{}={}", quoted(key), quoted(value))
+            }
+            None if self.is_flag() && whole != self.text => {
+                format!("--{}", quoted(&self.text[2..]))
             }
             _ => whole,
         }
@@ -235,7 +239,7 @@ mod tests {
         for word in [
             "a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb",
             "\u{3000}", "'\"", "x=a b", "=a b", "x='b'", "./x=a b", "x y=b", "--x", "--x y",
-            "--x=y",
+            "--x\" y=", "--x=y",
         ] {
             for argument in [Argument::from(word), Argument::path(word)] {
                 let statement = Statement::new("v", [argument, "z".into()]);

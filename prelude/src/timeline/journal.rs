@@ -359,7 +359,7 @@ fn words(statement: &Statement) -> Words {
 }
 
 fn statement((verb, arguments): Words) -> Statement {
-    Statement { verb, arguments, line: 1 }
+    Statement::new(verb, arguments)
 }
 
 impl Timeline {

@@ -78,11 +78,6 @@ impl Context {
         Ok(true)
     }
 
-    /// Records a statement that changed nothing.
-    pub(crate) fn look(&mut self, statement: Statement) {
-        self.timeline.look(self.timeline.here, statement);
-    }
-
     /// Notes the scores of `eval` since the state was recorded.
     fn remember(&mut self) {
         let here = self.timeline.here;

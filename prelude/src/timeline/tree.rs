@@ -131,10 +131,10 @@ impl Timeline {
         self.is_new = true;
     }
 
-    /// Records a read-only statement that ran in state `number`.
-    pub(crate) fn look(&mut self, number: usize, statement: Statement) {
-        self.states[number].looked.push(statement.clone());
-        self.looked.push((number, statement));
+    /// Records a read-only statement that ran in the current state.
+    pub(crate) fn look(&mut self, statement: Statement) {
+        self.states[self.here].looked.push(statement.clone());
+        self.looked.push((self.here, statement));
         self.is_new = true;
     }
 

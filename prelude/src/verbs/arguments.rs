@@ -37,9 +37,8 @@ impl Arguments {
         signature: &'static Signature,
         given: &[Argument],
     ) -> Result<Self> {
-        let Reading { arguments, mut faults, .. } = Reading::of(verb, signature, given);
-        faults.sort_by_key(|(at, _)| *at);
-        if let Some((_, fault)) = faults.into_iter().next() {
+        let Reading { arguments, faults, .. } = Reading::of(verb, signature, given);
+        if let Some((_, fault)) = faults.into_iter().min_by_key(|(at, _)| *at) {
             return Err(*fault.error);
         }
         for (slot, words) in signature.words.iter().zip(&arguments.slots) {
@@ -142,21 +141,20 @@ impl Reading {
     }
 
     /// The slots that may take another word, in order.
-    pub fn open_slots(&self) -> impl Iterator<Item = usize> {
+    pub fn open_slots(&self) -> Vec<usize> {
         let words = self.all_words();
         let slots = self.signature.words.iter().zip(&self.arguments.slots).enumerate();
-        let open: Vec<usize> = slots
+        slots
             .filter(|(_, (slot, filled))| slot.is_repeated || filled.is_empty())
             .filter(|(_, (slot, _))| (slot.follows)(&words))
             .map(|(at, _)| at)
-            .collect();
-        open.into_iter()
+            .collect()
     }
 
     /// Puts a word into the slot that recognises it, or else into the first open one.
     fn word(&mut self, at: usize, word: String) {
         let (verb, signature) = (self.verb, self.signature);
-        let open: Vec<usize> = self.open_slots().collect();
+        let open = self.open_slots();
         let kind = |slot: &usize| &signature.words[*slot].kind;
         let found = open.iter().find(|slot| kind(slot).recognises(&word)).or(open.first());
         let refused = |message: &str| Error::Refused {

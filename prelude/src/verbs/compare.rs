@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
-use super::merge::STATIC_METHOD;
+use super::merge::static_methods;
 use super::paths::{at_home, check_free};
 use super::prelude::*;
 use crate::Compare;
@@ -16,8 +16,7 @@ const METHOD: Kind = Kind::OneOf(Words {
     place: Some("METHOD"),
     all: || {
         let trained = [(DAM, "coefficients that are trained"), (EVOLVE, "weights by evolution")];
-        let Kind::OneOf(words) = STATIC_METHOD else { return trained.into() };
-        trained.into_iter().chain((words.all)()).collect()
+        trained.into_iter().chain(static_methods()).collect()
     },
 });
 const TABLE: NewFile = NewFile { place: "TABLE", suffixes: &Comparison::FORMATS, suggested: None };
@@ -96,13 +95,11 @@ impl Command for Contest {
         if !contest.files.is_empty() {
             given.push(("files", list(&contest.files)));
         }
-        for (field, value, default) in [
+        given.extend(changed([
             ("steps", contest.steps, default.steps),
             ("budget", contest.budget, default.budget),
             ("examples", contest.examples, default.examples),
-        ] {
-            given.extend((value != default).then(|| (field, value.to_string())));
-        }
+        ]));
         let rest = (given.len() < 5).then_some("Compare::default()");
         let models = code.models();
         code.line(format!("let contest = {};", fields("Compare", &given, rest)));

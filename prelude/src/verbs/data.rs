@@ -21,21 +21,28 @@ pub const VERB: Verb = Verb {
 };
 
 struct Data {
-    /// `NAME=FILE`; names may contain `=`, so only the names of the sources split them.
+    /// `NAME=FILE`.
     given: Vec<String>,
+}
+
+/// Splits `NAME=FILE`. A name may contain a `=`, so the `names` of the sources come first.
+pub(crate) fn split_source<'a, 'n>(
+    text: &'a str,
+    mut names: impl Iterator<Item = &'n str>,
+) -> Option<(&'a str, &'a str)> {
+    let at = |name: &str| text.strip_prefix(name)?.starts_with('=').then_some(name.len());
+    let known = names.find_map(at).map(|at| (&text[..at], &text[at + 1..]));
+    known.or_else(|| text.split_once('='))
 }
 
 impl Data {
     /// The names of sources with their files.
     fn pairs(&self, names: &[String]) -> Vec<(String, String)> {
-        let split = |given: &String| {
-            let known = names.iter().find_map(|name| {
-                Some((name.as_str(), given.strip_prefix(name.as_str())?.strip_prefix('=')?))
-            });
-            let (name, file) = known.or_else(|| given.split_once('='))?;
+        let pair = |given: &String| {
+            let (name, file) = split_source(given, names.iter().map(String::as_str))?;
             Some((name.to_owned(), at_home(file)))
         };
-        self.given.iter().filter_map(split).collect()
+        self.given.iter().filter_map(pair).collect()
     }
 }
 

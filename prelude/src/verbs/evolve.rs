@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 
 use serde_json::json;
 
+use super::kind::RECIPES;
 use super::merge::METHOD;
 use super::paths::{at_home, check_free};
 use super::prelude::*;
 use crate::Evolve;
 
-const RECIPE: NewFile = NewFile { place: "RECIPE", suffixes: &[".yml", ".yaml"], suggested: None };
+const RECIPE: NewFile = NewFile { place: "RECIPE", suffixes: RECIPES, suggested: None };
 
 pub const VERB: Verb = Verb {
     signature: Signature {
@@ -79,13 +80,11 @@ impl Command for Search {
         if search.method != default.method {
             given.push(("method", format!("{:?}.into()", search.method)));
         }
-        for (field, value, default) in [
+        given.extend(changed([
             ("budget", search.budget, default.budget),
             ("groups", search.groups, default.groups),
             ("examples", search.examples, default.examples),
-        ] {
-            given.extend((value != default).then(|| (field, value.to_string())));
-        }
+        ]));
         given.extend(code.seed());
         let rest = (given.len() < 5).then_some("Evolve::default()");
         code.line(format!("let search = {};", fields("Evolve", &given, rest)));

@@ -7,6 +7,9 @@ use crate::error::Error;
 use crate::methods::MethodEntry;
 use crate::train::{SETTINGS, Setting, Settings};
 
+/// The suffixes of mergekit recipes.
+pub const RECIPES: &[&str] = &[".yml", ".yaml"];
+
 /// A kind of word or value.
 #[derive(Clone, Copy)]
 pub enum Kind {
@@ -89,14 +92,11 @@ pub struct NewFile {
 impl Kind {
     /// How it is shown in the usage of a verb.
     pub fn usage(&self) -> String {
-        let joined = |all: Vec<String>, by: &str| all.join(by);
         match self {
             Kind::OneOf(Words { place: Some(place), .. }) => (*place).into(),
-            Kind::OneOf(words) => joined(words.names().map(str::to_owned).collect(), "|"),
-            Kind::Either(kinds) => joined(kinds.iter().map(Kind::usage).collect(), "|"),
-            Kind::List(Kind::OneOf(words)) => {
-                joined(words.names().map(str::to_owned).collect(), ",")
-            }
+            Kind::OneOf(words) => words.joined("|"),
+            Kind::Either(kinds) => kinds.iter().map(Kind::usage).collect::<Vec<_>>().join("|"),
+            Kind::List(Kind::OneOf(words)) => words.joined(","),
             Kind::List(kind) => format!("{},...", kind.usage()),
             Kind::Count(shown) | Kind::Size(shown) => (*shown).into(),
             Kind::Text(place) => format!("\"{place}\""),
@@ -106,7 +106,8 @@ impl Kind {
             Kind::Directory => "DIR".into(),
             Kind::Recipe => "RECIPE.yml".into(),
             Kind::New(NewFile { place, suffixes, .. }) => {
-                joined(suffixes.iter().map(|suffix| format!("{place}{suffix}")).collect(), "|")
+                let each = suffixes.iter().map(|suffix| format!("{place}{suffix}"));
+                each.collect::<Vec<_>>().join("|")
             }
             Kind::Pattern => "TENSOR|GLOB".into(),
             Kind::Tensor => "TENSOR".into(),
@@ -130,7 +131,7 @@ impl Kind {
         match self {
             Kind::OneOf(words) => words.names().any(|name| name == text),
             Kind::Either(kinds) => kinds.iter().any(|kind| kind.recognises(text)),
-            Kind::Recipe => has_suffix(text, &[".yml", ".yaml"]),
+            Kind::Recipe => has_suffix(text, RECIPES),
             Kind::New(file) => has_suffix(text, file.suffixes),
             _ => false,
         }
@@ -284,6 +285,11 @@ impl Words {
     /// The words.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         (self.all)().into_iter().map(|(name, _)| name)
+    }
+
+    /// The words in one line.
+    fn joined(&self, by: &str) -> String {
+        self.names().collect::<Vec<_>>().join(by)
     }
 }
 

@@ -18,18 +18,20 @@ pub(super) const METHOD: Kind = Kind::OneOf(Words {
 });
 
 /// What the greedy soup is, and its parameter.
-const SOUP: (&str, &str) = (
+pub(super) const SOUP: (&str, &str) = (
     GREEDY_SOUP,
     "the average of sources, each added only if the loss on tuning data does not rise",
 );
-const SOUP_USAGE: &str = "[data=FILE,...]";
+pub(super) const SOUP_USAGE: &str = "[data=FILE,...]";
 
 /// All methods without training.
-pub(super) const STATIC_METHOD: Kind = Kind::OneOf(Words {
-    what: "method",
-    place: Some("METHOD"),
-    all: || METHODS.iter().map(|method| (method.name, method.about)).chain([SOUP]).collect(),
-});
+const STATIC_METHOD: Kind =
+    Kind::OneOf(Words { what: "method", place: Some("METHOD"), all: static_methods });
+
+/// All methods without training, each with its description.
+pub(super) fn static_methods() -> Vec<(&'static str, &'static str)> {
+    METHODS.iter().map(|method| (method.name, method.about)).chain([SOUP]).collect()
+}
 
 pub const VERB: Verb = Verb {
     signature: Signature {

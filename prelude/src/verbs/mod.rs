@@ -59,9 +59,10 @@ pub use crate::syntax::{
 };
 pub use crate::timeline::{Context, Latest, Recovered, State, Timeline};
 pub(crate) use arguments::Reading;
+pub(crate) use data::split_source;
 pub(crate) use fault::Fault;
 pub use help::reference;
-pub(crate) use kind::{Kind, NewFile, Words};
+pub(crate) use kind::{Kind, NewFile, RECIPES, Words};
 pub(crate) use paths::at_home;
 pub use reply::{Reply, columns};
 pub(crate) use run::replay;

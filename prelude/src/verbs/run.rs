@@ -27,7 +27,7 @@ impl Context {
         let recorded = self.record(Some(&done));
         let changed = if reply.is_ok() { recorded? } else { recorded.unwrap_or_default() };
         if !changed && self.timeline().here() == before && reply.is_ok() && verb.is_exported {
-            self.look(done);
+            self.timeline.look(done);
         }
         reply
     }

@@ -1,10 +1,11 @@
 //! The topics of `help`, which several verbs share. Keys, defaults and lists come from their
 //! definitions.
 
+use super::merge::{SOUP, SOUP_USAGE};
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
 use crate::data::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
-use crate::methods::{GREEDY_SOUP, METHODS};
+use crate::methods::METHODS;
 use crate::train::{SETTINGS, Setting, Settings};
 
 /// A topic.
@@ -243,11 +244,8 @@ fn methods() -> String {
             Some(method.usage()).filter(|usage| !usage.is_empty()).map(|usage| line("", &usage)),
         );
     }
-    lines.push(line(
-        GREEDY_SOUP,
-        "the average of sources, each added only if the loss on tuning data does not rise",
-    ));
-    lines.push(line("", "[data=FILE,...]"));
+    lines.push(line(SOUP.0, SOUP.1));
+    lines.push(line("", SOUP_USAGE));
     lines.push(
         "`evolve METHOD` searches weights and densities, `compare METHOD...` compares methods,"
             .into(),

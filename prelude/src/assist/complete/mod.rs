@@ -142,12 +142,7 @@ impl<'a> Place<'a> {
 
     /// Keys that are not there yet.
     fn keys(&self) -> Vec<Candidate> {
-        let is_used = |option: &&Opt| {
-            self.others.iter().any(|other| {
-                other.strip_prefix(option.key).is_some_and(|rest| rest.starts_with('='))
-            })
-        };
-        let unused = self.options.iter().filter(|option| !is_used(option));
+        let unused = self.options.iter().filter(|option| !self.has_key(option.key));
         unused.map(|o| Candidate::open(format!("{}=", o.key), o.kind.usage())).collect()
     }
 
@@ -169,6 +164,12 @@ impl<'a> Place<'a> {
             }
         }
         (stem, all)
+    }
+
+    /// Whether `KEY=` is there.
+    fn has_key(&self, key: &str) -> bool {
+        let is_key = |other: &String| other.strip_prefix(key).is_some_and(|r| r.starts_with('='));
+        self.others.iter().any(is_key)
     }
 
     /// Whether an argument is there, alone or as a value.

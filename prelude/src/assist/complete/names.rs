@@ -3,8 +3,9 @@
 use super::files::{self, Wanted};
 use super::{Candidate, Found, Place, tensors};
 use crate::checkpoint::BASE;
+use crate::syntax::pair;
 use crate::train::{SETTINGS, Setting};
-use crate::verbs::{Kind, NewFile, Words};
+use crate::verbs::{Kind, NewFile, RECIPES, Words, split_source};
 
 impl Place<'_> {
     /// The completions of `typed` as a word of this kind.
@@ -29,7 +30,7 @@ impl Place<'_> {
             Kind::Data => files::data(typed),
             Kind::Directory => files::paths(typed, Wanted::Directories),
             Kind::Session => files::paths(typed, files::SESSIONS),
-            Kind::Recipe => files::paths(typed, Wanted::Files(&[".yml", ".yaml"])),
+            Kind::Recipe => files::paths(typed, Wanted::Files(RECIPES)),
             Kind::New(NewFile { suffixes, suggested, .. }) => match suggested {
                 // Where a tensor may be named, what is typed is more likely one.
                 Some(name) if !self.may_be_tensor() => files::written(typed, suffixes, name),
@@ -76,8 +77,8 @@ impl Place<'_> {
 
     /// Whether the word may be a tensor.
     fn may_be_tensor(&self) -> bool {
-        let mut open = self.before.open_slots();
-        open.any(|slot| matches!(self.verb.signature.words[slot].kind, Kind::Tensor))
+        let open = self.before.open_slots();
+        open.into_iter().any(|slot| matches!(self.verb.signature.words[slot].kind, Kind::Tensor))
     }
 
     /// A setting, or its value.
@@ -85,12 +86,7 @@ impl Place<'_> {
         let now = self.context.known().unwrap_or_default().settings;
         let value = |key: &str| now.get(key).unwrap_or_default();
         let Some((key, _)) = typed.split_once('=') else {
-            let is_used = |key: &str| {
-                self.others
-                    .iter()
-                    .any(|other| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
-            };
-            let unused = SETTINGS.iter().filter(|setting| !is_used(setting.key));
+            let unused = SETTINGS.iter().filter(|setting| !self.has_key(setting.key));
             let one = |Setting { key, about, .. }: &Setting| {
                 Candidate::open(format!("{key}="), format!("{about} (now {})", value(key)))
             };
@@ -105,50 +101,30 @@ impl Place<'_> {
     /// The name of a source, or its data.
     fn source_data(&self, typed: &str) -> Found {
         let known = self.context.known().unwrap_or_default();
-        // The name of a source may itself contain a `=`.
-        let is_named =
-            |name: &&str| typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
-        let name = known.names().find(is_named);
-        if let Some(name) = name.or_else(|| typed.split_once('=').map(|(name, _)| name)) {
-            let stem = name.len() + 1;
-            let mut found = files::data(&typed[stem..]);
+        if let Some((name, file)) = split_source(typed, known.names()) {
+            let mut found = files::data(file);
             found.retain(|candidate| !self.has(&candidate.text));
-            return (stem, found);
+            return (name.len() + 1, found);
         }
         let about = |name: &str| if known.has_data(name) { "has data" } else { "has no data yet" };
-        let is_used = |name: &str| {
-            self.others
-                .iter()
-                .any(|other| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
-        };
-        let unused = known.names().filter(|name| !is_used(name));
+        let unused = known.names().filter(|name| !self.has_key(name));
         (0, unused.map(|name| Candidate::open(format!("{name}="), about(name))).collect())
     }
 
     /// `[NAME=]SOURCE`, with adapters behind a `+`.
     fn source(&self, typed: &str) -> Found {
-        let plain = |name: &str| {
-            !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
-        };
-        let named = typed
-            .split_once('=')
-            .filter(|(name, _)| plain(name))
-            .map_or(0, |(name, _)| name.len() + 1);
+        let name = pair(typed).map(|(name, _)| name).filter(|name| !name.is_empty());
+        let named = name.map_or(0, |name| name.len() + 1);
         if let Some(plus) = typed[named..].rfind('+') {
             let stem = named + plus + 1;
             return (stem, files::adapters(&typed[stem..]));
         }
         let known = self.context.known().unwrap_or_default();
-        let is_loaded = |text: &str| {
-            known.sources.iter().any(|source| source.spec() == text)
-                || self.others.iter().any(|word| {
-                    word == text || word.split_once('=').is_some_and(|(_, place)| place == text)
-                })
-        };
+        let is_loaded =
+            |text: &str| known.sources.iter().any(|source| source.spec() == text) || self.has(text);
         let mut found: Vec<Candidate> =
             files::sources(&typed[named..]).into_iter().filter(|c| !is_loaded(&c.text)).collect();
-        let has_base = known.names().any(|name| name == BASE)
-            || self.others.iter().any(|word| word.starts_with("base="));
+        let has_base = known.names().any(|name| name == BASE) || self.has_key(BASE);
         if named == 0 && !has_base {
             found.push(Candidate::open(format!("{BASE}="), "marks the base model"));
         }
