@@ -41,6 +41,7 @@
 //! | [`coefficients`] | schemes, their coefficients, and the merged weights |
 //! | [`objective`] | the terms of the loss |
 //! | [`methods`] | merge methods without training |
+//! | [`solve`] | coefficients from linear algebra, layer by layer |
 //! | [`train`] | optimisers, schedules, the forward and backward pass, teachers, settings |
 //! | [`eval`] | loss, perplexity, exact match, generation |
 //! | [`show`] | reports, tables and figures |
@@ -79,6 +80,7 @@ pub mod ops;
 mod seed;
 pub mod session;
 pub mod show;
+pub mod solve;
 pub mod syntax;
 pub mod timeline;
 pub mod train;
@@ -97,4 +99,5 @@ pub use objective::Reduction;
 pub use session::{
     Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load,
 };
+pub use solve::SolveSettings;
 pub use train::{Optimizer, Schedule, Settings};

@@ -78,6 +78,7 @@ mod tests {
             loss: None,
             step: None,
             dam: None,
+            figure: None,
             finished: false,
         }
     }

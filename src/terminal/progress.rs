@@ -130,10 +130,13 @@ fn draw(tasks: &mut Vec<TaskDisplay>, progress: &Progress<'_>) {
         (None, Some(loss)) => task.history.push(progress.done, loss, &[]),
         (None, None) => {}
     }
-    if task.history.total.len() > 1 && task.last_redraw.elapsed() > CURVE_INTERVAL {
-        task.last_redraw = Instant::now();
-        let width = task.columns.saturating_sub(1).min(100);
-        task.bar.set_prefix(Figure::losses(&task.history).text(width, screen::is_ascii()));
+    if task.last_redraw.elapsed() > CURVE_INTERVAL {
+        let losses = || (task.history.total.len() > 1).then(|| Figure::losses(&task.history));
+        if let Some(figure) = progress.figure.cloned().or_else(losses) {
+            task.last_redraw = Instant::now();
+            let width = task.columns.saturating_sub(1).min(100);
+            task.bar.set_prefix(figure.text(width, screen::is_ascii()));
+        }
     }
     match progress.task {
         GENERATE => task.bar.set_prefix(last_rows(

@@ -116,6 +116,11 @@ impl Merge {
         self.tensor(TensorSpec::EMBEDDING)
     }
 
+    /// Returns the number of merged sources.
+    pub fn sources(&self) -> usize {
+        self.sources
+    }
+
     /// Returns the number of values of all variables; with `trained`, of the trainable ones.
     pub fn parameters(&self, trained: bool) -> usize {
         self.variables.iter().filter(|v| v.trains || !trained).map(|v| v.value.elem_count()).sum()
@@ -185,6 +190,50 @@ impl Merge {
     /// Out of memory on the device.
     pub fn weight(&self, tensor: &MergedTensor) -> Result<candle_core::Var> {
         tensor.operation.forward(&self.scales(tensor)?)
+    }
+
+    /// Returns `sum_i weights[i] W_i` of `tensor`, or of its rows `ids` (u32), as rows x columns in
+    /// `dtype`, f32 or f64.
+    ///
+    /// # Errors
+    /// Ids out of range, or out of memory on the device.
+    pub(crate) fn combination(
+        &self,
+        tensor: &MergedTensor,
+        weights: &[f64],
+        ids: Option<&Tensor>,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let scales = Tensor::from_slice(weights, (weights.len(), 1, 1), &Device::Cpu)?;
+        let scales = scales.to_dtype(dtype)?.to_device(&self.device)?;
+        match ids {
+            Some(ids) => tensor.operation.forward_rows(&scales, ids),
+            None => {
+                let sum = tensor.operation.forward(&scales)?.into_inner().detach();
+                Ok(sum.reshape(((), self.site(&tensor.spec).columns()))?)
+            }
+        }
+    }
+
+    /// Returns the scales `f(c)` of `tensor` for the values `parameters` of its variables, f32.
+    /// Gradients flow through them to these values.
+    ///
+    /// # Errors
+    /// The scheme fails or returns the wrong shape.
+    pub(crate) fn scales_at(&self, tensor: &MergedTensor, parameters: &[Tensor]) -> Result<Tensor> {
+        let values = parameters.iter().map(|value| value.to_device(&self.device));
+        let values = values.collect::<candle_core::Result<Vec<_>>>()?;
+        let c = self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values)?;
+        Ok(self.wrap.options.f.apply(&c)?)
+    }
+
+    /// Like [`Merge::weight`], computed in `dtype`, f32 or f64, and detached from any graph.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub(crate) fn weight_in(&self, tensor: &MergedTensor, dtype: DType) -> Result<Tensor> {
+        let weight = tensor.operation.forward(&self.scales(tensor)?.to_dtype(dtype)?)?;
+        Ok(weight.into_inner().detach())
     }
 
     /// Returns the merged rows `ids` (u32) of `tensor`: ids x columns, f32.

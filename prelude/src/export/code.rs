@@ -209,6 +209,11 @@ impl Code {
         (self.merged, self.trained) = (None, true);
     }
 
+    /// `dam` has been solved and is the latest merge.
+    pub fn solves(&mut self) {
+        self.merged = None;
+    }
+
     /// The seed may have changed.
     pub fn seeds(&mut self) {
         self.seeded = true;

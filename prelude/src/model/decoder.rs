@@ -24,6 +24,54 @@ pub struct Decoder<'a, W: Weights + ?Sized> {
     weights: &'a W,
 }
 
+/// Half a layer: `x += after(last(inner(before(x))))`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// The attention.
+    Attention,
+    /// The MLP.
+    Mlp,
+}
+
+impl Half {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::Attention, Self::Mlp];
+
+    /// Returns the name of the norm on its input.
+    pub fn norm_before(self, a: &Architecture) -> Option<&'static str> {
+        match self {
+            Half::Attention => a.norms.before_attention,
+            Half::Mlp => a.norms.before_mlp,
+        }
+    }
+
+    /// Returns the name of the norm on its output.
+    pub fn norm_after(self, a: &Architecture) -> Option<&'static str> {
+        match self {
+            Half::Attention => a.norms.after_attention,
+            Half::Mlp => a.norms.after_mlp,
+        }
+    }
+
+    /// Returns the names of its first projections, which have the same input.
+    pub fn first(self, a: &Architecture) -> &'static [&'static str] {
+        match self {
+            Half::Attention if a.fused_qkv => &["self_attn.qkv_proj"],
+            Half::Attention => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Half::Mlp if a.fused_gate_up => &["mlp.gate_up_proj"],
+            Half::Mlp => &["mlp.gate_proj", "mlp.up_proj"],
+        }
+    }
+
+    /// Returns the name of its last projection.
+    pub fn last(self) -> &'static str {
+        match self {
+            Half::Attention => "self_attn.o_proj",
+            Half::Mlp => "mlp.down_proj",
+        }
+    }
+}
+
 /// The positions of packed tokens: the lengths of their sequences, and the rotary angles.
 pub struct Positions {
     lengths: Vec<usize>,
@@ -179,21 +227,68 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
         interrupt::check()?;
-        let norms = self.architecture.norms;
-        let scale = self.architecture.residual_scale;
-        let norm = |x: Tensor, name: Option<&str>| match name {
-            Some(name) => self.norm(&x, &format!("model.layers.{layer}.{name}")),
-            None => Ok(x),
-        };
-        let add = |x: &Tensor, y: Tensor| x + if scale == 1.0 { y } else { (y * scale)? };
-        let y =
-            self.attention(&norm(x.clone(), norms.before_attention)?, layer, positions, cache)?;
-        let x = add(x, norm(y, norms.after_attention)?)?;
-        let y = self.mlp(&norm(x.clone(), norms.before_mlp)?, layer)?;
-        Ok(add(&x, norm(y, norms.after_mlp)?)?)
+        let y = self.before(Half::Attention, layer, x)?;
+        let y = self.attended(&y, layer, positions, cache)?;
+        let x = self.after(Half::Attention, layer, x, &self.last(Half::Attention, layer, &y)?)?;
+        let y = self.mlp(&self.before(Half::Mlp, layer, &x)?, layer)?;
+        self.after(Half::Mlp, layer, &x, &y)
     }
 
-    fn attention(
+    /// Returns the input of the first projections of half a layer: `x`, normalised if there is a
+    /// norm.
+    ///
+    /// # Errors
+    /// A missing weight.
+    pub fn before(&self, half: Half, layer: usize, x: &Tensor) -> Result<Tensor> {
+        match half.norm_before(self.architecture) {
+            Some(norm) => self.norm(x, &format!("model.layers.{layer}.{norm}")),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// Returns the input of the last projection of half a layer, for the input `y` of its first
+    /// projections: the heads' results, or the gated units.
+    ///
+    /// # Errors
+    /// A missing weight.
+    pub fn inner(
+        &self,
+        half: Half,
+        layer: usize,
+        y: &Tensor,
+        positions: &Positions,
+    ) -> Result<Tensor> {
+        match half {
+            Half::Attention => self.attended(y, layer, positions, None),
+            Half::Mlp => self.gated(y, layer),
+        }
+    }
+
+    /// Applies the last projection of half a layer to its input `y`.
+    ///
+    /// # Errors
+    /// A missing weight.
+    pub fn last(&self, half: Half, layer: usize, y: &Tensor) -> Result<Tensor> {
+        let a = self.architecture;
+        let bias = if half == Half::Attention { a.output_bias } else { a.mlp_bias };
+        self.linear_named(y, &format!("model.layers.{layer}.{}", half.last()), bias)
+    }
+
+    /// Adds the result `y` of half a layer to its input `x`.
+    ///
+    /// # Errors
+    /// A missing weight.
+    pub fn after(&self, half: Half, layer: usize, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let y = match half.norm_after(self.architecture) {
+            Some(norm) => self.norm(y, &format!("model.layers.{layer}.{norm}"))?,
+            None => y.clone(),
+        };
+        let scale = self.architecture.residual_scale;
+        Ok((x + if scale == 1.0 { y } else { (y * scale)? })?)
+    }
+
+    /// Runs the attention heads on `x`, without the output projection.
+    fn attended(
         &self,
         x: &Tensor,
         layer: usize,
@@ -222,8 +317,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             window: attention.window,
             soft_cap: a.attention_cap,
         };
-        let y = attention.run(&q, &k, &v, &positions.lengths, positions.start)?;
-        self.linear_named(&y, &format!("{prefix}.o_proj"), a.output_bias)
+        Ok(attention.run(&q, &k, &v, &positions.lengths, positions.start)?)
     }
 
     fn queries_keys_values(&self, x: &Tensor, prefix: &str) -> Result<(Tensor, Tensor, Tensor)> {
@@ -282,17 +376,22 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
                 )?);
             }
         }
-        let project = |x: &Tensor, part: &str| {
-            self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias)
-        };
+        self.last(Half::Mlp, layer, &self.gated(x, layer)?)
+    }
+
+    /// Returns the gated units of the MLP, the input of its last projection.
+    fn gated(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
+        let (a, prefix) = (self.architecture, format!("model.layers.{layer}.mlp"));
+        let project =
+            |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias);
         let (gate, up) = if a.fused_gate_up {
-            let both = project(x, "gate_up")?;
+            let both = project("gate_up")?;
             let part = |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
             (part(0)?, part(1)?)
         } else {
-            (project(x, "gate")?, project(x, "up")?)
+            (project("gate")?, project("up")?)
         };
-        project(&gated(&gate, &up, a.activation)?, "down")
+        Ok(gated(&gate, &up, a.activation)?)
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {

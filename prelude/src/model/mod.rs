@@ -5,6 +5,6 @@ mod decoder;
 mod weights;
 
 pub use chunks::chunks;
-pub use decoder::{Cache, Decoder, Positions, capped};
+pub use decoder::{Cache, Decoder, Half, Positions, capped};
 pub(crate) use weights::collect;
 pub use weights::{SourceWeights, Weights};

@@ -83,6 +83,7 @@ impl TaskDisplay {
         // At the end, the returned value contains the losses.
         let losses = (!progress.finished && self.history.total.len() > 1)
             .then(|| Figure::losses(&self.history));
+        let losses = progress.figure.cloned().or(losses);
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
         // The final figure must survive in a notebook opened elsewhere; intermediate ones must not
@@ -159,6 +160,7 @@ mod tests {
             loss: None,
             step: None,
             dam: None,
+            figure: None,
             finished: false,
         };
         let data = shown.data(&progress);

@@ -28,7 +28,7 @@ pub use gradient::Gradient;
 pub use linear::{linear, linear_into};
 pub use mlp::mlp;
 pub use packed_attention::Attention;
-pub(crate) use product::{Matrix, new_product};
+pub(crate) use product::{Into, Matrix, new_product, product};
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
 pub(crate) use scaled_sum::decode_rows;

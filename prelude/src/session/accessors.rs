@@ -232,6 +232,11 @@ impl Dam {
         Ok(())
     }
 
+    /// Returns where the coefficients start, if not as the scheme has them.
+    pub(crate) fn start(&self) -> Option<String> {
+        self.session().start.clone()
+    }
+
     /// Scores the merge on data files. Without files, uses the held-out data of built-in sources,
     /// or else the session's own data.
     ///
@@ -239,9 +244,7 @@ impl Dam {
     /// The data is invalid.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
         self.with_weights(|session| {
-            let scorer = session.scorer();
-            let scores = scorer
-                .score(&session.merge.as_weights(session.dtype), &scorer.eval_data(files)?)?;
+            let scores = session.scores_on(files)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })

@@ -93,8 +93,12 @@ impl Session {
             serde_json::json!({"wrap": wrap, "settings": self.models.settings, "steps": self.step});
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
-        if self.step == 0 {
-            line("\nNot trained: these are the initial coefficients.".into());
+        match &self.start {
+            Some(start) => line(format!("\nThe coefficients start here: {start}.")),
+            None if self.step == 0 => {
+                line("\nNot trained: these are the initial coefficients.".into());
+            }
+            None => {}
         }
         if let (Some((_, first)), Some((_, last))) =
             (self.history.total.first(), self.history.total.last())

@@ -18,12 +18,16 @@ use crate::eval::{Cost, measured};
 use crate::interrupt;
 use crate::methods::{GREEDY_SOUP, METHODS, find};
 use crate::show::{Comparison, MethodResult, Scores};
+use crate::solve::{SOLVED_METHODS, SolveSettings, SolvedMethod};
 
 /// The method name of DAM.
 pub const DAM: &str = "dam";
 
 /// The method name of evolutionary search.
 pub const EVOLVE: &str = "evolve";
+
+/// The method name of DAM's coefficients by least squares.
+pub const SOLVE: &str = "solve";
 
 /// The methods to compare, and their budgets.
 ///
@@ -39,7 +43,8 @@ pub const EVOLVE: &str = "evolve";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// `dam`, `evolve`, `greedy_soup` and names of static methods; one row each.
+    /// `dam`, `solve`, `evolve`, `greedy_soup`, and names of static methods and of
+    /// [`SOLVED_METHODS`]; one row each.
     pub methods: Vec<String>,
     /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's
     /// own data.
@@ -54,10 +59,19 @@ pub struct Compare {
 
 impl Default for Compare {
     fn default() -> Self {
-        let methods = [DAM, "linear", GREEDY_SOUP, "task_arithmetic", "ties", "dare_ties", EVOLVE]
-            .map(str::to_owned);
+        let methods = [
+            DAM,
+            SOLVE,
+            "regmean",
+            "linear",
+            GREEDY_SOUP,
+            "task_arithmetic",
+            "ties",
+            "dare_ties",
+            EVOLVE,
+        ];
         Self {
-            methods: methods.into(),
+            methods: methods.map(str::to_owned).into(),
             files: Vec::new(),
             steps: 150,
             budget: 200,
@@ -79,20 +93,18 @@ impl Models {
         mut watch: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Comparison> {
         for name in &options.methods {
-            let own = [DAM, EVOLVE, GREEDY_SOUP];
-            if !own.contains(&name.as_str()) && find(name).is_err() {
-                return Err(Error::unknown(
-                    "method",
-                    name,
-                    own.into_iter().chain(METHODS.iter().map(|m| m.name)),
-                ));
+            let own = [DAM, SOLVE, EVOLVE, GREEDY_SOUP].into_iter();
+            let mut own = own.chain(SOLVED_METHODS.iter().map(|m| m.name));
+            if !own.clone().any(|own| own == name) && find(name).is_err() {
+                let known = own.by_ref().chain(METHODS.iter().map(|m| m.name));
+                return Err(Error::unknown("method", name, known));
             }
         }
         let settings = &self.settings;
         let mut table = Comparison {
             notes: vec![
                 format!(
-                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
+                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates; solve, regmean and wudi: not tuned",
                     options.examples, settings.seed, options.steps, settings.lr, settings.batch_size, options.budget
                 ),
                 "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"
@@ -161,11 +173,29 @@ impl Models {
                 })?;
                 Ok((chosen, merged.eval(&options.files)?, cost))
             }
+            SOLVE => {
+                let settings = SolveSettings { unrestricted: false, ..SolveSettings::default() };
+                let (dam, cost) = measured(|| {
+                    let dam = Dam::new(self.clone(), Columns::default().into())?;
+                    let report =
+                        dam.solve_with(&settings, |part| watch(&format!("{SOLVE}: {part}")))?;
+                    if report.stopped {
+                        return Err(Error::Interrupted);
+                    }
+                    Ok::<_, Error>((dam, settings.runs() * report.tokens as u64))
+                })?;
+                Ok((dam.start().unwrap_or_default(), dam.eval(&options.files)?, cost))
+            }
             _ => {
                 let ((merged, chosen), cost) = measured(|| {
-                    let (merged, chosen, tokens) = match name {
-                        GREEDY_SOUP => greedy_soup(self, options.examples)?,
-                        _ => tune(self, find(name)?, options.examples)?,
+                    let (merged, chosen, tokens) = match (SolvedMethod::find(name), name) {
+                        (Some(method), _) => {
+                            let (merged, tokens) = self.merge_solved_of(&(method.settings)())?;
+                            let chosen = merged.report().notes.join("; ");
+                            (merged, chosen, tokens)
+                        }
+                        (None, GREEDY_SOUP) => greedy_soup(self, options.examples)?,
+                        (None, _) => tune(self, find(name)?, options.examples)?,
                     };
                     // A merge that is never computed costs nothing.
                     merged.inspect("")?;

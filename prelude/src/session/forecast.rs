@@ -1,7 +1,9 @@
 //! The resources that training a session needs, forecast when a report asks for them.
 
 use super::{BASE, Session};
+use crate::checkpoint::Source;
 use crate::error::Result;
+use crate::solve::{SolveSettings, bytes};
 use crate::train::{Forecast, Workload, available_bytes};
 
 /// The assumed length of an example, in tokens, for a source without data.
@@ -13,7 +15,25 @@ impl Session {
         let mut forecast =
             Forecast::new(&self.workload(), &self.models.settings, &self.merge.device);
         forecast.working_bytes += self.merge.coefficient_bytes();
+        if self.merge.device.is_cpu() {
+            let sources = self.sources.len();
+            forecast.solve_bytes = bytes(&self.merge.architecture, sources, self.tokens_to_solve());
+        }
         forecast
+    }
+
+    /// Returns the tokens that solving with default settings takes.
+    fn tokens_to_solve(&self) -> usize {
+        let (count, max_length) =
+            (SolveSettings::default().examples, self.models.settings.max_length);
+        let of = |source: &Source| match self.models.data.get(source.name()) {
+            Some(data) => {
+                data.examples.iter().take(count).map(|e| e.ids.len().min(max_length)).sum()
+            }
+            None if source.name() == BASE => 0,
+            None => count * ASSUMED_LENGTH.min(max_length),
+        };
+        self.sources.iter().map(of).sum()
     }
 
     /// Returns an error if a step does not fit into main memory.

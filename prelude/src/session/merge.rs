@@ -113,7 +113,7 @@ impl Models {
     }
 
     /// Plans the merge of the sources by `method`, with the same parameters for all tensors.
-    fn plan(&self, method: Arc<dyn Method>) -> Result<Plan> {
+    pub(super) fn plan(&self, method: Arc<dyn Method>) -> Result<Plan> {
         let with_base = method.base() == Base::Source;
         let sources: Vec<Source> = self
             .sources

@@ -40,6 +40,7 @@ mod session_file;
 mod side_files;
 mod snapshot;
 mod snapshot_content;
+mod solve;
 mod terms;
 mod tune;
 mod wrap_from;
@@ -56,7 +57,7 @@ pub use crate::checkpoint::BASE;
 pub use accessors::SessionStatus;
 pub use bake_options::Bake;
 pub use check::check_scheme;
-pub use compare::{Compare, DAM, EVOLVE};
+pub use compare::{Compare, DAM, EVOLVE, SOLVE};
 pub use evolve::{Evolve, EvolveProgress, Evolved};
 pub(crate) use inspect::{matching, single};
 pub use latest::latest;
@@ -183,6 +184,12 @@ impl Session {
             device: &self.merge.device,
             dtype: self.dtype,
         }
+    }
+
+    /// Scores the merge on the data that [`Dam::eval`] uses for `files`.
+    fn scores_on(&self, files: &[String]) -> Result<Scores> {
+        let scorer = self.scorer();
+        scorer.score(&self.merge.as_weights(self.dtype), &scorer.eval_data(files)?)
     }
 
     /// Makes one optimiser step. On an error, nothing changes.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::Dam;
-use crate::show::StepReport;
+use crate::show::{Figure, StepReport};
 use crate::work;
 
 /// The task whose message is the text generated so far. With one model, the message is its text;
@@ -41,6 +41,8 @@ pub struct Progress<'a> {
     pub step: Option<&'a StepReport>,
     /// The merge in training.
     pub dam: Option<&'a Dam>,
+    /// A figure of the task so far, if it has one other than the curve of its losses.
+    pub figure: Option<&'a Figure>,
     /// Whether the task has ended.
     pub finished: bool,
 }
@@ -69,6 +71,7 @@ pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
             loss: None,
             step: None,
             dam: None,
+            figure: None,
             finished: amount.is_last,
         });
     });
@@ -89,7 +92,7 @@ impl<'a> Task<'a> {
         let watcher =
             WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(line_watcher);
         let task = Self { name, total, done: 0, dam, watcher };
-        task.report("", None, None, false);
+        task.report(task.progress(""));
         task
     }
 
@@ -102,31 +105,43 @@ impl<'a> Task<'a> {
     ) {
         self.done += 1;
         if self.watcher.is_some() {
-            self.report(&message(), loss, step, false);
+            self.report(Progress { loss, step, ..self.progress(&message()) });
         }
     }
 
-    fn report(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
-        let Self { name: task, total, done, dam, .. } = *self;
+    /// Reports one more step with a figure of the task so far.
+    pub fn draw(&mut self, message: impl FnOnce() -> String, figure: impl FnOnce() -> Figure) {
+        self.done += 1;
+        if self.watcher.is_some() {
+            self.report(Progress { figure: Some(&figure()), ..self.progress(&message()) });
+        }
+    }
+
+    fn progress<'p>(&'p self, message: &'p str) -> Progress<'p> {
+        Progress {
+            task: self.name,
+            done: self.done,
+            counts: Counts::Steps,
+            total: self.total,
+            message,
+            loss: None,
+            step: None,
+            dam: self.dam,
+            figure: None,
+            finished: false,
+        }
+    }
+
+    fn report(&self, progress: Progress<'_>) {
         if let Some(watcher) = &self.watcher {
-            watcher(&Progress {
-                task,
-                done,
-                counts: Counts::Steps,
-                total,
-                message,
-                loss,
-                step,
-                dam,
-                finished,
-            });
+            watcher(&progress);
         }
     }
 }
 
 impl Drop for Task<'_> {
     fn drop(&mut self) {
-        self.report("", None, None, true);
+        self.report(Progress { finished: true, ..self.progress("") });
     }
 }
 

@@ -86,6 +86,7 @@ impl StateToSave {
             losses: content.history.total.iter().map(|(_, loss)| *loss).collect(),
             terms: content.history.terms.clone(),
             scores: snapshot.scores.clone(),
+            start: snapshot.start.clone(),
         })
     }
 }
@@ -210,6 +211,7 @@ impl Dam {
             session.scores = saved.scores;
             session.moments = content.moments;
             session.history = content.history;
+            session.start = saved.start;
         }
         Ok(dam.into_latest())
     }

@@ -64,6 +64,9 @@ pub(super) struct Saved {
     #[serde(default)]
     pub terms: Vec<(String, Vec<(usize, f64)>)>,
     pub scores: Option<Scores>,
+    /// Describes the start of the coefficients if they do not start as the scheme has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub(super) step: usize,
     loss: Option<f64>,
     pub(super) scores: Option<Scores>,
+    /// Describes the start of the coefficients, as in the session.
+    pub(super) start: Option<String>,
     state: u64,
     storage: Arc<Mutex<Storage>>,
 }
@@ -122,6 +124,7 @@ impl Session {
             step: self.step,
             loss: self.history.total.last().map(|(_, loss)| *loss),
             scores: self.scores.clone(),
+            start: self.start.clone(),
             state: self.state,
             storage: Arc::new(Mutex::new(Storage::Memory(Arc::new(content)))),
         })
@@ -212,6 +215,7 @@ impl Dam {
         session.state = snapshot.state;
         session.history = content.history.clone();
         session.scores = snapshot.scores.clone();
+        session.start = snapshot.start.clone();
         Ok(())
     }
 
@@ -228,13 +232,9 @@ impl Dam {
     /// # Errors
     /// As for [`Dam::restore`].
     pub fn fork_at(&self, snapshot: &Snapshot) -> Result<Self> {
-        let (wrap, start) = {
-            let session = self.session();
-            (session.merge.wrap.clone(), session.start.clone())
-        };
+        let wrap = self.session().merge.wrap.clone();
         let dam = Dam::new(snapshot.models.clone(), wrap)?;
         dam.restore(snapshot)?;
-        dam.session().start = start;
         Ok(dam)
     }
 }

@@ -66,8 +66,9 @@ fn forecast(f: &Forecast) -> Vec<String> {
     vec![
         format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(
-            "memory: {} for training, up to {} for cached teacher outputs, {} of mapped sources; {} free",
+            "memory: {} for training ({} for solve), up to {} for cached teacher outputs, {} of mapped sources; {} free",
             bytes(f.working_bytes),
+            bytes(f.solve_bytes),
             bytes(f.teacher_bytes),
             bytes(f.mapped_bytes),
             bytes(f.available_bytes),

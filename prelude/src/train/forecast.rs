@@ -54,6 +54,8 @@ pub struct Workload {
 pub struct Forecast {
     /// Main memory for training, without the memory-mapped sources.
     pub working_bytes: u64,
+    /// Main memory for solving with default settings.
+    pub solve_bytes: u64,
     /// The sources' weights, mapped from their files; cached in spare memory.
     pub mapped_bytes: u64,
     /// The maximum size of cached teacher outputs.
@@ -216,6 +218,7 @@ impl Forecast {
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Self {
             working_bytes,
+            solve_bytes: 0,
             mapped_bytes: workload.source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
             disk_bytes: workload.baked_bytes,

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::fault::Fault;
-use super::kind::{bytes, count};
+use super::kind::{bytes, count, number};
 use super::signature::{Opt, Signature};
 use crate::error::{Error, Result, refuse};
 use crate::syntax::Argument;
@@ -82,6 +82,11 @@ impl Arguments {
     /// The integer value of `key`.
     pub fn count(&self, key: &str) -> Option<usize> {
         self.option(key).and_then(count)
+    }
+
+    /// The number that is the value of `key`.
+    pub fn number_of(&self, key: &str) -> Option<f64> {
+        self.option(key).and_then(number)
     }
 
     /// The value of `key` in bytes.

@@ -103,10 +103,10 @@ impl Command for Output {
             Latest::Dam(dam) => {
                 let written = dam.bake_with(&self.place, &self.how)?;
                 context.is_saved();
-                let note = if dam.steps() == 0 {
-                    "not trained: the coefficients have their initial values"
-                } else {
-                    ""
+                let note = match dam.start() {
+                    _ if dam.steps() > 0 => String::new(),
+                    Some(start) => format!("not trained; the coefficients start here: {start}"),
+                    None => "not trained: the coefficients have their initial values".into(),
                 };
                 Ok(Reply::written(&written).and(note))
             }

@@ -8,14 +8,18 @@ use super::merge::static_methods;
 use super::paths::{at_home, check_free};
 use super::prelude::*;
 use crate::Compare;
-use crate::session::{DAM, EVOLVE};
+use crate::session::{DAM, EVOLVE, SOLVE};
 use crate::show::Comparison;
 
 const METHOD: Kind = Kind::OneOf(Words {
     what: "method",
     place: Some("METHOD"),
     all: || {
-        let trained = [(DAM, "coefficients that are trained"), (EVOLVE, "weights by evolution")];
+        let trained = [
+            (DAM, "coefficients that are trained"),
+            (SOLVE, "coefficients by least squares"),
+            (EVOLVE, "weights by evolution"),
+        ];
         trained.into_iter().chain(static_methods()).collect()
     },
 });

@@ -21,6 +21,8 @@ pub enum Kind {
     List(&'static Kind),
     /// An integer of at least 1; this is its placeholder in the usage.
     Count(&'static str),
+    /// A number of at least 0; this is its placeholder in the usage.
+    Number(&'static str),
     /// A number of bytes; this is its placeholder in the usage.
     Size(&'static str),
     /// Free text, which may contain spaces.
@@ -98,7 +100,7 @@ impl Kind {
             Kind::Either(kinds) => kinds.iter().map(Kind::usage).collect::<Vec<_>>().join("|"),
             Kind::List(Kind::OneOf(words)) => words.joined(","),
             Kind::List(kind) => format!("{},...", kind.usage()),
-            Kind::Count(shown) | Kind::Size(shown) => (*shown).into(),
+            Kind::Count(shown) | Kind::Number(shown) | Kind::Size(shown) => (*shown).into(),
             Kind::Text(place) => format!("\"{place}\""),
             Kind::Source => "[NAME=]SOURCE".into(),
             Kind::Data | Kind::Session => "FILE".into(),
@@ -218,6 +220,9 @@ impl Kind {
                     "an integer of at least 1"
                 };
                 Err(Fault::new(bad(range), text).before(zero))
+            }
+            Kind::Number(_) if number(text).is_none() => {
+                Err(Fault::number(bad("a number of at least 0"), text, &[]))
             }
             Kind::Size(_) if bytes(text).is_none() => {
                 Err(Fault::new(bad("a size such as 5GB or 500MB"), text).before([text]))
@@ -349,6 +354,11 @@ pub fn is_recipe(text: &str) -> bool {
 /// An integer of at least 1.
 pub fn count(text: &str) -> Option<usize> {
     text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n))
+}
+
+/// A finite number of at least 0.
+pub fn number(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0)
 }
 
 /// A size such as `5GB` or `100MB`, in bytes.

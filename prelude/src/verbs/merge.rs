@@ -6,9 +6,11 @@ use super::bake::{OPTIONS, Output};
 use super::kind::is_recipe;
 use super::paths::at_home;
 use super::prelude::*;
+use super::solve;
 use crate::methods::{self, GREEDY_SOUP, METHODS};
 use crate::show::Table;
-use crate::{Compare, Merged};
+use crate::solve::{SOLVED_METHODS, SolvedMethod};
+use crate::{Compare, Merged, SolveSettings};
 
 /// Methods without training that need no data.
 pub(super) const METHOD: Kind = Kind::OneOf(Words {
@@ -30,7 +32,16 @@ const STATIC_METHOD: Kind =
 
 /// All methods without training, each with its description.
 pub(super) fn static_methods() -> Vec<(&'static str, &'static str)> {
-    METHODS.iter().map(|method| (method.name, method.about)).chain([SOUP]).collect()
+    let solved = SOLVED_METHODS.iter().map(|method| (method.name, method.about));
+    let all = METHODS.iter().map(|method| (method.name, method.about));
+    all.chain([SOUP]).chain(solved).collect()
+}
+
+/// The parameters of a method that solves for weights.
+pub(super) fn solved_usage(method: &SolvedMethod) -> String {
+    let options = solve::options_of(method).into_iter();
+    let usage = options.map(|Opt { key, kind }| format!("[{key}={}]", kind.usage()));
+    usage.collect::<Vec<_>>().join(" ")
 }
 
 pub const VERB: Verb = Verb {
@@ -59,6 +70,9 @@ fn parameters_of(words: &[&str]) -> Option<Vec<Opt>> {
     match words.first()? {
         name if *name == GREEDY_SOUP => Some(vec![option("data", Kind::List(&Kind::Data))]),
         name => {
+            if let Some(method) = SolvedMethod::find(name) {
+                return Some(solve::options_of(method));
+            }
             let entry = methods::find(name).ok()?;
             let names = entry.keys.iter().map(|key| key.name);
             // The plural is an alias.
@@ -84,6 +98,7 @@ enum Way {
     /// Scored on these files, or else on the data that sources were tuned on.
     GreedySoup(Vec<String>),
     Method(&'static methods::MethodEntry, Vec<(String, String)>),
+    Solved(&'static SolvedMethod, SolveSettings),
 }
 
 fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
@@ -119,6 +134,8 @@ fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
         Way::Recipe(at_home(name))
     } else if name == GREEDY_SOUP {
         Way::GreedySoup(arguments.list("data").map(at_home).collect())
+    } else if let Some(method) = SolvedMethod::find(name) {
+        Way::Solved(method, solve::with_options((method.settings)(), arguments))
     } else {
         let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         Way::Method(methods::find(name)?, parameters.into_iter().map(owned).collect())
@@ -141,6 +158,10 @@ impl Way {
                     })
                 })
             }
+            Way::Solved(_, settings) => {
+                context.loaded()?;
+                models.merge_solved(settings)
+            }
             Way::Method(entry, parameters) => {
                 context.loaded()?;
                 let parameters =
@@ -162,6 +183,10 @@ impl Way {
                     call("candidate.eval(&[", &files, "])?.mean_loss()")
                 };
                 format!("{models}.greedy_soup(|candidate| Ok(-{score}))?")
+            }
+            Way::Solved(method, settings) => {
+                let settings = solve::settings_rust(settings, method.name);
+                format!("{models}.merge_solved(&{settings})?")
             }
             Way::Method(entry, parameters) => {
                 let pairs: Vec<String> =
@@ -220,6 +245,9 @@ impl Command for List {
             .collect();
         let soup = [SOUP.0, SOUP.1, SOUP_USAGE];
         table.rows.insert(1, soup.map(str::to_owned).to_vec());
+        let solved = (SOLVED_METHODS.iter())
+            .map(|m| vec![m.name.to_owned(), m.about.to_owned(), solved_usage(m)]);
+        table.rows.extend(solved);
         let one = |row: &Vec<String>| json!({"name": row[0], "about": row[1], "usage": row[2]});
         let all: Vec<Value> = table.rows.iter().map(one).collect();
         Ok(Reply::shown(&table, json!({"methods": all})))

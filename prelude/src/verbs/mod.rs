@@ -46,6 +46,7 @@ mod rust;
 mod save;
 mod set;
 mod signature;
+mod solve;
 mod step;
 mod switch;
 mod topics;
@@ -75,6 +76,7 @@ pub const VERBS: &[&Verb] = &[
     &load::VERB,
     &data::VERB,
     &wrap::VERB,
+    &solve::VERB,
     &set::VERB,
     &loss::VERB,
     &step::VERB,

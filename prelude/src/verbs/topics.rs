@@ -1,11 +1,12 @@
 //! The topics of `help`, which several verbs share. Keys, defaults and lists come from their
 //! definitions.
 
-use super::merge::{SOUP, SOUP_USAGE};
+use super::merge::{SOUP, SOUP_USAGE, solved_usage};
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
 use crate::data::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::METHODS;
+use crate::solve::SOLVED_METHODS;
 use crate::train::{SETTINGS, Setting, Settings};
 
 /// A topic.
@@ -246,6 +247,9 @@ fn methods() -> String {
     }
     lines.push(line(SOUP.0, SOUP.1));
     lines.push(line("", SOUP_USAGE));
+    for method in &SOLVED_METHODS {
+        lines.extend([line(method.name, method.about), line("", &solved_usage(method))]);
+    }
     lines.push(
         "`evolve METHOD` searches weights and densities, `compare METHOD...` compares methods,"
             .into(),

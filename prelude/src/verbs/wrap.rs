@@ -7,8 +7,11 @@ use super::kind::is_recipe;
 use super::merge::METHOD;
 use super::paths::at_home;
 use super::prelude::*;
+use super::solve;
 use crate::coefficients::{Builtin, COLUMNS, SCHEMES, find};
-use crate::{BiasStart, Init, Kind as TensorKind, Nonlinearity, Options, Rest, Wrap};
+use crate::{
+    BiasStart, Init, Kind as TensorKind, Nonlinearity, Options, Rest, SolveSettings, Wrap,
+};
 
 const SCHEME: Kind = Kind::OneOf(Words {
     what: "scheme",
@@ -17,7 +20,11 @@ const SCHEME: Kind = Kind::OneOf(Words {
 });
 const KINDS: [TensorKind; 3] = [TensorKind::Linear, TensorKind::Embedding, TensorKind::Norm];
 const KIND: Kind = plain!("kind", KINDS.map(TensorKind::name));
-const INIT: Kind = Kind::Either(&[plain!("init", ["uniform", "random"]), METHOD, Kind::Recipe]);
+const INIT: Kind =
+    Kind::Either(&[plain!("init", ["uniform", "random", SOLVE]), METHOD, Kind::Recipe]);
+
+/// The value of `init` for coefficients that are solved.
+const SOLVE: &str = "solve";
 
 pub const VERB: Verb = Verb {
     signature: Signature {
@@ -29,6 +36,8 @@ pub const VERB: Verb = Verb {
             option("bias", plain!("bias", ["one", "same"])),
             option("base", plain!("base", ["off", "on"])),
             option("rest", plain!("rest", Rest::ALL.map(|rest| rest.name()))),
+            solve::EXAMPLES,
+            solve::RIDGE,
         ],
         more: Some(More { usage: settings_usage, options: settings_of }),
         ..Signature::EMPTY
@@ -63,8 +72,19 @@ struct WrapSources {
     builtin: &'static Builtin,
     options: Options,
     settings: Vec<(String, String)>,
-    /// The method or recipe of the merge that coefficients start at.
-    start: Option<String>,
+    start: Start,
+}
+
+/// Where coefficients start.
+enum Start {
+    /// As the options say.
+    Options,
+    /// At the merge of this method.
+    Method(String),
+    /// At the merge of this recipe.
+    Recipe(String),
+    /// At their solution.
+    Solve(SolveSettings),
 }
 
 fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
@@ -90,7 +110,22 @@ fn read(arguments: &Arguments) -> Result<Box<dyn Command>> {
     };
     let settings = arguments.options().filter(|(key, _)| builtin.keys.contains(key));
     let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let start = arguments.option("init").filter(|_| init.is_none()).map(at_home);
+    let start = match arguments.option("init") {
+        Some(SOLVE) => Start::Solve(solve::with_options(SolveSettings::default(), arguments)),
+        Some(recipe) if is_recipe(recipe) => Start::Recipe(at_home(recipe)),
+        Some(method) if init.is_none() => Start::Method(method.to_owned()),
+        _ => Start::Options,
+    };
+    if !matches!(start, Start::Solve(_)) {
+        for Opt { key, .. } in [solve::EXAMPLES, solve::RIDGE] {
+            if arguments.option(key).is_some() {
+                return refuse(
+                    format!("`{key}` needs init=solve"),
+                    format!("add init=solve, or leave out {key}"),
+                );
+            }
+        }
+    }
     Ok(Box::new(WrapSources { builtin, options, settings, start }))
 }
 
@@ -107,12 +142,11 @@ impl Command for WrapSources {
         let scheme = (self.builtin.build)(&self.settings())?;
         context.loaded()?;
         let how = Wrap { scheme, options };
-        let dam = match self.start.as_deref() {
-            None => models.wrap(how)?,
-            Some(recipe) if is_recipe(recipe) => {
-                models.wrap_from(how, &models.merge_recipe(recipe)?)?
-            }
-            Some(method) => models.wrap_from(how, &models.merge_named(method, &[])?)?,
+        let dam = match &self.start {
+            Start::Options => models.wrap(how)?,
+            Start::Recipe(recipe) => models.wrap_from(how, &models.merge_recipe(recipe)?)?,
+            Start::Method(method) => models.wrap_from(how, &models.merge_named(method, &[])?)?,
+            Start::Solve(settings) => models.wrap_solved(how, settings)?,
         };
         let report = dam.report();
         context.wrapped(dam);
@@ -159,12 +193,16 @@ impl Command for WrapSources {
             (_, false) => format!("{scheme}.with({})", with("Options")),
         };
         code.let_dam(&match &self.start {
-            None => format!("{models}.wrap({how})?"),
-            Some(start) if is_recipe(start) => {
-                format!("{models}.wrap_from({how}, &{models}.merge_recipe({start:?})?)?")
+            Start::Options => format!("{models}.wrap({how})?"),
+            Start::Recipe(recipe) => {
+                format!("{models}.wrap_from({how}, &{models}.merge_recipe({recipe:?})?)?")
             }
-            Some(start) => {
-                format!("{models}.wrap_from({how}, &{models}.merge_named({start:?}, &[])?)?")
+            Start::Method(method) => {
+                format!("{models}.wrap_from({how}, &{models}.merge_named({method:?}, &[])?)?")
+            }
+            Start::Solve(settings) => {
+                let settings = solve::settings_rust(settings, "default");
+                format!("{models}.wrap_solved({how}, &{settings})?")
             }
         });
         code.show("dam");

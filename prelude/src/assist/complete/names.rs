@@ -55,6 +55,7 @@ impl Place<'_> {
                 words.iter().map(|word| Candidate::whole(*word, "")).collect()
             }
             Kind::Count(_)
+            | Kind::Number(_)
             | Kind::Size(_)
             | Kind::Text(_)
             | Kind::NewBranch

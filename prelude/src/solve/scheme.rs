@@ -1,0 +1,88 @@
+//! Solves for the coefficients of a scheme: units whose tensors share variables together, every
+//! other unit alone.
+
+use std::collections::BTreeSet;
+
+use super::basis;
+use super::block::Unit;
+use super::columns;
+use super::gauss_newton::{Problem, deviation};
+use crate::coefficients::{Merge, MergedTensor};
+use crate::error::{Error, Result};
+use crate::interrupt;
+
+/// Sets the variables of `units` to their solution. Returns what is left of each unit's
+/// disagreement.
+///
+/// # Errors
+/// A system is not positive definite, the scheme fails, or [`Error::Interrupted`].
+pub(super) fn solve(merge: &Merge, units: &[Unit<'_>], ridge: f64) -> Result<Vec<f64>> {
+    let mut left = vec![0.0; units.len()];
+    for group in groups(units) {
+        interrupt::check()?;
+        let blocks = |i: &usize| Ok((*i, units[*i].blocks(merge)?));
+        let blocks = group.iter().map(blocks).collect::<Result<Vec<_>>>()?;
+        let done = match blocks.as_slice() {
+            [(i, blocks)] => columns::solve(merge, &units[*i], blocks, ridge)?,
+            _ => false,
+        };
+        let of = blocks.into_iter().map(|(i, blocks)| (&units[i], blocks)).collect();
+        let problem = Problem::new(merge, of, ridge)?;
+        if !done {
+            problem.solve()?;
+        }
+        for (i, (unit, blocks)) in group.iter().zip(problem.units()) {
+            let dtype = unit.quadratic.right.dtype();
+            let x = blocks.iter().map(|b| basis::deviations(&b.current_scales(merge)?, dtype));
+            let d = deviation(blocks, &x.collect::<Result<Vec<_>>>()?)?;
+            left[*i] = unit.quadratic.value(&d)?.max(0.0);
+        }
+    }
+    Ok(left)
+}
+
+/// Returns the indices of units that depend on each other's variables, group by group.
+fn groups(units: &[Unit<'_>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(BTreeSet<usize>, Vec<usize>)> = Vec::new();
+    for (i, unit) in units.iter().enumerate() {
+        let of = unit.tensors.iter().flat_map(|t| t.variables.iter().copied());
+        let mut group = (of.collect::<BTreeSet<usize>>(), vec![i]);
+        let (joined, others) =
+            groups.into_iter().partition(|(used, _)| !used.is_disjoint(&group.0));
+        groups = others;
+        for (used, units) in Vec::<(BTreeSet<usize>, Vec<usize>)>::into_iter(joined) {
+            group.0.extend(used);
+            group.1.splice(0..0, units);
+        }
+        groups.push(group);
+    }
+    groups.into_iter().map(|(_, units)| units).collect()
+}
+
+/// Returns an error if trained tensors of different layers share a variable: the sweep goes layer
+/// by layer.
+///
+/// # Errors
+/// [`Error::Refused`], with the scheme, the parameter and both tensors.
+pub(super) fn check(merge: &Merge) -> Result<()> {
+    let place = |tensor: &MergedTensor| (tensor.spec.layer(), tensor.spec.name.contains("embed"));
+    for (i, variable) in merge.variables.iter().enumerate() {
+        let mut users = merge.tensors.iter().filter(|t| t.trains && t.variables.contains(&i));
+        let Some(first) = users.next() else { continue };
+        if let Some(other) = users.find(|other| place(other) != place(first)) {
+            return Err(Error::Refused {
+                message: format!(
+                    "the scheme `{}` has no solution layer by layer: `{}` belongs to `{}` and to `{}`",
+                    merge.wrap.scheme.name(),
+                    variable.key,
+                    first.spec.name,
+                    other.spec.name
+                ),
+                hint:
+                    "learn its coefficients with train, or give every layer parameters of its own"
+                        .into(),
+            });
+        }
+    }
+    Ok(())
+}
