@@ -327,7 +327,7 @@ mod tests {
             (SolveSettings::regmean(), "regmean"),
             (SolveSettings::regmean_plus_plus(), "regmean_plus_plus"),
             (SolveSettings::wudi(), "wudi"),
-            (SETTINGS, "solve"),
+            (SETTINGS, "unrestricted"),
         ] {
             let merged = models.merge_solved(&SolveSettings { examples: 4, ..settings }).unwrap();
             assert_eq!(merged.report().method, method);

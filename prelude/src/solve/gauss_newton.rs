@@ -34,10 +34,10 @@ const STEP: f64 = 1.0 / 32.0;
 const LINEAR_STEP: f64 = 1.0;
 
 /// The maximum number of rounds.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 12;
 
 /// A round that gains less than this share of what was gained before is the last.
-const ENOUGH: f64 = 1e-4;
+const ENOUGH: f64 = 1e-6;
 
 /// Scales are f32, so the objective is not known better than this; near the solution, a step need
 /// not decrease it.

@@ -25,6 +25,8 @@ pub(super) struct Stream {
     pub source: usize,
     /// `1 / sqrt(n)`, with the tokens `n` of all examples of the source.
     pub weight: f64,
+    /// The number of examples.
+    pub examples: usize,
     /// The tokens, u32.
     pub ids: Tensor,
     pub positions: Positions,
@@ -76,6 +78,7 @@ pub(super) fn streams(
             streams.push(Stream {
                 source,
                 weight: (tokens as f64).sqrt().recip(),
+                examples: batch.lengths.len(),
                 positions: Positions::new(a, &batch.lengths, 0),
                 ids: batch.ids,
                 merged: none.clone(),

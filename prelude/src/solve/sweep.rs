@@ -63,7 +63,7 @@ impl Sweep {
 
     /// Returns the number of examples, of all sources.
     pub fn examples(&self) -> usize {
-        self.streams.iter().map(|stream| stream.positions.lengths.len()).sum()
+        self.streams.iter().map(|stream| stream.examples).sum()
     }
 
     /// Returns the tokens of all examples.

@@ -228,7 +228,7 @@ fn tensors() -> String {
         "`inspect PATTERN` takes".into(),
         line("a full name", "model.norm.weight"),
         line("a part of a name", "layers.0.mlp, or q_proj: every tensor that contains it"),
-        line("a glob", "layers.*.mlp.up_proj.weight: * matches any text, ? one character, [abc] one of them; it may start at any part of the name"),
+        line("a glob", "layers.*.mlp.up_proj.weight: * is any text, ? one character, [abc] one of these; it may start anywhere in the name"),
         "`plot coefficients` and `plot histogram` take one name; model. and .weight may be omitted.".into(),
         "Each tensor has a kind: linear, embedding, norm or bias; wrap train= chooses which kinds train.".into(),
     ]

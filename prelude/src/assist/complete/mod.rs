@@ -110,13 +110,12 @@ impl<'a> Place<'a> {
         if self.typed.starts_with('-') {
             return (0, self.flags());
         }
-        if let Some((key, value)) = pair(self.typed).filter(|_| self.verb.signature.has_options()) {
-            let stem = key.len() + 1;
-            let Some(option) = self.options.iter().find(|option| option.key == key) else {
-                return (stem, Vec::new());
-            };
+        // A path may contain a `=` too.
+        if let Some((key, value)) = pair(self.typed)
+            && let Some(option) = self.options.iter().find(|option| option.key == key)
+        {
             let (kept, found) = self.of_kind(&option.kind, value);
-            return (stem + kept, found);
+            return (key.len() + 1 + kept, found);
         }
         // Names before a source, and adapters after it, are parts of one word.
         let (stem, mut found) = self.words();

@@ -17,7 +17,9 @@ impl Place<'_> {
             Kind::Either(kinds) => {
                 let each = kinds.iter().map(|kind| self.of_kind(kind, typed));
                 return each
-                    .reduce(|(a, mut all), (b, found)| {
+                    .reduce(|(a, mut all), (b, mut found)| {
+                        // Directories lead to files of every kind.
+                        found.retain(|candidate| all.iter().all(|c| c.text != candidate.text));
                         all.extend(found);
                         (a.max(b), all)
                     })

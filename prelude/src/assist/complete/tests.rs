@@ -26,7 +26,7 @@ fn loaded() -> Context {
 fn verbs_come_first_in_every_statement() {
     let context = Context::default();
     assert_eq!(texts(&context, "").len(), VERBS.len());
-    assert_eq!(texts(&context, "  s"), ["set", "step", "save", "switch"]);
+    assert_eq!(texts(&context, "  s"), ["solve", "set", "step", "save", "switch"]);
     assert_eq!(completed(&context, "load builtin:base; wr"), "load builtin:base; wrap");
     assert_eq!(completed(&context, "step\ntr"), "step\ntrain");
     assert!(texts(&context, "# lo").is_empty() && texts(&context, "nonsense lo").is_empty());

@@ -37,13 +37,17 @@ fn the_gradient_vanishes_at_the_solution_of_every_scheme() {
             Problem::new(&case.merge, vec![(&units[0], blocks)], 0.1).unwrap().gradient_norm()
         };
         let before = size().unwrap();
-        by_scheme::solve(&case.merge, &units, 0.1).unwrap();
+        let left = by_scheme::solve(&case.merge, &units, 0.1).unwrap();
         let after = size().unwrap();
         let tolerance = match builtin.name {
-            // It is found in a few rounds, not to the last digit.
-            "low_rank" => 3e-2,
-            "rows_columns" => 5e-5,
-            _ => 1e-5,
+            // Not linear in its parameters: the rounds converge to the solution.
+            "softmax" => 1e-4,
+            // Not convex: a few rounds only lower the objective.
+            "low_rank" => {
+                assert!(left[0] < 0.5 * units[0].quadratic.at_average, "{left:?}");
+                continue;
+            }
+            _ => 1e-6,
         };
         assert!(after < tolerance * before, "{}: {before} to {after}", builtin.name);
     }
