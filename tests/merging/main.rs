@@ -13,3 +13,4 @@ mod recipes;
 mod schemes;
 mod session;
 mod show;
+mod solve;

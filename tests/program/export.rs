@@ -59,6 +59,14 @@ fn sessions() -> Vec<Session> {
             format!("{LOAD}; wrap init=recipe.yml; merge linear; wrap init=ties bias=same; step; inspect; plot lean"),
         ),
         trained(
+            "solved",
+            format!(
+                "{LOAD}; wrap init=solve examples=2; step; wrap rows; solve examples=3 ridge=0.2 target=merged residual=off \
+                 unrestricted=off layers=1 other=data1.jsonl; solve data=none; step; solve inputs=own"
+            ),
+        ),
+        session("regmean", format!("{LOAD}; merge wudi ridge=0.5; merge regmean examples=2"), ResultKind::Merged),
+        trained(
             "builtin",
             "load ja=builtin:japanese builtin:math; plot distances; wrap; train 2; generate 'say \"it\\'; # now' tokens=2; \
              generate \"What's\n7 + 5?\" tokens=3; compare dam linear steps=1 examples=2 table.md; \
