@@ -116,7 +116,8 @@ pub(super) fn settings_rust(settings: &SolveSettings, default: &str) -> String {
         settings.unrestricted.to_string(),
     );
     put("layers", settings.layers != of.layers, format!("{:?}", settings.layers));
-    put("other", settings.other != of.other, format!("vec!{:?}", settings.other));
+    let other = strings(&settings.other).join(", ");
+    put("other", settings.other != of.other, format!("[{other}].map(String::from).into()"));
     let default = format!("SolveSettings::{default}()");
     if given.is_empty() { default } else { fields("SolveSettings", &given, Some(&default)) }
 }
