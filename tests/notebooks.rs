@@ -40,6 +40,7 @@ notebooks! {
     methods: "06_methods.ipynb",
     a_scheme: "07_scheme.ipynb",
     real_models: "08_real_models.ipynb",
+    solve: "09_solve.ipynb",
 }
 
 fn directory() -> PathBuf {

@@ -18,6 +18,9 @@ pub mod methods {}
 #[doc = include_str!("../guide/schemes.md")]
 pub mod schemes {}
 
+#[doc = include_str!("../guide/solve.md")]
+pub mod solve {}
+
 #[doc = include_str!("../guide/results.md")]
 pub mod results {}
 

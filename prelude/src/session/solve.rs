@@ -17,6 +17,10 @@ use crate::show::{OtherText, SolveReport};
 use crate::solve::{FullWeights, Inputs, SolveSettings, SolvedPart, Sweep, bytes};
 use crate::train::available_bytes;
 
+/// The learning rate from an average, divided by that from a solution; measured in the guide's
+/// results.
+const SMALLER_STEPS: f64 = 5.0;
+
 impl Dam {
     /// Computes the coefficients that best make every layer give what each source gives on that
     /// source's data, in one sweep through the layers. Training may follow.
@@ -82,6 +86,7 @@ impl Dam {
             seconds: 0.0,
             stopped: false,
             other: Vec::new(),
+            lr: self.session().models.settings.lr / SMALLER_STEPS,
         };
         let mut task = Task::begin("solve", Some(sweep.parts()), Some(self));
         while sweep.parts() > 0 {

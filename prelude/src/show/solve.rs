@@ -27,6 +27,8 @@ pub struct SolveReport {
     pub stopped: bool,
     /// The loss on other text.
     pub other: Vec<OtherText>,
+    /// The learning rate to train with from here.
+    pub lr: f64,
 }
 
 /// The loss on text that no source is about, in nats.
@@ -94,6 +96,10 @@ impl SolveReport {
             let (before, after) = (number(*before), number(*after));
             table.notes.push(format!("other text, {name}: loss {before} before, {after} after"));
         }
+        table.notes.push(format!(
+            "to train from here, use about a fifth of the usual learning rate: set lr={:e}",
+            self.lr
+        ));
         if self.stopped {
             let layers = self.layers();
             table.notes.push(format!(

@@ -139,7 +139,7 @@ impl Command for Solve {
             "scheme": report.scheme, "share": report.share(),
             "unrestricted": report.unrestricted_share(), "parts": parts,
             "examples": report.examples, "tokens": report.tokens, "seconds": report.seconds,
-            "stopped": report.stopped, "layers": report.layers(), "other": report.other,
+            "stopped": report.stopped, "layers": report.layers(), "other": report.other, "lr": report.lr,
         });
         Ok(Reply::shown(&report, json))
     }

@@ -65,6 +65,12 @@ pub const TOPICS: &[Topic] = &[
         text: methods,
         example: "merge ties density=0.5",
     },
+    Topic {
+        name: "least_squares",
+        about: "what solve minimises, and its options",
+        text: least_squares,
+        example: "solve examples=4 target=merged",
+    },
     Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
 
@@ -220,6 +226,27 @@ fn penalties() -> String {
     lines.extend(penalties.iter().map(one));
     lines.push("At a uniform start all c_i are parallel, so cosine has no gradient until the data terms move them.".into());
     lines.join("\n")
+}
+
+fn least_squares() -> String {
+    [
+        "For each layer, `solve` minimises sum_i |W X_i - T_i|^2 / n_i + ridge over the coefficients of W: source i has n_i tokens,".to_owned(),
+        "X_i are the inputs of the layer on its data, and T_i are the targets. The options:".into(),
+        line("examples", "examples of each source's data, from the first"),
+        line("ridge", "pulls towards the average; relative to the mean diagonal of the system"),
+        line("target=own", "T_i is what source i gives from its own inputs (default)"),
+        line("target=merged", "T_i is what the layer of source i gives from X_i: RegMean++, arXiv 2508.03121"),
+        line("inputs=merged", "X_i comes from the merge so far (default)"),
+        line("inputs=own", "X_i comes from source i: RegMean, arXiv 2212.09849"),
+        line("data=none", "the rows of the task vector of source i stand for X_i: WUDI, arXiv 2503.08099"),
+        line("residual", "whether o_proj and down_proj also correct the error of the residual stream so far"),
+        line("unrestricted", "whether to report the best matrix without a scheme beside the scheme"),
+        line("layers", "solve only the first layers"),
+        line("other", "text that no source is about: its loss is shown before and after"),
+        "The report shows how much of the average's disagreement each layer leaves, given the inputs at that layer.".into(),
+        "`wrap init=solve` solves at once. `merge regmean`, `merge regmean_plus_plus` and `merge wudi` solve for whole matrices.".into(),
+    ]
+    .join("\n")
 }
 
 fn tensors() -> String {
