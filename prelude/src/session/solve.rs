@@ -78,15 +78,19 @@ impl Dam {
         let before = score()?;
         let start = Instant::now();
         let mut sweep = self.with_weights(|session| session.sweep(settings))?;
+        let (scheme, lr) = {
+            let session = self.session();
+            (session.merge.wrap.scheme.name(), session.models.settings.lr)
+        };
         let mut report = SolveReport {
-            scheme: self.session().merge.wrap.scheme.name(),
+            scheme,
             parts: Vec::new(),
             examples: sweep.examples(),
             tokens: sweep.tokens(),
             seconds: 0.0,
             stopped: false,
             other: Vec::new(),
-            lr: self.session().models.settings.lr / SMALLER_STEPS,
+            lr: lr / SMALLER_STEPS,
         };
         let mut task = Task::begin("solve", Some(sweep.parts()), Some(self));
         while sweep.parts() > 0 {
