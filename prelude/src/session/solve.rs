@@ -187,7 +187,8 @@ impl Models {
         on_threads(self.settings.threads, || {
             let mut sweep = self.sweep(&merge, &plan.sources, settings)?;
             tokens = settings.runs() * sweep.tokens() as u64;
-            let mut task = Task::begin("solve", Some(sweep.parts()), None);
+            let layers = merge.architecture.layers;
+            let mut task = Task::begin("solve", Some(layers), None);
             while let Some(part) =
                 sweep.next(&merge, &plan.sources, self.base(), Some(&mut whole))?
             {

@@ -51,12 +51,19 @@ impl Sweep {
             _ => streams::streams(sources, examples, a, &merge.device, BASE)?,
         };
         let mut parts = Part::all(a);
+        if settings.inputs == Inputs::Tasks {
+            parts.retain(|part| matches!(part, Part::Layer(_)));
+        }
         if let Some(layers) = settings.layers {
             if layers > a.layers {
                 let expected = format!("an integer from 1 to {}", a.layers);
                 return Err(Error::bad_value("layers", &layers.to_string(), &expected));
             }
-            parts.truncate(1 + layers);
+            parts.retain(|part| match part {
+                Part::Embedding => true,
+                Part::Layer(layer) => *layer < layers,
+                Part::Output => false,
+            });
         }
         Ok(Self { settings, dtype, streams, parts: parts.into_iter() })
     }
