@@ -131,7 +131,7 @@ fn a_resumed_session_has_its_solution() {
     );
     context.keep(place.path()).unwrap();
     let found = context.merged.as_ref().unwrap().inspect("").unwrap();
-    let mut again = Context::recover(place.path()).unwrap();
+    let again = Context::recover(place.path()).unwrap();
     assert!(again.notes.is_empty(), "{:?}", again.notes);
     assert_eq!(again.context.merged.as_ref().unwrap().inspect("").unwrap(), found);
     let notes = again.context.dam().unwrap().report().notes;

@@ -94,7 +94,7 @@ impl Session {
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
         match &self.start {
-            Some(start) => line(format!("\nThe coefficients start here: {start}.")),
+            Some(start) => line(format!("\nStart of the coefficients: {start}.")),
             None if self.step == 0 => {
                 line("\nNot trained: these are the initial coefficients.".into());
             }

@@ -104,7 +104,7 @@ impl Models {
         let mut table = Comparison {
             notes: vec![
                 format!(
-                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates; solve, regmean and wudi: not tuned",
+                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates; methods of least squares: not tuned",
                     options.examples, settings.seed, options.steps, settings.lr, settings.batch_size, options.budget
                 ),
                 "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"
@@ -127,7 +127,10 @@ impl Models {
                     refused: None,
                 },
                 // The sources are unsuitable, or unsuitable for this method.
-                Err(error @ (Error::Sources { .. } | Error::BadValue { .. })) => {
+                Err(
+                    error
+                    @ (Error::Sources { .. } | Error::BadValue { .. } | Error::Refused { .. }),
+                ) => {
                     let refused = Some(error.to_string());
                     MethodResult { method: name.clone(), refused, ..MethodResult::default() }
                 }

@@ -16,8 +16,7 @@ impl Session {
             Forecast::new(&self.workload(), &self.models.settings, &self.merge.device);
         forecast.working_bytes += self.merge.coefficient_bytes();
         if self.merge.device.is_cpu() {
-            let sources = self.sources.len();
-            forecast.solve_bytes = bytes(&self.merge.architecture, sources, self.tokens_to_solve());
+            forecast.solve_bytes = bytes(&self.merge, self.tokens_to_solve(), false);
         }
         forecast
     }

@@ -32,7 +32,7 @@ impl Dam {
     /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
     /// let before = dam.loss()?.total;
     /// let report = dam.solve(&SolveSettings { examples: 8, ..SolveSettings::default() })?;
-    /// assert!(report.parts.iter().all(|part| part.share() < 1.0));
+    /// assert!(report.parts.iter().all(|part| part.share() < Some(1.0)));
     /// assert!(dam.loss()?.total < 0.5 * before);
     /// # Ok::<(), dam_prelude::Error>(())
     /// ```
@@ -62,6 +62,12 @@ impl Dam {
         })
     }
 
+    /// Returns the learning rate to train with after solving if the current one is meant for the
+    /// average, to two digits.
+    pub(crate) fn lr_after_solving(&self) -> Option<f64> {
+        format!("{:.1e}", self.session().models.settings.lr / SMALLER_STEPS).parse().ok()
+    }
+
     /// Solves, and on an error leaves the parts solved so far.
     fn solve_kept(
         &self,
@@ -78,9 +84,9 @@ impl Dam {
         let before = score()?;
         let start = Instant::now();
         let mut sweep = self.with_weights(|session| session.sweep(settings))?;
-        let (scheme, lr) = {
+        let (scheme, is_new) = {
             let session = self.session();
-            (session.merge.wrap.scheme.name(), session.models.settings.lr)
+            (session.merge.wrap.scheme.name(), session.step == 0 && session.start.is_none())
         };
         let mut report = SolveReport {
             scheme,
@@ -90,7 +96,7 @@ impl Dam {
             seconds: 0.0,
             stopped: false,
             other: Vec::new(),
-            lr: lr / SMALLER_STEPS,
+            lr: None,
         };
         let mut task = Task::begin("solve", Some(sweep.parts()), Some(self));
         while sweep.parts() > 0 {
@@ -117,16 +123,28 @@ impl Dam {
         }
         drop(task);
         report.seconds = start.elapsed().as_secs_f64();
-        if !report.parts.is_empty() {
-            let layers = settings.layers.or(report.stopped.then(|| report.layers()));
+        if report.parts.is_empty() {
+            return Err(Error::Refused {
+                message: "nothing to solve: the sources do not differ in the trained tensors"
+                    .into(),
+                hint: "train other kinds of tensors (wrap train=), or load other sources".into(),
+            });
+        }
+        let layers = if report.stopped { Some(report.layers()) } else { settings.layers };
+        {
             let mut session = self.session();
             let step = session.step;
             session.start = Some(description(settings, layers, step));
         }
-        if !report.stopped {
-            for ((name, before), (_, after)) in before.into_iter().zip(score()?) {
-                report.other.push(OtherText { name, before, after });
-            }
+        report.lr = self.lr_after_solving().filter(|_| is_new);
+        // A stop while scoring loses nothing that was solved.
+        let after = if interrupt::requested() { Ok(Vec::new()) } else { score() };
+        let after = match after {
+            Err(Error::Interrupted) => Vec::new(),
+            after => after?,
+        };
+        for ((name, before), (_, after)) in before.into_iter().zip(after) {
+            report.other.push(OtherText { name, before, after });
         }
         Ok(report)
     }
@@ -148,11 +166,12 @@ impl Models {
     /// # Errors
     /// As for [`Models::wrap`] and [`Dam::solve`]; [`Error::Interrupted`] if it was stopped.
     pub fn wrap_solved(&self, how: impl Into<Wrap>, settings: &SolveSettings) -> Result<Dam> {
-        let dam = self.wrap(how)?;
+        let dam = Dam::new(self.clone(), how.into())?;
         if dam.solve(settings)?.stopped {
             return Err(Error::Interrupted);
         }
-        Ok(dam)
+        dam.session().check_memory()?;
+        Ok(dam.into_latest())
     }
 
     /// Merges the projections of all layers by the best weights without any scheme, and averages
@@ -178,16 +197,24 @@ impl Models {
     /// Like [`Models::merge_solved`]; also returns the number of tokens run through a model.
     pub(super) fn merge_solved_of(&self, settings: &SolveSettings) -> Result<(Merged, u64)> {
         self.settings.check()?;
+        if !settings.other.is_empty() {
+            return Err(Error::Refused {
+                message: "`other` does not apply to a merge without coefficients".into(),
+                hint: "score the merge: eval FILE".into(),
+            });
+        }
         let plan = self.plan(Arc::new(Linear::default()))?;
+        plan.models.iter().try_for_each(Source::check_unchanged)?;
+        plan.sources.iter().try_for_each(|s| plan.sources[0].check_trainable(s))?;
         let (device, _) = self.settings.device_and_dtype()?;
         let average = Columns { bias: BiasStart::Same, ..Columns::default() };
         let merge = Merge::new(&plan.sources, average, device)?;
         let mut whole = FullWeights::default();
         let mut tokens = 0;
         on_threads(self.settings.threads, || {
-            let mut sweep = self.sweep(&merge, &plan.sources, settings)?;
+            let mut sweep = self.sweep(&merge, &plan.sources, settings, true)?;
             tokens = settings.runs() * sweep.tokens() as u64;
-            let layers = merge.architecture.layers;
+            let layers = settings.layers.unwrap_or(merge.architecture.layers);
             let mut task = Task::begin("solve", Some(layers), None);
             while let Some(part) =
                 sweep.next(&merge, &plan.sources, self.base(), Some(&mut whole))?
@@ -206,22 +233,29 @@ impl Models {
         let recipe = serde_json::json!({"method": method, "parameters": settings});
         let recipe = serde_json::to_string_pretty(&recipe).unwrap_or_default();
         let recipe = format!("```json\n{recipe}\n```");
-        let notes = [plan.notes, vec![description(settings, None, 0)]].concat();
+        let notes = [plan.notes, vec![description(settings, settings.layers, 0)]].concat();
         let plan = Plan { method, tensors, recipe, notes, ..plan };
         Ok((Merged::new(self.clone(), plan), tokens))
     }
 
-    fn sweep(&self, merge: &Merge, sources: &[Source], settings: &SolveSettings) -> Result<Sweep> {
+    /// Prepares a sweep for the coefficients of `merge`, or `without_scheme` for whole weights.
+    fn sweep(
+        &self,
+        merge: &Merge,
+        sources: &[Source],
+        settings: &SolveSettings,
+        without_scheme: bool,
+    ) -> Result<Sweep> {
         let data = |name: &str| self.data.get(name).map(|data| &**data);
         let max_length = self.settings.max_length;
         let sweep = Sweep::new(merge, sources, settings.clone(), DType::F32, max_length, data)?;
-        let needed = bytes(&merge.architecture, sources.len(), sweep.tokens());
+        let needed = bytes(merge, sweep.tokens(), without_scheme);
         let available = available_bytes();
         if merge.device.is_cpu() && needed > available {
             let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             return Err(Error::Refused {
                 message: format!(
-                    "solving needs {} of memory; {} are free",
+                    "solving needs {} of memory; {} is free",
                     gigabytes(needed),
                     gigabytes(available)
                 ),
@@ -246,19 +280,32 @@ fn description(settings: &SolveSettings, layers: Option<usize>, step: usize) -> 
         Some(layers) => format!("the first {layers} layers "),
     };
     let when = if step > 0 { format!(" after step {step}") } else { String::new() };
-    format!("{which}solved on {on} (ridge {}){when}", settings.ridge)
+    let mut options = vec![format!("ridge {}", settings.ridge)];
+    if settings.inputs != Inputs::Tasks {
+        let default = SolveSettings::default();
+        if settings.target != default.target {
+            options.push(format!("target {}", settings.target.name()));
+        }
+        if settings.inputs != default.inputs {
+            options.push(format!("inputs {}", settings.inputs.name()));
+        }
+        if settings.corrects_inputs() && !settings.residual {
+            options.push("without the residual stream".into());
+        }
+    }
+    format!("{which}solved on {on} ({}){when}", options.join(", "))
 }
 
 impl Session {
     fn sweep(&self, settings: &SolveSettings) -> Result<Sweep> {
-        self.models.sweep(&self.merge, &self.sources, settings)
+        self.models.sweep(&self.merge, &self.sources, settings, false)
     }
 
     fn solve_part(&mut self, sweep: &mut Sweep) -> Result<Option<SolvedPart>> {
         let solved = sweep.next(&self.merge, &self.sources, self.models.base(), None)?;
         if solved.is_some() {
-            // The moments belong to coefficients that are gone.
-            self.moments.iter_mut().for_each(|moments| *moments = Default::default());
+            // The direction belongs to coefficients that are gone; the scale remains.
+            self.moments.iter_mut().for_each(|moments| moments.m.fill(0.0));
             self.changed();
         }
         Ok(solved)

@@ -94,6 +94,7 @@ pub(crate) use numbers::bytes;
 pub(crate) use render::Render;
 pub(crate) use scores::unused_columns;
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
+pub(crate) use solve::rate_hint;
 pub use solve::{OtherText, SolveReport};
 pub use table::Table;
 pub(crate) use table::{escape, paragraph};

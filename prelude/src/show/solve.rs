@@ -27,8 +27,8 @@ pub struct SolveReport {
     pub stopped: bool,
     /// The loss on other text.
     pub other: Vec<OtherText>,
-    /// The learning rate to train with from here.
-    pub lr: f64,
+    /// The learning rate to train with from here, if the current one was meant for the average.
+    pub lr: Option<f64>,
 }
 
 /// The loss on text that no source is about, in nats.
@@ -50,7 +50,7 @@ impl SolveReport {
 
     /// The mean over layers of the share of the average's disagreement that is left.
     pub fn share(&self) -> Option<f64> {
-        mean(self.layer_parts().map(SolvedPart::share))
+        mean(self.layer_parts().filter_map(SolvedPart::share))
     }
 
     /// The same for the best weights without a scheme, if they were computed.
@@ -81,8 +81,7 @@ impl SolveReport {
             let cell = |x: Option<f64>| x.map_or("-".into(), percent);
             [name].into_iter().chain(cells.map(cell)).collect()
         };
-        let one =
-            |part: &SolvedPart| row(part.name(), Some(part.share()), part.unrestricted_share());
+        let one = |part: &SolvedPart| row(part.name(), part.share(), part.unrestricted_share());
         table.rows = self.parts.iter().map(one).collect();
         if self.layer_parts().count() > 1 {
             table.rows.push(row("mean of layers".into(), self.share(), self.unrestricted_share()));
@@ -96,16 +95,11 @@ impl SolveReport {
             let (before, after) = (number(*before), number(*after));
             table.notes.push(format!("other text, {name}: loss {before} before, {after} after"));
         }
-        table.notes.push(format!(
-            "to train from here, use about a fifth of the usual learning rate: set lr={:e}",
-            self.lr
-        ));
         if self.stopped {
-            let layers = self.layers();
-            table.notes.push(format!(
-                "stopped after {layers} layers: they are kept; the others are unchanged"
-            ));
+            let last = self.layers() - 1;
+            table.notes.push(format!("stopped after layer {last}: solved layers are kept"));
         }
+        table.notes.extend(self.lr.map(rate_hint));
         table
     }
 }
@@ -114,7 +108,7 @@ impl Figure {
     /// Plots what is left of the average's disagreement in each layer.
     pub(crate) fn solved(scheme: &str, parts: &[SolvedPart]) -> Self {
         let layers = parts.iter().filter_map(|part| Some((part.layer? as f64, part)));
-        let solved = layers.clone().map(|(layer, part)| (layer, part.share()));
+        let solved = layers.clone().filter_map(|(layer, part)| Some((layer, part.share()?)));
         let unrestricted =
             layers.clone().filter_map(|(layer, part)| Some((layer, part.unrestricted_share()?)));
         let mut series = vec![
@@ -126,6 +120,13 @@ impl Figure {
         let title = "disagreement left, relative to the average";
         Self::curve(title, "layer", "", series).percent()
     }
+}
+
+/// The hint to train with the learning rate `lr` after a solution.
+pub(crate) fn rate_hint(lr: f64) -> String {
+    format!(
+        "to train from here, use about a fifth of the learning rate for an average: set lr={lr:e}"
+    )
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

@@ -63,12 +63,15 @@ fn forecast(f: &Forecast) -> Vec<String> {
     };
     let again =
         if f.recompute { "; the backward pass recomputes layers to save memory" } else { "" };
+    let solve = match f.solve_bytes {
+        0 => String::new(),
+        needed => format!("{} to solve, ", bytes(needed)),
+    };
     vec![
         format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(
-            "memory: {} for training ({} for solve), up to {} for cached teacher outputs, {} of mapped sources; {} free",
+            "memory: {} to train, {solve}up to {} for teacher outputs, {} of mapped sources; {} free",
             bytes(f.working_bytes),
-            bytes(f.solve_bytes),
             bytes(f.teacher_bytes),
             bytes(f.mapped_bytes),
             bytes(f.available_bytes),

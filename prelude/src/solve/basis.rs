@@ -5,7 +5,7 @@
 //! x = T e:   x_0 = sum_k e_k         x_a = e_a - x_0 / N
 //! ```
 //!
-//! Here `e = s - 1/N` are scales in deviations from the average of the sources. Differences are
+//! `W_0` is the first source. `e = s - 1/N` are scales in deviations from the average of the sources. Differences are
 //! computed before any product, so that products of nearly equal sources do not cancel.
 
 use candle_core::{DType, Tensor};

@@ -119,8 +119,8 @@ impl Block<'_> {
         let (mut matrix, cells) = (vec![0.0; n * n], (form.rows * form.columns) as f64);
         self.for_pairs(form, |a, b, pair| {
             if (a == 0) == (b == 0) {
-                let sum = pair.sum_keepdim(1)?.flatten_all()?.to_dtype(DType::F64)?;
-                let sum: f64 = sum.to_device(&Device::Cpu)?.sum_all()?.to_scalar()?;
+                let sum = pair.sum_keepdim(1)?.flatten_all()?.to_device(&Device::Cpu)?;
+                let sum: f64 = sum.to_dtype(DType::F64)?.sum_all()?.to_scalar()?;
                 (matrix[a * n + b], matrix[b * n + a]) = (ridge * sum / cells, ridge * sum / cells);
             }
             Ok(())

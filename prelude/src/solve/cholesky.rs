@@ -81,11 +81,19 @@ impl Cholesky {
     }
 }
 
+/// The error for the tensor `name`, whose objective is not finite.
+pub(super) fn not_finite(name: &str) -> Error {
+    Error::Refused {
+        message: format!("the objective of `{name}` is not finite"),
+        hint: "use a larger ridge, or check the data and the sources".into(),
+    }
+}
+
 /// The error for the system of the tensor `name`, which has no unique solution.
 pub(super) fn not_definite(name: &str) -> Error {
     Error::Refused {
         message: format!("the system of `{name}` is not positive definite"),
-        hint: "raise the ridge (ridge=0.1), or use more examples".into(),
+        hint: "use a larger ridge, or more examples".into(),
     }
 }
 

@@ -19,12 +19,8 @@ impl<'a> Pass<'a> {
     pub(super) fn embedding(&mut self) -> Result<()> {
         let merge: &'a Merge = self.merge;
         let tensor = merge.embedding()?;
-        if self.wants(tensor) {
+        if self.wants(tensor) && self.differs(tensor)? {
             self.solve_embedding(tensor)?;
-        }
-        // A survey solves nothing else here.
-        if self.survey.is_some() {
-            return Ok(());
         }
         let (a, device, dtype) = (&merge.architecture, &merge.device, self.dtype);
         let weights = merge.as_weights(dtype);

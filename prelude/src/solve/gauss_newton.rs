@@ -22,6 +22,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::basis;
 use super::block::{Block, Unit, form, penalty};
+use super::cholesky::not_finite;
 use super::conjugate::{Stop, conjugate};
 use super::preconditioner::Preconditioner;
 use crate::coefficients::Merge;
@@ -90,21 +91,19 @@ impl<'a> Problem<'a> {
         Ok(Self { merge, variables: used.into_iter().collect(), penalties, units })
     }
 
-    /// Returns the units with their blocks.
-    pub fn units(&self) -> &[(&'a Unit<'a>, Vec<Block<'a>>)] {
-        &self.units
-    }
-
-    /// Sets the variables to the solution.
+    /// Sets the variables to the solution. Returns the units with their blocks.
     ///
     /// # Errors
     /// The scheme fails, a variable has no gradient, or [`Error::Interrupted`].
-    pub fn solve(&self) -> Result<()> {
+    pub fn solve(self) -> Result<Vec<(&'a Unit<'a>, Vec<Block<'a>>)>> {
         let start = self.variables.iter().map(|i| self.merge.variables[*i].value.flatten_all());
         let start = Tensor::cat(&start.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         let mut values = start.to_dtype(DType::F64)?;
         let step = if self.is_linear(&values)? { LINEAR_STEP } else { STEP };
         let mut point = self.point(&values)?;
+        if !point.value.is_finite() {
+            return Err(not_finite(self.units[0].0.name()));
+        }
         let (precondition, first) = (self.preconditioner()?, point.value);
         for _ in 0..ROUNDS {
             let right = self.gradient(&point)?.neg()?;
@@ -126,7 +125,8 @@ impl<'a> Problem<'a> {
                 moved = (moved * 0.5)?;
                 next = self.point(&(&values + &moved)?)?;
             }
-            if next.value > enough {
+            // Not a number is no gain either.
+            if next.value > enough || next.value.is_nan() {
                 break;
             }
             let gained = point.value - next.value;
@@ -138,7 +138,7 @@ impl<'a> Problem<'a> {
         for (i, value) in self.variables.iter().zip(self.split(&values)?) {
             self.merge.variables[*i].value.set(&value)?;
         }
-        Ok(())
+        Ok(self.units)
     }
 
     /// Returns the norm of half the gradient at the current values of the variables.

@@ -17,7 +17,14 @@ impl<'a> Pass<'a> {
         let biased = self.whole.is_none();
         let units = names.iter().map(|name| self.tensors(name)).filter(|t| self.wants(t[0]));
         let units = units.map(|t| if biased { t } else { t[..1].to_vec() });
-        let units: Vec<Vec<&'a MergedTensor>> = units.collect();
+        let mut units: Vec<Vec<&'a MergedTensor>> = units.collect();
+        if !self.settings.corrects_inputs() {
+            // Equal weights give what is asked for at any coefficients.
+            let differs: Vec<bool> =
+                units.iter().map(|unit| self.any_differs(unit)).collect::<Result<_>>()?;
+            let mut differs = differs.into_iter();
+            units.retain(|_| differs.next().unwrap_or(true));
+        }
         let Some(first) = units.first() else { return Ok(()) };
         let has_bias = first.len() > 1;
         let gram = Gradient::default();
@@ -78,8 +85,7 @@ impl<'a> Pass<'a> {
     /// Solves projections on the rows of task vectors: `sum_i |(W - W_i) t_i^T|^2 / |t_i|^2`.
     pub(super) fn tasks(&mut self, names: &[String]) -> Result<()> {
         let base = self.base.ok_or_else(|| Error::Sources {
-            what: "inputs=tasks takes task vectors, which need a base model, and none is marked"
-                .into(),
+            what: "task vectors need a base model, and none is marked".into(),
             hint: "mark the base: load base=SOURCE",
         })?;
         for name in names {

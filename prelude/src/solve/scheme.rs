@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::basis;
 use super::block::Unit;
+use super::cholesky::not_finite;
 use super::columns;
 use super::gauss_newton::{Problem, deviation};
 use crate::coefficients::{Merge, MergedTensor};
@@ -26,16 +27,17 @@ pub(super) fn solve(merge: &Merge, units: &[Unit<'_>], ridge: f64) -> Result<Vec
             [(i, blocks)] => columns::solve(merge, &units[*i], blocks, ridge)?,
             _ => false,
         };
-        let of = blocks.into_iter().map(|(i, blocks)| (&units[i], blocks)).collect();
-        let problem = Problem::new(merge, of, ridge)?;
-        if !done {
-            problem.solve()?;
-        }
-        for (i, (unit, blocks)) in group.iter().zip(problem.units()) {
+        let blocks: Vec<_> = blocks.into_iter().map(|(i, blocks)| (&units[i], blocks)).collect();
+        let blocks = if done { blocks } else { Problem::new(merge, blocks, ridge)?.solve()? };
+        for (i, (unit, blocks)) in group.iter().zip(&blocks) {
             let dtype = unit.quadratic.right.dtype();
             let x = blocks.iter().map(|b| basis::deviations(&b.current_scales(merge)?, dtype));
             let d = deviation(blocks, &x.collect::<Result<Vec<_>>>()?)?;
-            left[*i] = unit.quadratic.value(&d)?.max(0.0);
+            left[*i] = unit.quadratic.value(&d)?;
+            if !left[*i].is_finite() {
+                return Err(not_finite(unit.name()));
+            }
+            left[*i] = left[*i].max(0.0);
         }
     }
     Ok(left)
@@ -72,11 +74,11 @@ pub(super) fn check(merge: &Merge) -> Result<()> {
         if let Some(other) = users.find(|other| place(other) != place(first)) {
             return Err(Error::Refused {
                 message: format!(
-                    "the scheme `{}` has no solution layer by layer: `{}` belongs to `{}` and to `{}`",
+                    "the scheme `{}` cannot be solved layer by layer: `{}` and `{}` share the parameter `{}`",
                     merge.wrap.scheme.name(),
-                    variable.key,
                     first.spec.name,
-                    other.spec.name
+                    other.spec.name,
+                    variable.key
                 ),
                 hint:
                     "learn its coefficients with train, or give every layer parameters of its own"

@@ -19,9 +19,9 @@ pub struct SolveSettings {
     /// The ridge that pulls to the average of the sources, relative to the mean diagonal of the
     /// system.
     pub ridge: f64,
-    /// What the merge is to give.
+    /// The target of each layer.
     pub target: Target,
-    /// What a layer takes in.
+    /// The inputs of each layer.
     pub inputs: Inputs,
     /// Whether the last projections of attention and MLP also correct the error of the residual
     /// stream so far. Needs `target=own` and `inputs=merged`.
@@ -116,7 +116,7 @@ pub struct SolvedMethod {
 pub const SOLVED_METHODS: [SolvedMethod; 3] = [
     SolvedMethod {
         name: "regmean",
-        about: "RegMean: each weight closest to the sources' results on their own inputs",
+        about: "RegMean: least-squares fit of each layer to the sources' outputs, on each source's own inputs",
         settings: SolveSettings::regmean,
     },
     SolvedMethod {
@@ -126,7 +126,7 @@ pub const SOLVED_METHODS: [SolvedMethod; 3] = [
     },
     SolvedMethod {
         name: "wudi",
-        about: "WUDI: as RegMean without data, task vectors stand for inputs",
+        about: "WUDI: the same without data, with task vectors as inputs",
         settings: SolveSettings::wudi,
     },
 ];
@@ -193,7 +193,7 @@ impl SolveSettings {
     }
 
     /// Whether the target includes the source's own inputs.
-    pub(super) fn corrects_inputs(&self) -> bool {
+    pub(crate) fn corrects_inputs(&self) -> bool {
         self.inputs == Inputs::Merged && self.target == Target::Own
     }
 

@@ -38,9 +38,10 @@ impl SolvedPart {
         }
     }
 
-    /// Returns the share of the average's disagreement that is left: the mean over tensors.
-    pub fn share(&self) -> f64 {
-        self.mean(|t| Some(t.solved)).unwrap_or(0.0)
+    /// Returns the share of the average's disagreement that is left: the mean over tensors where the
+    /// average disagrees with a source.
+    pub fn share(&self) -> Option<f64> {
+        self.mean(|t| Some(t.solved))
     }
 
     /// Returns the share that the best weights without a scheme would leave.
@@ -57,7 +58,10 @@ impl SolvedPart {
 
 impl fmt::Display for SolvedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:.1}% of the disagreement left", self.name(), 100.0 * self.share())?;
+        let Some(share) = self.share() else {
+            return write!(f, "{}: no disagreement", self.name());
+        };
+        write!(f, "{}: {:.1}% of the disagreement left", self.name(), 100.0 * share)?;
         match self.unrestricted_share() {
             Some(share) => write!(f, " (unrestricted {:.1}%)", 100.0 * share),
             None => Ok(()),

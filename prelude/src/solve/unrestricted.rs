@@ -1,7 +1,7 @@
 //! The best weight without any scheme: `D (G + ridge) = M`. With the inputs of every source, this
 //! is RegMean (arXiv 2212.09849).
 //!
-//! It shows what a scheme cannot express. The ridge follows the same rule as that of schemes:
+//! It shows what a scheme cannot express, on these examples and with this ridge. The ridge follows the same rule as that of schemes:
 //! relative to the mean over elements of the second derivative, which is the mean diagonal of `G`.
 
 use candle_core::{DType, Device, Tensor};

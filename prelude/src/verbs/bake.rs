@@ -105,7 +105,7 @@ impl Command for Output {
                 context.is_saved();
                 let note = match dam.start() {
                     _ if dam.steps() > 0 => String::new(),
-                    Some(start) => format!("not trained; the coefficients start here: {start}"),
+                    Some(start) => format!("not trained; start: {start}"),
                     None => "not trained: the coefficients have their initial values".into(),
                 };
                 Ok(Reply::written(&written).and(note))

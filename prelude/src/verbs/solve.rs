@@ -32,7 +32,7 @@ pub const VERB: Verb = Verb {
     ..Verb::new(
         "solve",
         "compute the coefficients by least squares, layer by layer, without gradients; Ctrl-C keeps the layers solved so far",
-        "solve examples=16 other=builtin:sql",
+        "solve examples=8 layers=2",
         |arguments| Ok(Box::new(Solve { settings: read(arguments)? })),
     )
 };
@@ -52,13 +52,28 @@ fn read(arguments: &Arguments) -> Result<SolveSettings> {
     {
         return refuse(
             format!("`{key}` does not apply to data=none"),
-            "with data=none, task vectors stand for data; leave it out",
+            format!("leave out {key}: data=none uses task vectors instead of examples"),
         );
     }
     let default = if is_without_data { SolveSettings::wudi() } else { SolveSettings::default() };
     let switch = |key: &str, default: bool| {
         arguments.choice(key, &[("on", true), ("off", false)]).unwrap_or(default)
     };
+    let has_own_target = !is_without_data
+        && arguments.option("target") != Some("merged")
+        && arguments.option("inputs") != Some("own");
+    if arguments.option("residual") == Some("on") && !has_own_target {
+        return refuse(
+            "`residual` needs target=own and inputs=merged",
+            "leave out residual, or the option that excludes it",
+        );
+    }
+    if arguments.option("inputs") == Some("own") && arguments.option("target") == Some("merged") {
+        return refuse(
+            "`target=merged` does not apply to inputs=own",
+            "with inputs=own, the target is what the source gives: leave out target",
+        );
+    }
     let target = arguments.choice("target", &Target::ALL.map(|x| (x.name(), x)));
     let inputs = arguments.choice("inputs", &INPUTS.map(|x| (x.name(), x)));
     Ok(SolveSettings {

@@ -9,6 +9,7 @@ use super::paths::at_home;
 use super::prelude::*;
 use super::solve;
 use crate::coefficients::{Builtin, COLUMNS, SCHEMES, find};
+use crate::show::rate_hint;
 use crate::{
     BiasStart, Init, Kind as TensorKind, Nonlinearity, Options, Rest, SolveSettings, Wrap,
 };
@@ -148,7 +149,10 @@ impl Command for WrapSources {
             Start::Method(method) => models.wrap_from(how, &models.merge_named(method, &[])?)?,
             Start::Solve(settings) => models.wrap_solved(how, settings)?,
         };
-        let report = dam.report();
+        let mut report = dam.report();
+        if let (Start::Solve(_), Some(lr)) = (&self.start, dam.lr_after_solving()) {
+            report.notes.push(rate_hint(lr));
+        }
         context.wrapped(dam);
         let share = report.coefficients as f64 / report.parameters.max(1) as f64;
         let json = json!({

@@ -115,7 +115,7 @@ fn a_scheme_of_your_own_is_solved_through_its_derivative() {
         let parts = case.solve(SolveSettings::default(), DType::F32, None).unwrap();
         assert_eq!(parts.iter().filter_map(|p| p.layer).collect::<Vec<_>>(), [0, 1], "{name}");
         for part in &parts {
-            let (share, best) = (part.share(), part.unrestricted_share().unwrap());
+            let (share, best) = (part.share().unwrap(), part.unrestricted_share().unwrap());
             assert!(share < 1.01 && best < share, "{name}: {share} and {best} in {part}");
         }
     }
