@@ -16,7 +16,8 @@ use common::{data, golden, names};
 use dam_prelude::train::Recompute;
 use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{
-    Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load,
+    Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, SolveSettings, Tensor,
+    interrupt, load,
 };
 use large::{Program, VOCABULARY};
 
@@ -91,6 +92,11 @@ fn long_operations_can_be_stopped() {
     stopped(|| dam.loss());
     stopped(|| dam.step());
     stopped(|| dam.train(2));
+    let before = dam.coefficients("model.norm.weight").unwrap().to_vec2::<f32>().unwrap();
+    stopped(|| dam.solve(&SolveSettings::default()));
+    stopped(|| models.wrap_solved(Columns::default(), &SolveSettings::default()));
+    stopped(|| models.merge_solved(&SolveSettings::regmean()));
+    assert_eq!(dam.coefficients("model.norm.weight").unwrap().to_vec2::<f32>().unwrap(), before);
     stopped(|| models.wrap_from(Columns::default(), &models.merge_named("linear", &[]).unwrap()));
     assert_eq!(entries(directory.path()), 1);
     assert_eq!(dam.steps(), 0);
@@ -98,6 +104,43 @@ fn long_operations_can_be_stopped() {
     dam.step().unwrap();
     dam.bake(at("merged")).unwrap();
     dam.save(at("session")).unwrap();
+}
+
+/// A stop while the second layer is solved keeps the first; one while other text is scored keeps all.
+#[test]
+fn a_stopped_solution_keeps_its_layers() {
+    let _alone = alone();
+    let models = taught(Recompute::Off);
+    let options = Stopping(Columns::default());
+    let dam = models.wrap(options.with(dam_prelude::Options::default())).unwrap();
+    let tensors = [0, 1].map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight"));
+    let values = |dam: &Dam| {
+        tensors.clone().map(|name| dam.coefficients(&name).unwrap().to_vec2::<f32>().unwrap())
+    };
+    let (start, before) = (dam.snapshot().unwrap(), values(&dam));
+    let settings = SolveSettings { examples: 2, ..SolveSettings::default() };
+    let mut counts = Vec::new();
+    let many = 1 << 40;
+    let report = stopped_after(many, || {
+        dam.solve_with(&settings, |_| {
+            counts.push(many - LEFT.load(Ordering::SeqCst));
+            ControlFlow::Continue(())
+        })
+    });
+    let report = report.unwrap();
+    assert!(!report.stopped);
+    let solved = values(&dam);
+    // Embedding, two layers, output.
+    let after_first = counts[counts.len() - 3];
+    dam.restore(&start).unwrap();
+    let report = stopped_after(after_first + 1, || dam.solve(&settings)).unwrap();
+    assert!(report.stopped && report.layers() == 1, "{report}");
+    assert!(
+        report.to_string().contains("stopped after layer 0: solved layers are kept"),
+        "{report}"
+    );
+    let [first, second] = values(&dam);
+    assert_eq!((&first, &second), (&solved[0], &before[1]));
 }
 
 /// How often coefficients are computed before the stop.

@@ -162,7 +162,7 @@ fn a_greedy_soup_adds_sources_that_do_not_lower_the_score() {
     );
     assert!(ok, "{replies:?}");
     assert_eq!(replies[1]["notes"][0], "the soup contains math");
-    assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 21);
+    assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 24);
     assert_eq!(replies[3]["method"], "greedy_soup");
     assert!(
         fs::read_to_string(dir.path().join("out/README.md"))

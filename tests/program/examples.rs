@@ -1,5 +1,4 @@
-//! The examples run, one a primitive and one for a scheme of one's own, and so does the script of
-//! verbs.
+//! Every example runs, and so does the script of verbs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
