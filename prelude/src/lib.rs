@@ -61,6 +61,7 @@ pub mod assist;
 pub mod checkpoint;
 pub mod coefficients;
 pub mod data;
+mod device;
 pub mod error;
 pub mod eval;
 pub mod export;

@@ -9,6 +9,7 @@ use super::part::{MergedPart, MergedWeights, Slot};
 use super::variables::{Variable, variables};
 use super::{Site, Wrap};
 use crate::checkpoint::{Architecture, BASE, Kind, Source, TensorSpec, Values, views};
+use crate::device::is_composed;
 use crate::error::{Error, Result};
 use crate::ops::{Form, ScaledSum, send_down};
 
@@ -72,12 +73,18 @@ impl Merge {
         let (variables, uses) = variables(&*merge.wrap.scheme, &sites)?;
         let mut tensors = Vec::new();
         for (site, variables) in sites.iter().zip(uses) {
-            let views = views(sources, site.spec)?;
+            let operation = if is_composed(&merge.device) {
+                let resident = |s: &Source| s.resident(&site.spec.name, &merge.device);
+                let tensors = sources.iter().map(resident).collect::<Result<_>>()?;
+                ScaledSum::resident(tensors, site.columns())?
+            } else {
+                ScaledSum::mapped(views(sources, site.spec)?, site.columns())?
+            };
             tensors.push(MergedTensor {
                 spec: site.spec.clone(),
                 trains: merge.wrap.options.trains(site.kind()),
                 variables,
-                operation: ScaledSum::new(views, site.columns(), &merge.device)?,
+                operation,
             });
         }
         merge.tensors = tensors;

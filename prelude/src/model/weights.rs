@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use crate::checkpoint::{Architecture, Source, TensorSpec};
+use crate::device::is_composed;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Gradient, decode_rows};
@@ -38,7 +39,8 @@ impl Weights for BTreeMap<String, Tensor> {
     }
 }
 
-/// A source's own weights, copied from its file one at a time, on request.
+/// A source's own weights, read from its file one at a time, on request; on a device other than the
+/// CPU they are copied once.
 pub struct SourceWeights<'a> {
     /// The source they are read from.
     pub source: &'a Source,
@@ -76,10 +78,19 @@ pub(crate) fn collect<W: Weights + ?Sized>(
 
 impl Weights for SourceWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
-        Ok(self.source.view(name)?.to_tensor(self.device)?.to_dtype(self.dtype)?)
+        let weight = if is_composed(self.device) {
+            self.source.resident(name, self.device)?
+        } else {
+            self.source.view(name)?.to_tensor(self.device)?
+        };
+        Ok(weight.to_dtype(self.dtype)?)
     }
 
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
+        if is_composed(self.device) {
+            let rows = self.source.resident(name, self.device)?.index_select(ids, 0)?;
+            return Ok(rows.to_dtype(self.dtype)?);
+        }
         let view = self.source.view(name)?;
         Ok(decode_rows(view, &ids.to_device(&Device::Cpu)?)?
             .to_device(self.device)?

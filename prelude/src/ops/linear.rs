@@ -4,9 +4,11 @@
 use candle_core::WithDType;
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, MetalStorage, Result, Shape,
-    Tensor,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Device, Layout, MetalStorage, Result,
+    Shape, Tensor,
 };
+
+use crate::device::is_composed;
 
 use super::product::{Matrix, new_product};
 use super::{Gradient, Real, elements, is_fused, with_elements, with_real};
@@ -27,7 +29,7 @@ fn cpu_forward(
     w: &CpuStorage,
     wl: &Layout,
 ) -> Result<(CpuStorage, Shape)> {
-    if !matches!(x.dtype(), DType::F32 | DType::F64) {
+    if is_composed(&Device::Cpu) || !matches!(x.dtype(), DType::F32 | DType::F64) {
         return forward(x, xl, w, wl);
     }
     let ((rows, inner), (out, _)) = (xl.shape().dims2()?, wl.shape().dims2()?);

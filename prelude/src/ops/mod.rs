@@ -37,6 +37,7 @@ pub use send_down::send_down;
 pub use soft_cap::soft_cap;
 pub(crate) use truncated::{Made, Truncated, truncated};
 
+use crate::device::is_composed;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 
 /// The dtypes of fused kernels.
@@ -153,7 +154,7 @@ pub(crate) fn max_of<T: Real>(slice: &[T]) -> T {
 
 /// Whether the fused CPU kernels apply to `x`.
 pub(crate) fn is_fused(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+    !is_composed(x.device()) && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
 /// Returns the elements of a contiguous operand.

@@ -83,6 +83,7 @@ impl Dam {
                 .coefficients(t)?
                 .detach()
                 .to_device(&Device::Cpu)?
+                .to_device(&Device::Cpu)?
                 .to_dtype(DType::F64)?;
             Ok((t.spec.name.clone(), (names.clone(), c.flatten_all()?.to_vec1()?)))
         };

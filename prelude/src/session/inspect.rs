@@ -1,6 +1,6 @@
 //! inspect: statistics of the coefficients.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use globset::Glob;
 
 use crate::coefficients::MergedTensor;
@@ -26,7 +26,10 @@ impl Session {
             ([_, _, 1], _) => Along::Row,
             _ => Along::Element,
         };
-        let rows: Vec<Vec<f64>> = c.detach().flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?;
+        let rows: Vec<Vec<f64>> = {
+            let c = c.detach().flatten_from(1)?.to_device(&Device::Cpu)?;
+            c.to_dtype(DType::F64)?.to_vec2()?
+        };
         let stats = |row: &Vec<f64>| {
             let n = row.len() as f64;
             let mean = row.iter().sum::<f64>() / n;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
@@ -151,7 +151,9 @@ impl<'a> Pass<'a> {
                 self.add(tensor, &gradient)?;
             }
         }
-        let value = |(name, term): (N, Tensor)| Ok((name, term.to_dtype(DType::F64)?.to_scalar()?));
+        let value = |(name, term): (N, Tensor)| {
+            Ok((name, term.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?))
+        };
         terms.into_iter().map(value).collect()
     }
 

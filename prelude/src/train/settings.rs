@@ -1,10 +1,12 @@
 //! The settings, which can be changed between steps.
 
 use candle_core::{DType, Device};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
+use crate::device::{Gpu, is_composed};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -350,16 +352,16 @@ impl Settings {
         let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
         let device = match self.device.as_str() {
             "cpu" => Device::Cpu,
-            "cuda" => Device::new_cuda(0).map_err(|e| missing(first_line(&e)))?,
-            "metal" => Device::new_metal(0).map_err(|e| missing(first_line(&e)))?,
-            _ => Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu),
+            "cuda" => Gpu::Cuda.open().map_err(|e| missing(first_line(&e)))?,
+            "metal" => Gpu::Metal.open().map_err(|e| missing(first_line(&e)))?,
+            _ => Gpu::Cuda.open().or_else(|_| Gpu::Metal.open()).unwrap_or(Device::Cpu),
         };
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
             "f16" => DType::F16,
             _ => DType::F32,
         };
-        if device.is_cpu() && dtype != DType::F32 {
+        if !is_composed(&device) && dtype != DType::F32 {
             return Err(Error::bad_value(
                 "dtype",
                 &self.dtype,

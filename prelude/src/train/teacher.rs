@@ -10,6 +10,7 @@ use candle_core::{D, DType, Device, DeviceLocation, Tensor, Var};
 use super::forecast::{Forecast, available_bytes};
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
+use crate::device::is_composed;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, SourceWeights, capped};
 use crate::objective::TeacherLogits;
@@ -172,10 +173,14 @@ impl Teachers {
         if run.top_k > 0 {
             return Ok(None);
         }
-        let view = run.source.view(run.source.architecture()?.output())?.clone();
+        let name = run.source.architecture()?.output();
+        if is_composed(run.device) {
+            return Ok(Some(run.source.resident(name, run.device)?.to_dtype(run.dtype)?));
+        }
+        let view = run.source.view(name)?.clone();
         let columns = view.columns();
         let one = Tensor::ones((1, 1, 1), DType::F32, run.device)?;
-        let alone = ScaledSum::new(vec![view], columns, run.device)?;
+        let alone = ScaledSum::mapped(vec![view], columns)?;
         let weight = alone.forward_in(&one, run.dtype, self.output.as_ref())?;
         self.output = Some(weight.clone());
         Ok(Some(weight.as_tensor().detach()))

@@ -11,6 +11,7 @@ use tokenizers::Tokenizer;
 
 use super::files::{Files, Stamps};
 use super::numbering::Numbering;
+use super::resident::Resident;
 use super::specifier::split_adapters;
 use crate::checkpoint::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use crate::checkpoint::hub::HubRef;
@@ -25,7 +26,6 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Source(pub(super) Arc<Inner>);
 
-#[derive(Clone)]
 pub(super) struct Inner {
     pub name: String,
     pub spec: String,
@@ -54,10 +54,12 @@ pub(super) struct Inner {
     pub numbering: Option<Arc<Numbering>>,
     /// Files that replace its own, because of the numbering or an adapter; `None` hides a file.
     pub replaced: BTreeMap<&'static str, Option<Bytes>>,
+    /// The copies of its weights on a device.
+    pub resident: Resident,
 }
 
 impl Inner {
-    /// A copy without its fingerprint.
+    /// A copy without its fingerprint and its weights on a device.
     pub fn copy(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -79,6 +81,7 @@ impl Inner {
             original: self.original.clone(),
             numbering: self.numbering.clone(),
             replaced: self.replaced.clone(),
+            resident: Resident::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod loaded;
 mod numbering;
 mod open;
 mod renumber;
+mod resident;
 mod restack;
 mod specifier;
 mod vocabulary;

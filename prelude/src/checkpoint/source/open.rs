@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::files::Files;
 use super::loaded::{Inner, Source, rows_of};
+use super::resident::Resident;
 use super::specifier::{default_name, split_adapters, split_name};
 use super::weights;
 use crate::checkpoint::adapter::{self, Adapter, Base};
@@ -168,6 +169,7 @@ impl Source {
             original: None,
             numbering: None,
             replaced,
+            resident: Resident::default(),
         })))
     }
 }

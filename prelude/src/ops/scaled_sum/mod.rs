@@ -53,26 +53,21 @@ fn misfit<T>(message: String) -> Result<T> {
 }
 
 impl ScaledSum {
-    /// Prepares the sum of `views` (equal shapes) on `device`. `columns` is the last dimension, or
-    /// 1 for a bias.
+    /// Prepares the sum of memory-mapped `views` (equal shapes), on the CPU. `columns` is the last
+    /// dimension, or 1 for a bias.
     ///
     /// # Errors
-    /// No views, or out of memory on the device.
-    pub fn new(views: Vec<View>, columns: usize, device: &Device) -> Result<Self> {
-        match device {
-            Device::Cpu => {
-                let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
-                Self::of(Operands::Mapped(views), shape, columns)
-            }
-            _ => Self::resident(
-                views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?,
-                columns,
-            ),
-        }
+    /// No views.
+    pub fn mapped(views: Vec<View>, columns: usize) -> Result<Self> {
+        let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
+        Self::of(Operands::Mapped(views), shape, columns)
     }
 
-    /// Prepares the sum of tensors on their device, in candle's own operations.
-    fn resident(tensors: Vec<Tensor>, columns: usize) -> Result<Self> {
+    /// Prepares the sum of tensors (equal shapes) on their device, in candle's own operations.
+    ///
+    /// # Errors
+    /// No tensors.
+    pub fn resident(tensors: Vec<Tensor>, columns: usize) -> Result<Self> {
         let shape = tensors.first().map(|t| t.dims().to_vec()).unwrap_or_default();
         Self::of(Operands::Resident(tensors), shape, columns)
     }
@@ -380,7 +375,7 @@ impl InplaceOp1 for Overwrite<'_> {
 /// # Errors
 /// Ids out of range.
 pub(crate) fn decode_rows(view: &View, ids: &Tensor) -> Result<Tensor> {
-    let alone = ScaledSum::new(vec![view.clone()], view.columns(), &Device::Cpu)?;
+    let alone = ScaledSum::mapped(vec![view.clone()], view.columns())?;
     alone.forward_rows(&Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu)?, ids)
 }
 

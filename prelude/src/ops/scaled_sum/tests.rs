@@ -11,10 +11,7 @@ fn both(shape: &[usize], columns: usize, dtype: DType) -> [ScaledSum; 2] {
         View::of(encoded(&values, dtype), dtype, shape)
     };
     let views = tensors.iter().map(view).collect();
-    [
-        ScaledSum::new(views, columns, &Device::Cpu).unwrap(),
-        ScaledSum::resident(tensors, columns).unwrap(),
-    ]
+    [ScaledSum::mapped(views, columns).unwrap(), ScaledSum::resident(tensors, columns).unwrap()]
 }
 
 /// A weight with more columns than a tile and more rows than a block, a norm, a bias.
@@ -94,7 +91,7 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
 fn a_sum_by_hand() {
     let views = [[1f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]
         .map(|w| View::of(encoded(&w, DType::F32), DType::F32, &[2, 2]));
-    let sum = ScaledSum::new(views.to_vec(), 2, &Device::Cpu).unwrap();
+    let sum = ScaledSum::mapped(views.to_vec(), 2).unwrap();
     let gradient = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
     // Rows and columns of scales, the scales, the sum, the gradient of the scales.
     let cases = [
@@ -150,7 +147,7 @@ fn gradients_pass_finite_differences() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    assert!(ScaledSum::new(Vec::new(), 1, &Device::Cpu).is_err());
+    assert!(ScaledSum::mapped(Vec::new(), 1).is_err());
     for sum in both(&[3, 5], 5, DType::F32) {
         let columns = Form { rows: 1, columns: 5 };
         for wrong in [&[2, 1, 4][..], &[3, 1, 5], &[2, 2, 5], &[2, 3, 2], &[2, 5]] {

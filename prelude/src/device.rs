@@ -1,0 +1,43 @@
+//! Devices: each is opened once, and has one of two paths for its operations.
+//!
+//! On the CPU, operations are fused and sources stay memory-mapped. On any other device, operations
+//! are composed of candle's own, and sources are copied to it once. The environment variable
+//! `DAM_DEVICE_PATH` takes the second path on the CPU as well, so that it is tested without a GPU.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use candle_core::{Device, Result};
+
+/// Whether operations on `device` are composed, with sources resident on it.
+pub(crate) fn is_composed(device: &Device) -> bool {
+    static FORCED: OnceLock<bool> = OnceLock::new();
+    !device.is_cpu() || *FORCED.get_or_init(|| std::env::var_os("DAM_DEVICE_PATH").is_some())
+}
+
+/// A kind of GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gpu {
+    Cuda,
+    Metal,
+}
+
+impl Gpu {
+    /// Returns the first GPU of this kind. It is opened once: opened again, it would count as
+    /// another device, and everything would be copied to it again.
+    ///
+    /// # Errors
+    /// There is none, or this build does not support it.
+    pub fn open(self) -> Result<Device> {
+        static OPEN: Mutex<Vec<(Gpu, Device)>> = Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, device)) = open.iter().find(|(gpu, _)| *gpu == self) {
+            return Ok(device.clone());
+        }
+        let device = match self {
+            Self::Cuda => Device::new_cuda(0)?,
+            Self::Metal => Device::new_metal(0)?,
+        };
+        open.push((self, device.clone()));
+        Ok(device)
+    }
+}
