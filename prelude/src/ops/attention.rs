@@ -24,18 +24,30 @@ impl Causal {
         first..(position + 1).min(keys)
     }
 
+    /// Returns 0 where a key is visible to a query and minus infinity elsewhere: queries x keys. Only
+    /// the ranges go to the device; the mask is made there.
     fn mask(&self, keys: usize, device: &Device, dtype: DType) -> Result<Tensor> {
-        let rows = (0..self.queries).flat_map(|row| {
-            let seen = self.seen(row, keys);
-            (0..keys).map(move |j| if seen.contains(&j) { 0f32 } else { f32::NEG_INFINITY })
-        });
-        Tensor::from_vec(rows.collect(), (self.queries, keys), &Device::Cpu)?
-            .to_device(device)?
-            .to_dtype(dtype)
+        let ranges = (0..self.queries).map(|row| self.seen(row, keys));
+        let bounds = |of: fn(&std::ops::Range<usize>) -> usize| {
+            let bounds = ranges.clone().map(|range| of(&range) as u32).collect();
+            Tensor::from_vec(bounds, (self.queries, 1), device)
+        };
+        let places = Tensor::arange(0u32, keys as u32, device)?.reshape((1, keys))?;
+        let shape = (self.queries, keys);
+        let (places, end) = (places.broadcast_as(shape)?, bounds(|range| range.end)?);
+        let mut visible = places.lt(&end.broadcast_as(shape)?)?;
+        if self.window.is_some() {
+            let start = bounds(|range| range.start)?;
+            visible = (visible * places.ge(&start.broadcast_as(shape)?)?)?;
+        }
+        let shown = Tensor::zeros(shape, dtype, device)?;
+        let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?.to_dtype(dtype)?;
+        visible.where_cond(&shown, &hidden)
     }
 }
 
-/// Returns attention weights for scores of shape ... x (heads * queries) x keys.
+/// Returns attention weights for scores of shape ... x (heads * queries) x keys. Half precision is
+/// computed in f32.
 ///
 /// # Errors
 /// The number of rows is not a multiple of `causal.queries`.
@@ -48,10 +60,13 @@ pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
         );
     }
     let (shape, keys) = (scores.shape(), scores.dim(D::Minus1)?);
-    let mask = causal.mask(keys, scores.device(), scores.dtype())?;
-    let s = (scores.reshape(((), causal.queries, keys))? * causal.scale)?.broadcast_add(&mask)?;
+    let wide = if scores.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let mask = causal.mask(keys, scores.device(), wide)?;
+    let s = scores.reshape(((), causal.queries, keys))?.to_dtype(wide)?;
+    let s = (s * causal.scale)?.broadcast_add(&mask)?;
     let e = s.broadcast_sub(&s.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?.reshape(shape)
+    let p = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+    p.to_dtype(scores.dtype())?.reshape(shape)
 }
 
 #[cfg(test)]

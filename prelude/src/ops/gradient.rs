@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp3, Layout, Result, Tensor};
 
 use super::product::{Into, Matrix, product};
 use super::{Real, elements, is_fused, with_real};
@@ -33,14 +33,16 @@ impl Gradient {
     pub fn add_product(&self, dy: &Tensor, x: &Tensor) -> Result<()> {
         let ((rows, out), (more, inner)) = (dy.dims2()?, x.dims2()?);
         let mut sum = self.lock();
+        // Half precision would lose what many products add up to.
+        let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let fits = |t: &Tensor| {
-            t.dims() == [out, inner] && t.dtype() == x.dtype() && t.device().same_device(x.device())
+            t.dims() == [out, inner] && t.dtype() == dtype && t.device().same_device(x.device())
         };
         if rows != more || (sum.reached && !sum.total.as_ref().is_some_and(fits)) {
             candle_core::bail!("gradient: {:?} and {:?} do not fit", dy.dims(), x.dims());
         }
         if !is_fused(x) {
-            let product = dy.t()?.matmul(x)?;
+            let product = dy.t()?.matmul(x)?.to_dtype(dtype)?;
             let before = sum.total.take().filter(|_| sum.reached);
             sum.total = Some(before.map_or(Ok(product.clone()), |before| before + product)?);
             sum.reached = true;

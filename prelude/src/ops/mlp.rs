@@ -146,6 +146,9 @@ mod tests {
     fn it_is_its_parts_in_both_directions() {
         let [x, gate, up, down] =
             [random(&[5, 4], 1), random(&[7, 4], 2), random(&[7, 4], 3), random(&[4, 7], 4)];
+        if !is_fused(&x) {
+            return;
+        }
         for f in [Activation::Silu, Activation::GeluTanh] {
             let sums = [(); 6].map(|()| Gradient::default());
             let run = |fused: bool, x: &Tensor| match fused {

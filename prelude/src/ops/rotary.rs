@@ -4,6 +4,8 @@
 //!
 //! The backward pass is the rotation by the opposite angle.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{
     CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType,
 };
@@ -18,6 +20,8 @@ pub struct RotaryTable {
     sin: Vec<f64>,
     half: usize,
     pairs: Pairs,
+    /// The tensors of the last dtype and device, for composed operations.
+    tensors: Arc<Mutex<Option<(Tensor, Tensor)>>>,
 }
 
 impl RotaryTable {
@@ -37,15 +41,22 @@ impl RotaryTable {
                 });
             }
         }
-        Self { cos, sin, half, pairs: rope.pairs }
+        Self { cos, sin, half, pairs: rope.pairs, tensors: Arc::default() }
     }
 
+    /// Returns cosines and sines, copied to the device once.
     fn tensors(&self, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        let mut last = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits =
+            |(cos, _): &&(Tensor, Tensor)| cos.dtype() == dtype && cos.device().same_device(device);
+        if let Some((cos, sin)) = last.as_ref().filter(fits) {
+            return Ok((cos.clone(), sin.clone()));
+        }
         let shape = (self.cos.len() / self.half, 1, self.half);
         let tensor = |x: &[f64]| {
             Tensor::from_slice(x, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
         };
-        Ok((tensor(&self.cos)?, tensor(&self.sin)?))
+        Ok(last.insert((tensor(&self.cos)?, tensor(&self.sin)?)).clone())
     }
 }
 

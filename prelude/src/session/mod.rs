@@ -502,4 +502,30 @@ mod tests {
         assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), before);
         assert_eq!(dam.steps(), 0);
     }
+
+    /// On the path of other devices, everything is done in bf16 too, close to f32.
+    #[test]
+    fn half_precision_is_close_to_single() {
+        if !crate::device::is_composed(&candle_core::Device::Cpu) {
+            return;
+        }
+        let run = |dtype: &str| {
+            let mut models = crate::load(["builtin:japanese", "builtin:math"]).unwrap();
+            (models.settings.lr, models.settings.batch_size) = (1e-2, 2);
+            models.settings.dtype = dtype.into();
+            let dam = models.wrap(crate::Columns::default()).unwrap();
+            let start = dam.loss().unwrap().total;
+            let first = dam.step().unwrap();
+            dam.train(10).unwrap();
+            let end = dam.loss().unwrap().total;
+            let held_out = dam.eval(&[]).unwrap().mean_loss();
+            assert!(!dam.generate("7 + 5 = ?", 3).unwrap().text.is_empty());
+            dam.solve(&crate::SolveSettings { examples: 2, ..Default::default() }).unwrap();
+            [start, first.grad_norm, end, held_out, dam.loss().unwrap().total]
+        };
+        let (single, half) = (run("f32"), run("bf16"));
+        for (single, half) in single.into_iter().zip(half) {
+            assert!((single - half).abs() < 0.05 * single.abs().max(0.2), "{single} and {half}");
+        }
+    }
 }

@@ -91,7 +91,7 @@ pub struct Settings {
     pub device: String,
     /// The number of threads; 0: one per core.
     pub threads: usize,
-    /// The dtype of the merged model: `f32`, or on a GPU `bf16` or `f16`.
+    /// The dtype of the merged model: `f32`, or on a GPU `bf16`.
     pub dtype: String,
 }
 
@@ -225,11 +225,7 @@ pub const SETTINGS: &[Setting] = {
         ),
         setting("device", OneOf(&["auto", "cpu", "cuda", "metal"]), "device of the computation"),
         setting("threads", Integer(0, 1024), "number of threads; 0: one per core"),
-        setting(
-            "dtype",
-            OneOf(&["f32", "bf16", "f16"]),
-            "dtype of the merged model; bf16 and f16 on a GPU",
-        ),
+        setting("dtype", OneOf(&["f32", "bf16"]), "dtype of the merged model; bf16 on a GPU"),
     ]
 };
 
@@ -358,15 +354,10 @@ impl Settings {
         };
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
-            "f16" => DType::F16,
             _ => DType::F32,
         };
         if !is_composed(&device) && dtype != DType::F32 {
-            return Err(Error::bad_value(
-                "dtype",
-                &self.dtype,
-                "f32 on the CPU; bf16 and f16 need a GPU",
-            ));
+            return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 needs a GPU"));
         }
         Ok((device, dtype))
     }

@@ -14,6 +14,8 @@
 mod composed;
 mod fused;
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 
 use super::{Real, with_elements};
@@ -205,8 +207,12 @@ impl ScaledSum {
         let form = self.form(scales)?;
         match &self.operands {
             Operands::Resident(tensors) => {
+                // Weights are written in parallel; the device has room for one of them at a time.
+                static ONE: Mutex<()> = Mutex::new(());
+                let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
                 let merged = composed::forward(&self.as_rows(tensors)?, scales)?;
                 let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+                drop(one);
                 Ok(Box::new(move |start, out| {
                     out.copy_from_slice(&merged[start..start + out.len()])
                 }))

@@ -141,7 +141,7 @@ fn a_system_without_a_unique_solution_is_an_error_and_changes_nothing() {
     let error = case.solve(none, DType::F32, None).unwrap_err();
     let text = format!("{error:?}");
     assert!(
-        text.contains("not positive definite") && text.contains("hint: raise the ridge"),
+        text.contains("not positive definite") && text.contains("hint: use a larger ridge"),
         "{text}"
     );
     assert_eq!(values(&case.merge), before);
