@@ -16,7 +16,7 @@ pub const COLUMNS: &str = "columns";
 /// let models = load(["builtin:japanese", "builtin:math"])?;
 /// let columns = Columns { f: Nonlinearity::Tanh, train: vec![Kind::Norm], ..Columns::default() };
 /// let report = models.wrap(columns)?.report();
-/// Nine norms of 128 features, one coefficient per feature and source.
+/// // Nine norms of 128 features, one coefficient per feature and source.
 /// assert_eq!(report.trainable, 9 * 128 * 2);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```

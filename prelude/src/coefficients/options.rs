@@ -15,7 +15,7 @@ use crate::seed::seed_of;
 ///
 /// let models = load(["builtin:japanese", "builtin:math"])?;
 /// let options = Options { f: Nonlinearity::Tanh, train: vec![Kind::Norm], ..Options::default() };
-/// Nine norms, one coefficient per norm and source.
+/// // Nine norms, one coefficient per norm and source.
 /// assert_eq!(models.wrap(PerTensor.with(options))?.report().trainable, 9 * 2);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```

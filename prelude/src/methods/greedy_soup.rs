@@ -12,10 +12,10 @@ pub const GREEDY_SOUP: &str = "greedy_soup";
 /// the average of some of them; higher is better.
 ///
 /// ```
-/// The second is best; the third lowers the score, and the first does not.
+/// // The second is best; the third lowers the score, and the first does not.
 /// let score = |chosen: &[usize]| Ok(if chosen.contains(&2) { 0.1 } else if chosen.contains(&1) { 0.9 } else { 0.5 });
 /// assert_eq!(dam_prelude::methods::greedy_soup(3, score)?, [0, 1]);
-/// A source whose score is NaN is left out.
+/// // A source whose score is NaN is left out.
 /// let score = |chosen: &[usize]| Ok(if chosen.contains(&0) { f64::NAN } else { 0.5 });
 /// assert_eq!(dam_prelude::methods::greedy_soup(3, score)?, [1, 2]);
 /// # Ok::<(), dam_prelude::Error>(())
