@@ -134,7 +134,13 @@ pub fn gated(gate: &Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
 fn composed(gate: &Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
     match f {
         Activation::Silu => gate.silu()? * up,
-        Activation::GeluTanh => gate.gelu()? * up,
+        // The slope of candle's own is only accurate to six digits.
+        Activation::GeluTanh => {
+            const ROOT: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+            let inner = (((gate.sqr()? * 0.044_715)? + 1.0)? * gate)?;
+            let share = ((inner * ROOT)?.tanh()? + 1.0)?;
+            ((gate * 0.5)? * share)? * up
+        }
     }
 }
 
