@@ -1,4 +1,5 @@
 //! The decoder, generic over its weights: those of a source, of a merge, or of a merge in training.
+//! A new family is an entry of `checkpoint/config/family.rs`, which the decoder follows.
 
 mod chunks;
 mod decoder;

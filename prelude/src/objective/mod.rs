@@ -3,6 +3,9 @@
 //! Data terms compare the merge's logits with those of a source on that source's data. Penalties
 //! apply to the coefficients of every trainable weight, in broadcast form: sources x columns, or
 //! sources x R x C.
+//!
+//! A term is added to the objective in `session/terms.rs`; its weight is a setting
+//! (`train/settings.rs`), described in `verbs/topics.rs`.
 
 mod cosine;
 mod distillation;

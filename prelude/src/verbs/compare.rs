@@ -15,12 +15,12 @@ const METHOD: Kind = Kind::OneOf(Words {
     what: "method",
     place: Some("METHOD"),
     all: || {
-        let trained = [
-            (DAM, "coefficients that are trained"),
-            (SOLVE, "coefficients by least squares"),
-            (EVOLVE, "weights by evolution"),
+        let own = [
+            (DAM, "trained coefficients"),
+            (SOLVE, "coefficients by least squares, without training"),
+            (EVOLVE, "weights found by evolutionary search"),
         ];
-        trained.into_iter().chain(static_methods()).collect()
+        own.into_iter().chain(static_methods()).collect()
     },
 });
 const TABLE: NewFile = NewFile { place: "TABLE", suffixes: &Comparison::FORMATS, suggested: None };

@@ -102,8 +102,8 @@ pub(super) fn with_options(settings: SolveSettings, arguments: &Arguments) -> So
     }
 }
 
-/// Writes `settings` as Rust: what differs from `SolveSettings::DEFAULT()`, the settings of a
-/// method or `default`.
+/// Writes `settings` as Rust: the fields that differ from those of the constructor `default`, the
+/// name of a method or `default`.
 pub(super) fn settings_rust(settings: &SolveSettings, default: &str) -> String {
     let of = SolvedMethod::find(default).map_or_else(SolveSettings::default, |m| (m.settings)());
     let mut given = Vec::new();
