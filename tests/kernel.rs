@@ -118,7 +118,8 @@ fn a_client_that_disconnects_does_not_affect_the_replies_of_others() {
     kernel.send_and_disconnect(
         "std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;",
     );
-    assert_eq!(kernel.run("kept").text("shown"), "7");
+    let cell = kernel.run("kept");
+    assert_eq!(cell.text("shown"), "7", "{cell:?}");
 }
 
 #[test]
