@@ -61,7 +61,7 @@ impl fmt::Display for SolvedPart {
         let Some(share) = self.share() else {
             return write!(f, "{}: no disagreement", self.name());
         };
-        write!(f, "{}: {:.1}% of the disagreement left", self.name(), 100.0 * share)?;
+        write!(f, "{}: {:.1}% left", self.name(), 100.0 * share)?;
         match self.unrestricted_share() {
             Some(share) => write!(f, " (unrestricted {:.1}%)", 100.0 * share),
             None => Ok(()),
