@@ -279,8 +279,15 @@ pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> Strin
 pub fn changed<const N: usize>(
     values: [(&'static str, usize, usize); N],
 ) -> impl Iterator<Item = (&'static str, String)> {
-    let differ = values.into_iter().filter(|(_, value, default)| value != default);
-    differ.map(|(field, value, _)| (field, value.to_string()))
+    differing(values.map(|(field, value, default)| (field, value != default, value.to_string())))
+}
+
+/// The fields among `(field, whether it differs from its default, value)` that do.
+pub fn differing<const N: usize>(
+    values: [(&'static str, bool, String); N],
+) -> impl Iterator<Item = (&'static str, String)> {
+    let differ = values.into_iter().filter(|(_, differs, _)| *differs);
+    differ.map(|(field, _, value)| (field, value))
 }
 
 /// Texts as Rust strings.

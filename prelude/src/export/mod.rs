@@ -12,7 +12,7 @@ mod program;
 mod script;
 
 pub use code::Code;
-pub(crate) use code::{Block, call, changed, fields, strings};
+pub(crate) use code::{Block, call, changed, differing, fields, strings};
 pub(crate) use notebook::notebook;
 pub(crate) use program::program;
 pub(crate) use script::script;

@@ -94,9 +94,9 @@ impl Models {
     ) -> Result<Comparison> {
         for name in &options.methods {
             let own = [DAM, SOLVE, EVOLVE, GREEDY_SOUP].into_iter();
-            let mut own = own.chain(SOLVED_METHODS.iter().map(|m| m.name));
+            let own = own.chain(SOLVED_METHODS.iter().map(|m| m.name));
             if !own.clone().any(|own| own == name) && find(name).is_err() {
-                let known = own.by_ref().chain(METHODS.iter().map(|m| m.name));
+                let known = own.chain(METHODS.iter().map(|m| m.name));
                 return Err(Error::unknown("method", name, known));
             }
         }

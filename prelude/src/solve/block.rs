@@ -74,9 +74,9 @@ impl Block<'_> {
     /// Returns `D` for `x` (N x R x C).
     pub fn deviation(&self, x: &Tensor) -> Result<Tensor> {
         let part = |(a, v): (usize, &Tensor)| Ok(v.broadcast_mul(&x.get(a)?)?);
-        let mut parts = self.basis.iter().enumerate().map(part);
-        let first = parts.next().unwrap_or_else(|| Ok(self.basis[0].zeros_like()?));
-        parts.try_fold(first?, |sum, part: Result<Tensor>| Ok((sum + part?)?))
+        let first: Result<Tensor> = part((0, &self.basis[0]));
+        let rest = self.basis.iter().enumerate().skip(1);
+        rest.map(part).try_fold(first?, |sum, part| Ok((sum + part?)?))
     }
 
     /// Maps a gradient with respect to `D` to one with respect to `x` in `form`.

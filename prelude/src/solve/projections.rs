@@ -8,6 +8,7 @@ use super::quadratic::{Gram, Quadratic, dot};
 use crate::coefficients::MergedTensor;
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::model::{SourceWeights, Weights};
 use crate::ops::{Gradient, linear};
 
 impl<'a> Pass<'a> {
@@ -17,14 +18,14 @@ impl<'a> Pass<'a> {
         let biased = self.whole.is_none();
         let units = names.iter().map(|name| self.tensors(name)).filter(|t| self.wants(t[0]));
         let units = units.map(|t| if biased { t } else { t[..1].to_vec() });
-        let mut units: Vec<Vec<&'a MergedTensor>> = units.collect();
-        if !self.settings.corrects_inputs() {
+        let mut solved: Vec<Vec<&'a MergedTensor>> = Vec::new();
+        for unit in units {
             // Equal weights give what is asked for at any coefficients.
-            let differs: Vec<bool> =
-                units.iter().map(|unit| self.any_differs(unit)).collect::<Result<_>>()?;
-            let mut differs = differs.into_iter();
-            units.retain(|_| differs.next().unwrap_or(true));
+            if self.settings.corrects_inputs() || self.any_differs(&unit)? {
+                solved.push(unit);
+            }
         }
+        let units = solved;
         let Some(first) = units.first() else { return Ok(()) };
         let has_bias = first.len() > 1;
         let gram = Gradient::default();
@@ -93,8 +94,9 @@ impl<'a> Pass<'a> {
             else {
                 continue;
             };
-            let origin = base.view(&weight.spec.name)?.to_tensor(&self.merge.device)?;
-            let origin = origin.to_dtype(self.dtype)?;
+            let device = &self.merge.device;
+            let origin = SourceWeights { source: base, device, dtype: self.dtype };
+            let origin = origin.weight(&weight.spec.name)?;
             let (gram, right, mut at_average) = (Gradient::default(), Gradient::default(), 0.0);
             for i in 0..self.sources.len() {
                 interrupt::check()?;

@@ -73,9 +73,6 @@ impl Target {
 }
 
 impl Inputs {
-    /// All choices.
-    pub const ALL: [Self; 3] = [Self::Merged, Self::Own, Self::Tasks];
-
     /// Returns the name in settings.
     pub fn name(self) -> &'static str {
         match self {

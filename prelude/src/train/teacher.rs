@@ -12,7 +12,7 @@ use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
 use crate::device::is_composed;
 use crate::error::{Error, Result};
-use crate::model::{Decoder, SourceWeights, capped};
+use crate::model::{Decoder, SourceWeights, Weights, capped};
 use crate::objective::TeacherLogits;
 use crate::ops::{ScaledSum, linear};
 
@@ -175,7 +175,8 @@ impl Teachers {
         }
         let name = run.source.architecture()?.output();
         if is_composed(run.device) {
-            return Ok(Some(run.source.resident(name, run.device)?.to_dtype(run.dtype)?));
+            let of = SourceWeights { source: run.source, device: run.device, dtype: run.dtype };
+            return Ok(Some(of.weight(name)?));
         }
         let view = run.source.view(name)?.clone();
         let columns = view.columns();

@@ -7,6 +7,6 @@ pub(super) use super::signature::{More, Opt, Signature, any, one, option, option
 pub(super) use super::verb::{Command, Verb};
 pub(super) use crate::Result;
 pub(super) use crate::error::refuse;
-pub(super) use crate::export::{Code, call, changed, fields, strings};
+pub(super) use crate::export::{Code, call, changed, differing, fields, strings};
 pub(super) use crate::syntax::Statement;
 pub(super) use crate::timeline::{Context, Latest, Rebuild};

@@ -106,33 +106,31 @@ pub(super) fn with_options(settings: SolveSettings, arguments: &Arguments) -> So
 /// name of a method or `default`.
 pub(super) fn settings_rust(settings: &SolveSettings, default: &str) -> String {
     let of = SolvedMethod::find(default).map_or_else(SolveSettings::default, |m| (m.settings)());
-    let mut given = Vec::new();
-    let mut put = |field: &'static str, differs: bool, value: String| {
-        if differs {
-            given.push((field, value));
-        }
-    };
-    put("examples", settings.examples != of.examples, settings.examples.to_string());
-    put("ridge", settings.ridge != of.ridge, format!("{:?}", settings.ridge));
-    put(
-        "target",
-        settings.target != of.target,
-        format!("dam_prelude::solve::Target::{:?}", settings.target),
-    );
-    put(
-        "inputs",
-        settings.inputs != of.inputs,
-        format!("dam_prelude::solve::Inputs::{:?}", settings.inputs),
-    );
-    put("residual", settings.residual != of.residual, settings.residual.to_string());
-    put(
-        "unrestricted",
-        settings.unrestricted != of.unrestricted,
-        settings.unrestricted.to_string(),
-    );
-    put("layers", settings.layers != of.layers, format!("{:?}", settings.layers));
+    let module = "dam_prelude::solve";
     let other = strings(&settings.other).join(", ");
-    put("other", settings.other != of.other, format!("[{other}].map(String::from).into()"));
+    let given: Vec<_> = differing([
+        ("examples", settings.examples != of.examples, settings.examples.to_string()),
+        ("ridge", settings.ridge != of.ridge, format!("{:?}", settings.ridge)),
+        (
+            "target",
+            settings.target != of.target,
+            format!("{module}::Target::{:?}", settings.target),
+        ),
+        (
+            "inputs",
+            settings.inputs != of.inputs,
+            format!("{module}::Inputs::{:?}", settings.inputs),
+        ),
+        ("residual", settings.residual != of.residual, settings.residual.to_string()),
+        (
+            "unrestricted",
+            settings.unrestricted != of.unrestricted,
+            settings.unrestricted.to_string(),
+        ),
+        ("layers", settings.layers != of.layers, format!("{:?}", settings.layers)),
+        ("other", settings.other != of.other, format!("[{other}].map(String::from).into()")),
+    ])
+    .collect();
     let default = format!("SolveSettings::{default}()");
     if given.is_empty() { default } else { fields("SolveSettings", &given, Some(&default)) }
 }

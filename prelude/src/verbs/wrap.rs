@@ -165,20 +165,17 @@ impl Command for WrapSources {
 
     fn rust(&self, code: &mut Code) -> Result<()> {
         let (options, default) = (&self.options, Options::default());
-        let mut given = Vec::new();
-        let mut put = |field: &'static str, differs: bool, value: String| {
-            if differs {
-                given.push((field, value));
-            }
-        };
-        put("f", options.f != default.f, format!("Nonlinearity::{:?}", options.f));
         let kinds: Vec<String> =
             options.train.iter().map(|kind| format!("Kind::{kind:?}")).collect();
-        put("train", options.train != default.train, format!("vec![{}]", kinds.join(", ")));
-        put("init", options.init != default.init, format!("Init::{:?}", options.init));
-        put("bias", options.bias != default.bias, format!("BiasStart::{:?}", options.bias));
-        put("with_base", options.with_base != default.with_base, options.with_base.to_string());
-        put("rest", options.rest != default.rest, format!("Rest::{:?}", options.rest));
+        let mut given: Vec<_> = differing([
+            ("f", options.f != default.f, format!("Nonlinearity::{:?}", options.f)),
+            ("train", options.train != default.train, format!("vec![{}]", kinds.join(", "))),
+            ("init", options.init != default.init, format!("Init::{:?}", options.init)),
+            ("bias", options.bias != default.bias, format!("BiasStart::{:?}", options.bias)),
+            ("with_base", options.with_base != default.with_base, options.with_base.to_string()),
+            ("rest", options.rest != default.rest, format!("Rest::{:?}", options.rest)),
+        ])
+        .collect();
         let models = code.models();
         given.extend(code.seed());
         let with = |name: &str| {
