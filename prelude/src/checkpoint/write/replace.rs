@@ -176,12 +176,15 @@ fn restore_backup(path: &Path) {
             continue;
         };
         // The new directory stays locked until it is in place and the old one is deleted.
-        if new.symlink_metadata().is_ok() && !is_unlocked(&new) {
+        let lock = try_lock(&new);
+        if lock.is_none() && new.symlink_metadata().is_ok() {
             continue;
         }
         match path.symlink_metadata() {
-            Ok(there) if there.is_dir() && is_unlocked(path) => {
-                drop(fs::remove_dir_all(entry.path()))
+            Ok(there) if there.is_dir() => {
+                if let Some(_lock) = try_lock(path) {
+                    drop(fs::remove_dir_all(entry.path()));
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 drop(rename_new(&entry.path(), path))
@@ -222,7 +225,8 @@ fn remove_leftovers(directory: &Path, prefix: &str) {
         if !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        if is_unlocked(&path) {
+        // Locked until it is deleted: a process that has just created it must not take it in between.
+        if let Some(_lock) = try_lock(&path) {
             let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
@@ -236,10 +240,11 @@ fn is_temporary(name: &str, prefix: &str) -> bool {
     })
 }
 
-/// Whether no process has locked the file or directory `path`. Does not block on a pipe.
-fn is_unlocked(path: &Path) -> bool {
+/// Locks the file or directory `path` until the result is dropped; `None` if a process has locked
+/// it. Does not block on a pipe.
+fn try_lock(path: &Path) -> Option<File> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    opened.is_ok_and(|file| file.try_lock().is_ok())
+    opened.ok().filter(|file| file.try_lock().is_ok())
 }
 
 /// Adds the files below `directory` to `written`.
