@@ -288,7 +288,9 @@ fn every_gradient_agrees() {
     let by_weight = loss.backward().unwrap();
     for tensor in &merge.tensors {
         let name = &tensor.spec.name;
-        let from_data = merge.pull_back(tensor, by_weight.get(&weights[name]).unwrap()).unwrap();
+        let by_weight = by_weight.get(&weights[name]).unwrap();
+        let by_scales = merge.scale_gradient(tensor, by_weight).unwrap();
+        let from_data = merge.pull_back(tensor, &by_scales).unwrap();
         let cosine =
             (objective::cosine(&merge.coefficients(tensor).unwrap()).unwrap() * 0.01).unwrap();
         let from_cosine = merge.gradients(tensor, &cosine).unwrap();

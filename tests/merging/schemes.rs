@@ -119,8 +119,9 @@ fn gradients_by_parameters_agree_with_candle() {
             for tensor in &merge.tensors {
                 let gradient =
                     Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
+                let by_scales = merge.scale_gradient(tensor, &gradient).unwrap();
                 let found: BTreeMap<usize, Tensor> =
-                    merge.pull_back(tensor, &gradient).unwrap().into_iter().collect();
+                    merge.pull_back(tensor, &by_scales).unwrap().into_iter().collect();
                 let scales = f.apply(&merge.coefficients(tensor).unwrap()).unwrap();
                 let mut loss = Tensor::new(0f32, &Device::Cpu).unwrap();
                 let mut merged = gradient.zeros_like().unwrap();

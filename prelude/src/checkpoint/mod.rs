@@ -51,8 +51,8 @@ pub(crate) use side_files::{
     Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record,
 };
 pub(crate) use source::{
-    ConfigDifference, NO_ROW, Numbering, Renumbered, Restacked, common_dtype, extend, hash, mix,
-    split_name, views, with_shared_numbering,
+    ConfigDifference, NO_ROW, Numbering, Renumbered, Restacked, capacity, common_dtype, extend,
+    hash, make_room, mix, split_name, views, with_shared_numbering,
 };
 pub(crate) use storage::{
     BUILTIN_PREFIX, Bytes, Stamp, TILE, builtin_data, builtin_data_file, builtin_models, map,

@@ -9,9 +9,9 @@ use super::part::{MergedPart, MergedWeights, Slot};
 use super::variables::{Variable, variables};
 use super::{Site, Wrap};
 use crate::checkpoint::{Architecture, BASE, Kind, Source, TensorSpec, Values, views};
-use crate::device::is_composed;
+use crate::device::{is_composed, of_layer};
 use crate::error::{Error, Result};
-use crate::ops::{Form, ScaledSum, send_down};
+use crate::ops::{DeviceWeight, Form, ScaledSum, send_down};
 
 /// One tensor of the merge.
 pub struct MergedTensor {
@@ -22,6 +22,8 @@ pub struct MergedTensor {
     /// The indices of its parameters among the merge's variables.
     pub variables: Vec<usize>,
     operation: ScaledSum,
+    /// The form of its coefficients.
+    form: Form,
 }
 
 /// All tensors of a merge, in the order of computation.
@@ -32,11 +34,13 @@ pub struct Merge {
     pub variables: Vec<Variable>,
     /// The scheme and its options.
     pub wrap: Wrap,
-    /// The device of the merged weights.
+    /// The device of the merged weights; with several, the first.
     pub device: Device,
     /// The architecture of the merged model.
     pub architecture: Architecture,
     sources: usize,
+    /// The sources, if their weights are copied to a device.
+    copied: Vec<Source>,
     base: Option<usize>,
     /// The largest number of coefficients of any tensor.
     most: usize,
@@ -48,7 +52,7 @@ impl Merge {
     /// Wraps `sources`, which must be mergeable, with the scheme and options `how`.
     ///
     /// # Errors
-    /// An invalid scheme, layers of different shapes, or a device without room for the sources.
+    /// An invalid scheme, or layers of different shapes.
     pub fn new(sources: &[Source], how: impl Into<Wrap>, device: Device) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
@@ -60,6 +64,7 @@ impl Merge {
             tensors: Vec::new(),
             variables: Vec::new(),
             wrap,
+            copied: if is_composed(&device) { sources.to_vec() } else { Vec::new() },
             device,
             architecture,
             sources: sources.len(),
@@ -73,28 +78,39 @@ impl Merge {
         let (variables, uses) = variables(&*merge.wrap.scheme, &sites)?;
         let mut tensors = Vec::new();
         for (site, variables) in sites.iter().zip(uses) {
+            let views = views(sources, site.spec)?;
             let operation = if is_composed(&merge.device) {
-                let resident = |s: &Source| s.resident(&site.spec.name, &merge.device);
-                let tensors = sources.iter().map(resident).collect::<Result<_>>()?;
-                ScaledSum::resident(tensors, site.columns())?
+                let (layer, layers) = (site.spec.layer(), merge.architecture.layers);
+                let weight = |source: &Source| -> DeviceWeight {
+                    let (source, device) = (source.clone(), merge.device.clone());
+                    let name = site.spec.name.clone();
+                    Box::new(move || source.on_device(&name, &of_layer(&device, layer, layers)))
+                };
+                let weights = sources.iter().map(weight).collect();
+                ScaledSum::on_device(weights, views[0].shape.clone(), site.columns())?
             } else {
-                ScaledSum::mapped(views(sources, site.spec)?, site.columns())?
+                ScaledSum::mapped(views, site.columns())?
             };
             tensors.push(MergedTensor {
                 spec: site.spec.clone(),
                 trains: merge.wrap.options.trains(site.kind()),
                 variables,
                 operation,
+                form: Form { rows: 1, columns: 1 },
             });
         }
         merge.tensors = tensors;
         merge.variables = variables;
         // Finds errors of the scheme before training.
-        let mut most = 0;
-        for tensor in &merge.tensors {
-            most = most.max(merge.coefficients(tensor)?.elem_count());
+        let forms = merge.tensors.iter().map(|tensor| {
+            let (_, rows, columns) = merge.coefficients(tensor)?.dims3()?;
+            Ok(Form { rows, columns })
+        });
+        let forms = forms.collect::<Result<Vec<_>>>()?;
+        for (tensor, form) in merge.tensors.iter_mut().zip(forms) {
+            tensor.form = form;
+            merge.most = merge.most.max(sources.len() * form.rows * form.columns);
         }
-        merge.most = most;
         Ok(merge)
     }
 
@@ -123,6 +139,11 @@ impl Merge {
         self.tensor(TensorSpec::EMBEDDING)
     }
 
+    /// Returns the device of a tensor: the merge's, or with several GPUs its layer's.
+    pub(crate) fn device_of(&self, tensor: &MergedTensor) -> Device {
+        of_layer(&self.device, tensor.spec.layer(), self.architecture.layers)
+    }
+
     /// Returns the number of merged sources.
     pub fn sources(&self) -> usize {
         self.sources
@@ -142,30 +163,28 @@ impl Merge {
     }
 
     /// Returns the coefficients `c` of `tensor` in broadcast form: sources x R x C, f32, on the
-    /// merge's device. Gradients flow through them to the variables.
+    /// CPU, where the variables are. Gradients flow through them to the variables.
     ///
     /// # Errors
     /// The scheme fails or returns the wrong shape.
     pub fn coefficients(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        self.compute_coefficients(tensor, |value| value.to_device(&self.device))
+        self.compute_coefficients(tensor, Clone::clone)
     }
 
-    /// Returns `f(c)`, detached from any graph.
+    /// Returns `f(c)` on the merge's device, detached from any graph.
     fn scales(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        let c =
-            self.compute_coefficients(tensor, |value| value.detach().to_device(&self.device))?;
-        Ok(self.wrap.options.f.apply(&c)?.detach())
+        let c = self.compute_coefficients(tensor, Tensor::detach)?;
+        Ok(self.wrap.options.f.apply(&c)?.detach().to_device(&self.device_of(tensor))?)
     }
 
     /// Returns the coefficients of `tensor` after applying `take` to each of its variables.
     fn compute_coefficients(
         &self,
         tensor: &MergedTensor,
-        take: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        take: impl Fn(&Tensor) -> Tensor,
     ) -> Result<Tensor> {
         let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
-        self.site(&tensor.spec)
-            .coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
+        self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<Vec<_>>())
     }
 
     /// Returns every merged weight in `dtype`, `sum_i f(c_i) W_i`, in its own memory. The weights
@@ -212,7 +231,7 @@ impl Merge {
         dtype: DType,
     ) -> Result<Tensor> {
         let scales = Tensor::from_slice(weights, (weights.len(), 1, 1), &Device::Cpu)?;
-        let scales = scales.to_dtype(dtype)?.to_device(&self.device)?;
+        let scales = scales.to_dtype(dtype)?.to_device(&self.device_of(tensor))?;
         match ids {
             Some(ids) => tensor.operation.forward_rows(&scales, ids),
             None => {
@@ -228,10 +247,8 @@ impl Merge {
     /// # Errors
     /// The scheme fails or returns the wrong shape.
     pub(crate) fn scales_at(&self, tensor: &MergedTensor, parameters: &[Tensor]) -> Result<Tensor> {
-        let values = parameters.iter().map(|value| value.to_device(&self.device));
-        let values = values.collect::<candle_core::Result<Vec<_>>>()?;
-        let c = self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values)?;
-        Ok(self.wrap.options.f.apply(&c)?)
+        let c = self.site(&tensor.spec).coefficients(&*self.wrap.scheme, parameters)?;
+        Ok(self.wrap.options.f.apply(&c)?.to_device(&self.device_of(tensor))?)
     }
 
     /// Like [`Merge::weight`], computed in `dtype`, f32 or f64, and detached from any graph.
@@ -251,6 +268,16 @@ impl Merge {
         tensor.operation.forward_rows(&self.scales(tensor)?, ids)
     }
 
+    /// Begins to copy the weights of layer `layer` to its device, if they are not there.
+    pub(crate) fn copy_ahead(&self, layer: usize) {
+        let own = |tensor: &&MergedTensor| tensor.spec.layer() == Some(layer);
+        let names = self.tensors.iter().filter(own).map(|tensor| tensor.spec.name.clone());
+        let device = of_layer(&self.device, Some(layer), self.architecture.layers);
+        for source in &self.copied {
+            source.copy_ahead(names.clone().collect(), &device);
+        }
+    }
+
     /// Returns the weights of layer `layer`, or with `None` those after the last layer, for one
     /// pass.
     ///
@@ -268,61 +295,58 @@ impl Merge {
             None => spec.layer().is_none() && (spec.kind != Kind::Embedding || spec.name == output),
         };
         let mut kept = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut weights = BTreeMap::new();
+        let mut part = MergedPart { weights: BTreeMap::new(), with_gradient };
         for tensor in self.tensors.iter().filter(|t| belongs(&t.spec)) {
             let role = tensor.spec.role();
             let before = kept.remove(&role);
             let memory = before.as_ref().map(|slot| &slot.weight);
+            if layer.is_some() {
+                tensor.operation.hold()?;
+            }
             let weight = tensor.operation.forward_in(&self.scales(tensor)?, dtype, memory)?;
             let gradient = before.map(|slot| slot.gradient).unwrap_or_default();
             gradient.clear();
             let slot = Slot { weight, gradient };
             kept.insert(role, slot.clone());
-            weights.insert(tensor.spec.name.clone(), (tensor, slot));
+            part.weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
-        Ok(MergedPart { weights, with_gradient })
+        Ok(part)
     }
 
-    /// Maps the gradient with respect to the merged weight of `tensor` to gradients with respect to
-    /// its variables, each with the variable's index.
+    /// Maps the gradient with respect to the merged weight of `tensor` to the gradient with respect
+    /// to its scales `f(c)`: sources x R x C, f32, on the merge's device.
+    ///
+    /// # Errors
+    /// A gradient of the wrong shape.
+    pub fn scale_gradient(&self, tensor: &MergedTensor, gradient: &Tensor) -> Result<Tensor> {
+        tensor.operation.backward(&gradient.to_dtype(DType::F32)?, tensor.form)
+    }
+
+    /// Like [`Merge::scale_gradient`], for the gradient with respect to [`Merge::rows`].
+    ///
+    /// # Errors
+    /// A gradient of the wrong shape.
+    pub fn scale_gradient_of_rows(
+        &self,
+        tensor: &MergedTensor,
+        gradient: &Tensor,
+        ids: &Tensor,
+    ) -> Result<Tensor> {
+        tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, tensor.form)
+    }
+
+    /// Maps the gradient with respect to the scales of `tensor`, on the CPU, to gradients with
+    /// respect to its variables, each with the variable's index.
     ///
     /// # Errors
     /// A gradient of the wrong shape.
     pub fn pull_back(
         &self,
         tensor: &MergedTensor,
-        gradient: &Tensor,
-    ) -> Result<Vec<(usize, Tensor)>> {
-        self.chain_rule(tensor, |form| {
-            tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form)
-        })
-    }
-
-    /// Like [`Merge::pull_back`], for the gradient with respect to [`Merge::rows`].
-    ///
-    /// # Errors
-    /// A gradient of the wrong shape.
-    pub fn pull_back_rows(
-        &self,
-        tensor: &MergedTensor,
-        gradient: &Tensor,
-        ids: &Tensor,
-    ) -> Result<Vec<(usize, Tensor)>> {
-        self.chain_rule(tensor, |form| {
-            tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form)
-        })
-    }
-
-    /// Applies the chain rule from the gradient with respect to the scales `f(c)`.
-    fn chain_rule(
-        &self,
-        tensor: &MergedTensor,
-        by_scales: impl FnOnce(Form) -> Result<Tensor>,
+        by_scales: &Tensor,
     ) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
-        let (_, rows, columns) = scales.dims3()?;
-        let by_scales = by_scales(Form { rows, columns })?;
-        self.gradients(tensor, &send_down(&scales, &by_scales)?)
+        self.gradients(tensor, &send_down(&scales, by_scales)?)
     }
 
     /// Returns the gradient of `loss`, a scalar computed from the coefficients of `tensor`, with
@@ -359,6 +383,11 @@ fn check_roles(specs: &[TensorSpec]) -> Result<()> {
 }
 
 impl MergedTensor {
+    /// Lets go of copies of its weights that were kept for one pass through a layer.
+    pub(super) fn release(&self) {
+        self.operation.release();
+    }
+
     /// Whether the penalties on coefficients apply: to trainable weights.
     pub fn is_penalised(&self) -> bool {
         self.trains && self.spec.kind != Kind::Bias

@@ -36,6 +36,10 @@ impl Weights for MergedWeights<'_> {
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
         Ok(self.merge.rows(self.merge.tensor(name)?, ids)?.to_dtype(self.dtype)?)
     }
+
+    fn copy_ahead(&self, layer: usize) {
+        self.merge.copy_ahead(layer);
+    }
 }
 
 /// Merged weights in memory that is shared with the same weights of other layers: valid until the
@@ -61,6 +65,12 @@ impl<'a> MergedPart<'a> {
             .values()
             .filter_map(|(tensor, slot)| Some((*tensor, slot.gradient.total()?)))
             .collect()
+    }
+}
+
+impl Drop for MergedPart<'_> {
+    fn drop(&mut self) {
+        self.weights.values().for_each(|(tensor, _)| tensor.release());
     }
 }
 

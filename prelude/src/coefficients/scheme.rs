@@ -51,7 +51,7 @@ pub trait Scheme: Send + Sync {
 
     /// Computes the coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or
     /// `site.rows()` and C is 1 or `site.columns()`. `parameters` are those of
-    /// [`Scheme::parameters`], in that order, on the device of the computation. Use only
+    /// [`Scheme::parameters`], in that order, on the CPU whatever the device of the merge. Use only
     /// differentiable candle operations, and no randomness. By default, a tensor has one parameter,
     /// its coefficients.
     ///

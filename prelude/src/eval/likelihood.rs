@@ -71,7 +71,7 @@ pub fn log_probs<W: Weights + ?Sized>(
         targets.len(),
     )?;
     let mut found = Vec::with_capacity(targets.len());
-    for chunk in chunks(targets.len(), architecture.vocabulary) {
+    for chunk in chunks(targets.len(), architecture.vocabulary, device) {
         let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
         let rows: Vec<Vec<f32>> =
             logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;

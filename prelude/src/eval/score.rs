@@ -96,7 +96,7 @@ pub fn score<W: Weights + ?Sized>(
         let rows = Tensor::new(rows, device)?;
         let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
         let mut best = Vec::new();
-        for chunk in chunks(targets.len(), architecture.vocabulary) {
+        for chunk in chunks(targets.len(), architecture.vocabulary, device) {
             let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
             loss += f64::from(
                 cross_entropy(&logits, &targets[chunk])?

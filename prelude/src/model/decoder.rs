@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::weights::Weights;
 use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
+use crate::device::of_layer;
 use crate::error::Result;
 use crate::interrupt;
 use crate::ops::{
@@ -176,6 +177,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
             let held = own.map(|spec| Ok((spec.name.clone(), self.weights.weight(&spec.name)?)));
             let held = held.collect::<Result<BTreeMap<String, Tensor>>>()?;
+            self.weights.copy_ahead(layer + 1);
             let decoder = Decoder::new(a, &held);
             for (x, positions) in states.iter_mut().zip(&positions) {
                 *x = decoder.layer(layer, x, positions)?;
@@ -207,7 +209,12 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight.
     pub fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm(x, "model.norm")
+        self.norm(&x.to_device(&self.device(x, None))?, "model.norm")
+    }
+
+    /// Returns the device of layer `layer`, or of what is outside the layers, for a state `x`.
+    fn device(&self, x: &Tensor, layer: Option<usize>) -> Device {
+        of_layer(x.device(), layer, self.architecture.layers)
     }
 
     /// Applies the output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
@@ -240,6 +247,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight.
     pub fn before(&self, half: Half, layer: usize, x: &Tensor) -> Result<Tensor> {
+        let x = &x.to_device(&self.device(x, Some(layer)))?;
         match half.norm_before(self.architecture) {
             Some(norm) => self.norm(x, &format!("model.layers.{layer}.{norm}")),
             None => Ok(x.clone()),
@@ -283,7 +291,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             Some(norm) => self.norm(y, &format!("model.layers.{layer}.{norm}"))?,
             None => y.clone(),
         };
-        let scale = self.architecture.residual_scale;
+        let (x, scale) = (x.to_device(y.device())?, self.architecture.residual_scale);
         Ok((x + if scale == 1.0 { y } else { (y * scale)? })?)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use crate::checkpoint::{Architecture, Source, TensorSpec};
-use crate::device::is_composed;
+use crate::device::{is_composed, of_layer};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Gradient, decode_rows};
@@ -26,6 +26,10 @@ pub trait Weights {
         Ok(self.weight(name)?.index_select(ids, 0)?)
     }
 
+    /// Begins to copy the weights of layer `layer` to where they are used. It is called after the
+    /// weights of the layer before have been requested.
+    fn copy_ahead(&self, _layer: usize) {}
+
     /// Returns the accumulator for the gradient of the linear weight `name`; `None` if the weight
     /// is an ordinary operand.
     fn gradient(&self, _name: &str) -> Option<&Gradient> {
@@ -40,7 +44,7 @@ impl Weights for BTreeMap<String, Tensor> {
 }
 
 /// A source's own weights, read from its file one at a time, on request; on a device other than the
-/// CPU they are copied once.
+/// CPU they are copied once while there is room.
 pub struct SourceWeights<'a> {
     /// The source they are read from.
     pub source: &'a Source,
@@ -79,16 +83,28 @@ pub(crate) fn collect<W: Weights + ?Sized>(
 impl Weights for SourceWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
         let weight = if is_composed(self.device) {
-            self.source.resident(name, self.device)?
+            let layers = self.source.architecture()?.layers;
+            let device = of_layer(self.device, TensorSpec::layer_of(name), layers);
+            self.source.on_device(name, &device)?
         } else {
             self.source.view(name)?.to_tensor(self.device)?
         };
         Ok(weight.to_dtype(self.dtype)?)
     }
 
+    fn copy_ahead(&self, layer: usize) {
+        let Ok(architecture) = self.source.architecture() else { return };
+        if is_composed(self.device) {
+            let specs = architecture.tensors().into_iter();
+            let own = specs.filter(|spec| spec.layer() == Some(layer)).map(|spec| spec.name);
+            let device = of_layer(self.device, Some(layer), architecture.layers);
+            self.source.copy_ahead(own.collect(), &device);
+        }
+    }
+
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
         if is_composed(self.device) {
-            let rows = self.source.resident(name, self.device)?.index_select(ids, 0)?;
+            let rows = self.source.on_device(name, self.device)?.index_select(ids, 0)?;
             return Ok(rows.to_dtype(self.dtype)?);
         }
         let view = self.source.view(name)?;

@@ -31,6 +31,7 @@ pub use packed_attention::Attention;
 pub(crate) use product::{Into, Matrix, new_product, product};
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
+pub(crate) use scaled_sum::DeviceWeight;
 pub(crate) use scaled_sum::decode_rows;
 pub use scaled_sum::{Form, ScaledSum};
 pub use send_down::send_down;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::TryLockError;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::checkpoint::{Kind, Written, new_file};
 use crate::coefficients::{BiasStart, COLUMNS, Merge, Nonlinearity, Variable};
@@ -81,7 +81,7 @@ impl Dam {
     pub fn set(&self, settings: Settings) -> Result<()> {
         settings.check()?;
         let mut session = self.session();
-        let (device, dtype) = settings.device_and_dtype()?;
+        let (device, dtype) = settings.device_and_dtype(&session.sources)?;
         if !device.same_device(&session.merge.device) {
             let merge = Merge::new(&session.sources, session.merge.wrap.clone(), device)?;
             for (new, old) in merge.variables.iter().zip(&session.merge.variables) {
@@ -90,7 +90,10 @@ impl Dam {
             session.merge = merge;
             session.plan = None;
         }
-        session.dtype = dtype;
+        if dtype != session.dtype || settings.device != session.models.settings.device {
+            session.dtype = dtype;
+            session.plan = None;
+        }
         if session.models.settings != settings {
             session.models.settings = settings;
             session.state = new_state();
@@ -184,11 +187,7 @@ impl Dam {
     /// An unknown tensor.
     pub fn coefficients(&self, tensor: &str) -> Result<Tensor> {
         let session = self.session();
-        let c = session
-            .merge
-            .coefficients(session.merge.tensor(tensor)?)?
-            .detach()
-            .to_device(&Device::Cpu)?;
+        let c = session.merge.coefficients(session.merge.tensor(tensor)?)?.detach();
         Ok(if c.dim(1)? == 1 { c.squeeze(1)? } else { c }.copy()?)
     }
 

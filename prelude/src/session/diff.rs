@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use super::Dam;
 use crate::error::{Error, Result};
@@ -78,13 +78,7 @@ impl Dam {
         let session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         let one = |t: &crate::coefficients::MergedTensor| {
-            let c = session
-                .merge
-                .coefficients(t)?
-                .detach()
-                .to_device(&Device::Cpu)?
-                .to_device(&Device::Cpu)?
-                .to_dtype(DType::F64)?;
+            let c = session.merge.coefficients(t)?.detach().to_dtype(DType::F64)?;
             Ok((t.spec.name.clone(), (names.clone(), c.flatten_all()?.to_vec1()?)))
         };
         session.merge.tensors.iter().map(one).collect()

@@ -1,10 +1,13 @@
 //! The resources that training a session needs, forecast when a report asks for them.
 
+use candle_core::DType;
+
 use super::{BASE, Session};
-use crate::checkpoint::Source;
+use crate::checkpoint::{Source, capacity};
+use crate::coefficients::Merge;
 use crate::error::Result;
 use crate::solve::{SolveSettings, bytes};
-use crate::train::{Forecast, Workload, available_bytes};
+use crate::train::{Forecast, StepShape, Workload, available_bytes};
 
 /// The assumed length of an example, in tokens, for a source without data.
 const ASSUMED_LENGTH: usize = 512;
@@ -12,8 +15,7 @@ const ASSUMED_LENGTH: usize = 512;
 impl Session {
     /// Forecasts the resources for training with the current data and settings.
     pub(super) fn forecast(&self) -> Forecast {
-        let mut forecast =
-            Forecast::new(&self.workload(), &self.models.settings, &self.merge.device);
+        let mut forecast = Forecast::new(&self.workload(), &self.models.settings);
         forecast.working_bytes += self.merge.coefficient_bytes();
         if self.merge.device.is_cpu() {
             forecast.solve_bytes = bytes(&self.merge, self.tokens_to_solve(), false);
@@ -37,9 +39,10 @@ impl Session {
 
     /// Returns an error if a step does not fit into main memory.
     pub(super) fn check_memory(&self) -> Result<()> {
-        let Workload { architecture, tokens: (_, most), .. } = self.workload();
+        let (_, tokens) = self.workload().tokens;
+        let shape = step_shape(&self.merge, self.dtype, tokens);
         let recompute = self.models.settings.recompute;
-        recompute.decide(&architecture, most, &self.merge.device, available_bytes())?;
+        recompute.decide(shape, &self.sources, available_bytes())?;
         Ok(())
     }
 
@@ -74,6 +77,17 @@ impl Session {
             has_data,
             all_tokens: all,
             baked_bytes: (first.parameters() * first.dtype().size_in_bytes()) as u64,
+            device: self.merge.device.clone(),
+            dtype: self.dtype,
+            gpu_bytes: (!self.merge.device.is_cpu()).then(|| {
+                let copies = self.sources.iter().map(Source::copied_bytes).sum();
+                (capacity(&self.sources, &self.merge.device).unwrap_or(0), copies)
+            }),
         }
     }
+}
+
+/// A step of up to `tokens` tokens of `merge` in `dtype`.
+pub(super) fn step_shape(merge: &Merge, dtype: DType, tokens: usize) -> StepShape<'_> {
+    StepShape { architecture: &merge.architecture, tokens, device: &merge.device, dtype }
 }

@@ -1,6 +1,6 @@
 //! inspect: statistics of the coefficients.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use globset::Glob;
 
 use crate::coefficients::MergedTensor;
@@ -27,7 +27,7 @@ impl Session {
             _ => Along::Element,
         };
         let rows: Vec<Vec<f64>> = {
-            let c = c.detach().flatten_from(1)?.to_device(&Device::Cpu)?;
+            let c = c.detach().flatten_from(1)?;
             c.to_dtype(DType::F64)?.to_vec2()?
         };
         let stats = |row: &Vec<f64>| {

@@ -130,7 +130,7 @@ impl Merged {
         models.settings.check()?;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let architecture = plan.architecture()?;
-        let (device, dtype): (Device, DType) = models.settings.device_and_dtype()?;
+        let (device, dtype): (Device, DType) = models.settings.device_and_dtype(&plan.models)?;
         let scorer =
             Scorer { models, sources: &plan.sources, architecture, device: &device, dtype };
         on_threads(models.settings.threads, || f(&scorer, plan))

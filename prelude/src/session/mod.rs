@@ -291,8 +291,8 @@ impl Dam {
         if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }
-        let (device, dtype) = models.settings.device_and_dtype()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
+        let (device, dtype) = models.settings.device_and_dtype(&sources)?;
         sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
         let merge = Merge::new(&sources, wrap, device)?;
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
@@ -472,6 +472,7 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::make_room;
     use crate::coefficients::Columns;
 
     /// Guards against an operation without a backward pass and against a weight that no operation
@@ -501,6 +502,32 @@ mod tests {
         );
         assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), before);
         assert_eq!(dam.steps(), 0);
+    }
+
+    /// On the path of other devices, sources without copies there are merged to the same numbers.
+    #[test]
+    fn sources_that_do_not_fit_on_the_device_give_the_same_steps() {
+        if !crate::device::is_composed(&Device::Cpu) {
+            return;
+        }
+        let run = |fits: bool| {
+            let dam = crate::load(["builtin:japanese", "builtin:math"])
+                .unwrap()
+                .wrap(Columns::default())
+                .unwrap();
+            {
+                let mut session = dam.session();
+                session.plan = Some(RecomputePlan::for_any_length());
+                if !fits {
+                    make_room(&session.sources, &Device::Cpu, u64::MAX).unwrap();
+                }
+            }
+            let report = dam.train(3).unwrap();
+            let resident = dam.session().sources.iter().any(|s| s.resident_bytes(&Device::Cpu) > 0);
+            assert_eq!(resident, fits);
+            (report.losses, dam.eval(&[]).unwrap().mean_loss())
+        };
+        assert_eq!(run(true), run(false));
     }
 
     /// On the path of other devices, everything is done in bf16 too, close to f32.

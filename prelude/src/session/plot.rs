@@ -1,6 +1,6 @@
 //! plot: figures of sources, a session or a merge.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::checkpoint::{Kind, TensorSpec};
 use crate::coefficients::{MergedTensor, Nonlinearity};
@@ -135,7 +135,6 @@ impl Session {
             .coefficients(tensor)?
             .detach()
             .flatten_from(1)?
-            .to_device(&Device::Cpu)?
             .to_dtype(DType::F64)?
             .to_vec2()?)
     }
@@ -182,7 +181,7 @@ impl Session {
     /// Plots the coefficients of one tensor, source by column; by row if the scheme has one
     /// coefficient per row; averaged over rows if every element has its own.
     pub(super) fn columns(&self, tensor: &MergedTensor) -> Result<Figure> {
-        let c = self.merge.coefficients(tensor)?.detach().to_device(&Device::Cpu)?;
+        let c = self.merge.coefficients(tensor)?.detach();
         let c = c.to_dtype(DType::F64)?;
         let (_, rows, columns) = c.dims3()?;
         let (along, c) = match (rows, columns) {
@@ -254,7 +253,7 @@ impl Session {
 
 /// Returns the mean of each source's coefficients.
 fn means(c: &Tensor) -> Result<Vec<f64>> {
-    Ok(c.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.mean(1)?.to_vec1()?)
+    Ok(c.flatten_from(1)?.to_dtype(DType::F64)?.mean(1)?.to_vec1()?)
 }
 
 /// Returns the name of the layer of a tensor, or its role outside the layers.

@@ -8,8 +8,9 @@ use candle_core::DType;
 
 use super::progress::Task;
 use super::{Dam, Merged, Models, Session, on_threads};
-use crate::checkpoint::Source;
+use crate::checkpoint::{Source, capacity, make_room};
 use crate::coefficients::{BiasStart, Columns, Merge, Wrap};
+use crate::device::is_composed;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::methods::{Given, Linear, Plan};
@@ -206,7 +207,7 @@ impl Models {
         let plan = self.plan(Arc::new(Linear::default()))?;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         plan.sources.iter().try_for_each(|s| plan.sources[0].check_trainable(s))?;
-        let (device, _) = self.settings.device_and_dtype()?;
+        let (device, _) = self.settings.device_and_dtype(&plan.sources)?;
         let average = Columns { bias: BiasStart::Same, ..Columns::default() };
         let merge = Merge::new(&plan.sources, average, device)?;
         let mut whole = FullWeights::default();
@@ -250,8 +251,10 @@ impl Models {
         let max_length = self.settings.max_length;
         let sweep = Sweep::new(merge, sources, settings.clone(), DType::F32, max_length, data)?;
         let needed = bytes(merge, sweep.tokens(), without_scheme);
-        let available = available_bytes();
-        if merge.device.is_cpu() && needed > available {
+        let on_device = is_composed(&merge.device);
+        let available =
+            if on_device { capacity(sources, &merge.device)? } else { available_bytes() };
+        if needed > available {
             let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             return Err(Error::Refused {
                 message: format!(
@@ -261,6 +264,9 @@ impl Models {
                 ),
                 hint: "lower examples or max_length".into(),
             });
+        }
+        if on_device {
+            make_room(sources, &merge.device, needed)?;
         }
         Ok(sweep)
     }

@@ -1,12 +1,14 @@
 //! The terms of the objective: distillation from every source on that source's own data, and
 //! penalties on the coefficients.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
+use super::forecast::step_shape;
 use super::{Session, Terms};
 use crate::checkpoint::{BASE, Source, views};
 use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
+use crate::device::to_host;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
@@ -21,6 +23,14 @@ pub(super) struct RecomputePlan {
     tokens: usize,
     asked: Recompute,
     on: bool,
+}
+
+#[cfg(test)]
+impl RecomputePlan {
+    /// Recomputes nothing in steps of any length.
+    pub fn for_any_length() -> Self {
+        Self { tokens: usize::MAX, asked: Recompute::Auto, on: false }
+    }
 }
 
 impl Session {
@@ -40,7 +50,17 @@ impl Session {
     /// also computes the gradient of the sum. A stop interrupts it and changes nothing.
     pub(super) fn distil(&mut self, with_gradient: bool) -> Result<(Terms, Gradients)> {
         let sources = self.teachers_with_data()?;
-        let Session { models, merge, teachers, dtype, drawn, tokens_run, plan: planned, .. } = self;
+        let Session {
+            models,
+            sources: merged,
+            merge,
+            teachers,
+            dtype,
+            drawn,
+            tokens_run,
+            plan: planned,
+            ..
+        } = self;
         let settings = &models.settings;
         let run = |source| -> Result<(TeacherRun<'_>, Vec<usize>)> {
             let name = Source::name(source);
@@ -85,8 +105,8 @@ impl Session {
             None => {
                 let asked = settings.recompute;
                 let tokens = batch.tokens();
-                let on =
-                    asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
+                let shape = step_shape(merge, *dtype, tokens);
+                let on = asked.decide(shape, merged, available_bytes())?;
                 RecomputePlan { tokens, asked, on }
             }
         };
@@ -94,12 +114,13 @@ impl Session {
         let recompute = plan.on;
         let mut pass =
             Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
-        let (mut terms, mut start) = (Terms::new(), 0);
+        // The values stay on the device until all of them are brought to main memory at once.
+        let (mut names, mut values, mut start) = (Vec::new(), Vec::new(), 0);
         for ((run, examples), outputs) in runs.iter().zip(&outputs) {
             let tokens = examples.iter().map(|e| run.tokens(*e).len()).sum();
             let output = teachers.output_layer(run)?;
-            let mut total: Terms = Vec::new();
-            for rows in chunks(tokens, merge.architecture.vocabulary) {
+            let first = names.len();
+            for rows in chunks(tokens, merge.architecture.vocabulary, &merge.device) {
                 let parts = pass.compare(start + rows.start..start + rows.end, |student| {
                     let teacher = outputs.logits(run, rows, output.as_ref())?;
                     let temperature = settings.temperature;
@@ -110,16 +131,20 @@ impl Session {
                         &Distillation { student, teacher: &teacher, temperature, size, tokens },
                     )
                 })?;
-                total.resize_with(parts.len(), Default::default);
-                for ((name, sum), (term, part)) in total.iter_mut().zip(parts) {
-                    *name = format!("{term}.{}", run.source.name());
-                    *sum += part;
+                names.resize_with(first + parts.len(), String::new);
+                for (index, (term, value)) in (first..).zip(parts) {
+                    names[index] = format!("{term}.{}", run.source.name());
+                    values.push((index, value));
                 }
             }
-            terms.extend(total);
             start += tokens;
         }
         let gradients = if with_gradient { pass.backward()? } else { Gradients::default() };
+        let mut terms: Terms = names.into_iter().map(|name| (name, 0.0)).collect();
+        let (indices, values): (Vec<usize>, Vec<Tensor>) = values.into_iter().unzip();
+        for (index, value) in indices.into_iter().zip(to_host(&values)?) {
+            terms[index].1 += value.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        }
         *tokens_run += batch.tokens() as u64 * if with_gradient { 3 } else { 1 };
         Ok((terms, gradients))
     }
@@ -151,7 +176,7 @@ impl Session {
         // The coefficients of one tensor are in memory at a time.
         for (i, tensor) in penalised() {
             interrupt::check()?;
-            let c = self.merge.coefficients(tensor)?.to_device(&Device::Cpu)?;
+            let c = self.merge.coefficients(tensor)?;
             let mut weighted = Vec::new();
             for ((_, weight, term), sum) in terms.iter().zip(&mut sums) {
                 let value = term(i, &c)?;

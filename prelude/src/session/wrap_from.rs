@@ -67,7 +67,7 @@ impl Models {
                 let found = nearest(&views(sources, &tensor.spec)?, width, &planned.values()?);
                 let values =
                     Tensor::from_vec(found.coefficients, (sources.len(), 1, width), &Device::Cpu)?;
-                merge.set_coefficients(tensor, &values.to_device(&merge.device)?)?;
+                merge.set_coefficients(tensor, &values)?;
                 residual += found.residual;
                 difference += found.difference;
             }

@@ -67,7 +67,19 @@ fn forecast(f: &Forecast) -> Vec<String> {
         0 => String::new(),
         needed => format!("{} to solve, ", bytes(needed)),
     };
-    vec![
+    let gpu = f.gpu.as_ref().map(|gpu| {
+        let streamed = match gpu.streamed_bytes {
+            0 => String::new(),
+            more => format!(", {} of sources copied for each use", bytes(more)),
+        };
+        format!(
+            "GPU memory: {} to train, {} of sources{streamed}; {} free",
+            bytes(gpu.working_bytes),
+            bytes(gpu.resident_bytes),
+            bytes(gpu.available_bytes),
+        )
+    });
+    let mut lines = vec![
         format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(
             "memory: {} to train, {solve}up to {} for teacher outputs, {} of mapped sources; {} free",
@@ -77,7 +89,11 @@ fn forecast(f: &Forecast) -> Vec<String> {
             bytes(f.available_bytes),
         ),
         format!("disk: {} for the baked merge", bytes(f.disk_bytes)),
-    ]
+    ];
+    if let Some(gpu) = gpu {
+        lines.insert(1, gpu);
+    }
+    lines
 }
 
 impl SchemeReport {

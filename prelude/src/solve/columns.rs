@@ -78,7 +78,7 @@ pub(super) fn solve(
     for block in blocks {
         let part = shares.narrow(2, start, block.columns)?.contiguous()?;
         start += block.columns;
-        match merge.set_coefficients(block.tensor, &part.to_device(&merge.device)?) {
+        match merge.set_coefficients(block.tensor, &part) {
             // They are computed after all; the general way overwrites what was set.
             Err(Error::ComputedCoefficients { .. }) => return Ok(false),
             other => other?,

@@ -49,10 +49,10 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let (width, a) = (tensor.spec.shape[0], &merge.architecture);
-        let ones = Tensor::ones(width, self.dtype, &merge.device)?;
+        let ones = Tensor::ones(width, self.dtype, &merge.device_of(tensor))?;
         let normalised =
             |x: &Tensor| Ok::<_, Error>(rms_norm(&x.reshape(((), width))?, &ones, a.norm_eps)?);
-        let zero = Tensor::zeros((1, width), self.dtype, &merge.device)?;
+        let zero = Tensor::zeros((1, width), self.dtype, &merge.device_of(tensor))?;
         let (mut gram, mut right, mut at_average) = (zero.clone(), zero, 0.0);
         for (stream, states) in self.streams.iter().zip(inputs) {
             let x = normalised(self.chosen(states))?;

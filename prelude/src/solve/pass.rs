@@ -244,7 +244,9 @@ impl<'a> Pass<'a> {
     pub(super) fn merged_weight(&self, tensor: &MergedTensor) -> Result<Tensor> {
         let solved = self.whole.as_ref().and_then(|whole| whole.0.get(&tensor.spec.name));
         match solved {
-            Some(solved) => Ok(solved.to_device(&self.merge.device)?.to_dtype(self.dtype)?),
+            Some(solved) => {
+                Ok(solved.to_device(&self.merge.device_of(tensor))?.to_dtype(self.dtype)?)
+            }
             None => self.merge.weight_in(tensor, self.dtype),
         }
     }

@@ -1,34 +1,16 @@
 //! The forecast of the resources that training needs: memory, disk and time.
-//!
-//! Memory is computed from shapes. One layer's merged weights and gradients are in memory at a
-//! time, whatever the number of layers. What grows with the batch are the activations that layers
-//! keep for the backward pass, or with `recompute` one hidden state per layer and token.
 
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use candle_core::Device;
-use serde::{Deserialize, Serialize};
+use candle_core::{DType, Device};
+use serde::Serialize;
 
 use super::Settings;
+use super::memory::{StepShape, elements};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
-use crate::error::{Error, Result};
-use crate::model::chunks;
 use crate::ops::{Matrix, new_product};
-
-/// Whether the backward pass recomputes layers instead of keeping their activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// Only if they would not fit into memory.
-    #[default]
-    Auto,
-    /// Always: least memory, a quarter more time.
-    On,
-    /// Never.
-    Off,
-}
 
 /// The work of one step.
 #[derive(Clone, Debug)]
@@ -47,6 +29,26 @@ pub struct Workload {
     pub all_tokens: usize,
     /// The bytes of the baked merge.
     pub baked_bytes: u64,
+    /// The device of the computation.
+    pub device: Device,
+    /// The dtype of the computation.
+    pub dtype: DType,
+    /// On a GPU, the bytes of its memory that would be free without copies of the sources, and the
+    /// bytes of those copies.
+    pub gpu_bytes: Option<(u64, u64)>,
+}
+
+/// The memory that training needs on a GPU, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GpuForecast {
+    /// The memory of a step.
+    pub working_bytes: u64,
+    /// The copies of sources that stay on the GPU.
+    pub resident_bytes: u64,
+    /// The weights that do not fit beside a step and are copied for each use.
+    pub streamed_bytes: u64,
+    /// The memory that is free without copies of the sources.
+    pub available_bytes: u64,
 }
 
 /// The resources that a merge needs.
@@ -54,6 +56,8 @@ pub struct Workload {
 pub struct Forecast {
     /// Main memory for training, without the memory-mapped sources.
     pub working_bytes: u64,
+    /// Memory of the GPU; `None` on the CPU.
+    pub gpu: Option<GpuForecast>,
     /// Main memory for solving with default settings.
     pub solve_bytes: u64,
     /// The sources' weights, mapped from their files; cached in spare memory.
@@ -81,88 +85,6 @@ pub fn available_bytes() -> u64 {
     system.refresh_memory();
     let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
     system.available_memory().min(group)
-}
-
-impl Recompute {
-    /// Whether to recompute in steps of `tokens` tokens on `device` with `available` bytes of free
-    /// main memory.
-    fn applies(
-        self,
-        architecture: &Architecture,
-        tokens: usize,
-        device: &Device,
-        available: u64,
-    ) -> bool {
-        match self {
-            Recompute::On => true,
-            Recompute::Off => false,
-            Recompute::Auto => {
-                device.is_cpu() && working(architecture, tokens, false) > available / 4 * 3
-            }
-        }
-    }
-
-    /// Decides whether to recompute in steps of `tokens` tokens on `device` with `available` bytes
-    /// of free main memory, which the step must fit into on the CPU.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the step does not fit.
-    pub fn decide(
-        self,
-        architecture: &Architecture,
-        tokens: usize,
-        device: &Device,
-        available: u64,
-    ) -> Result<bool> {
-        let on = self.applies(architecture, tokens, device, available);
-        let needed = working(architecture, tokens, on);
-        if !device.is_cpu() || needed <= available {
-            return Ok(on);
-        }
-        let fits = |tokens: &usize| working(architecture, *tokens, true) <= available;
-        let fits = (1..=tokens).rev().step_by((tokens / 64).max(1)).find(fits);
-        Err(Error::TooLarge { what: "training".into(), needed, available, tokens, fits })
-    }
-}
-
-/// Returns the bytes of the merged weights and gradients in memory at once.
-fn weights(a: &Architecture) -> u64 {
-    let mut layers = vec![0; a.layers];
-    let mut output = 0;
-    for spec in a.tensors() {
-        let bytes = 4 * elements(&spec) as u64;
-        if let Some(layer) = spec.layer() {
-            layers[layer] += bytes;
-        }
-        if spec.name == a.output() {
-            output = bytes;
-        }
-    }
-    // One layer with gradients; the output layer with its gradient; a teacher's output layer.
-    2 * layers.into_iter().max().unwrap_or(0) + 3 * output
-}
-
-fn elements(spec: &TensorSpec) -> usize {
-    spec.shape.iter().product()
-}
-
-/// Returns the bytes of activations kept per layer and token.
-fn kept(a: &Architecture) -> u64 {
-    let queries = a.heads * a.head_dim;
-    let keys = a.key_value_heads * a.head_dim;
-    // Input and its copy, two norms, two sums, two outputs; projections before and after rotation,
-    // attention; gate, up and their product.
-    4 * (8 * a.hidden + 3 * queries + 3 * keys + 3 * a.intermediate) as u64
-}
-
-/// Returns the working memory of a step of `tokens` tokens in bytes.
-fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
-    let layers = a.layers as u64;
-    let states = if recompute { 4 * a.hidden as u64 * layers + kept(a) } else { kept(a) * layers };
-    let chunk = chunks(tokens, a.vocabulary).map(|chunk| chunk.len()).max().unwrap_or(0);
-    let logits = 4 * (chunk * a.vocabulary) as u64;
-    // In the backward pass, the gradients of a layer are about as large as its activations.
-    weights(a) + tokens as u64 * (states + kept(a)) + 5 * logits
 }
 
 /// Returns the floating-point operations of a step: the teachers, and the forward and backward pass
@@ -205,21 +127,33 @@ impl Forecast {
         usize::try_from(available / 4).unwrap_or(usize::MAX)
     }
 
-    /// Forecasts the resources for `workload` with `settings` on `device`, whether or not they are
-    /// available. On the CPU, the first forecast of a process measures its speed.
-    pub fn new(workload: &Workload, settings: &Settings, device: &Device) -> Self {
-        let a = &workload.architecture;
+    /// Forecasts the resources for `workload` with `settings`, whether or not they are available.
+    /// On the CPU, the first forecast of a process measures its speed.
+    pub fn new(workload: &Workload, settings: &Settings) -> Self {
+        let Workload { architecture: a, device, source_bytes, .. } = workload;
         let (usual, most) = workload.tokens;
         let available = available_bytes();
-        let recompute = settings.recompute.applies(a, most, device, available);
-        let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
+        let shape = StepShape { architecture: a, tokens: most, device, dtype: workload.dtype };
+        let (room, copies) = workload.gpu_bytes.unwrap_or((available, 0));
+        let recompute = settings.recompute.applies(shape, copies, room);
+        let step_bytes = shape.bytes(recompute);
+        let gpu = workload.gpu_bytes.map(|(available_bytes, copies)| {
+            let resident_bytes = available_bytes.saturating_sub(step_bytes).min(copies);
+            GpuForecast {
+                working_bytes: step_bytes,
+                resident_bytes,
+                streamed_bytes: copies - resident_bytes,
+                available_bytes,
+            }
+        });
         let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
         let step = || operations(a, usual, length, recompute) / speed();
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Self {
-            working_bytes,
+            working_bytes: if gpu.is_some() { 0 } else { step_bytes },
+            gpu,
             solve_bytes: 0,
-            mapped_bytes: workload.source_bytes,
+            mapped_bytes: *source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
             disk_bytes: workload.baked_bytes,
             minutes: device.is_cpu().then(|| 100.0 / 60.0 * step()),

@@ -22,13 +22,16 @@
 
 mod forecast;
 mod history;
+mod memory;
 mod optimizer;
 mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Recompute, Workload, available_bytes};
+pub use forecast::{Forecast, GpuForecast, Workload, available_bytes};
 pub use history::History;
+pub use memory::Recompute;
+pub(crate) use memory::StepShape;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{Gradients, Pass, PassOptions};
 pub use settings::{SETTINGS, Schedule, Setting, Settings, TermWeights, Values};

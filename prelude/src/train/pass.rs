@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
+use crate::device::to_host;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Decoder, Positions, Weights};
@@ -68,8 +69,14 @@ pub struct Pass<'a> {
     states: Tensor,
     /// The gradient of `states`, chunk by chunk.
     state_gradients: Vec<Tensor>,
+    /// Gradients with respect to scales, on the device, and their total size in bytes.
+    pending: (Vec<(&'a MergedTensor, Tensor)>, usize),
     gradients: Gradients,
 }
+
+/// The bytes of gradients with respect to scales that wait to be brought to main memory together:
+/// each transfer waits for the device.
+const PENDING_BYTES: usize = 64 << 20;
 
 struct Layer {
     input: Tensor,
@@ -104,6 +111,7 @@ impl<'a> Pass<'a> {
         for layer in 0..merge.architecture.layers {
             let graph = options.with_gradient && !options.recompute;
             let weights = merge.part(Some(layer), options.dtype, graph)?;
+            merge.copy_ahead(layer + 1);
             let input = tracked(&x, graph)?;
             let output =
                 Decoder::new(&merge.architecture, &weights).layer(layer, &input, &positions)?;
@@ -123,13 +131,14 @@ impl<'a> Pass<'a> {
             top,
             states: x,
             state_gradients: Vec::new(),
+            pending: (Vec::new(), 0),
             gradients: Gradients::default(),
         })
     }
 
     /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk
-    /// once), and returns its terms, each a scalar. The gradient of their sum enters the backward
-    /// pass.
+    /// once), and returns its terms, each a scalar on the device. The gradient of their sum enters
+    /// the backward pass.
     ///
     /// # Errors
     /// The error of `loss`, out of memory on the device, or [`Error::Interrupted`].
@@ -137,7 +146,7 @@ impl<'a> Pass<'a> {
         &mut self,
         rows: Range<usize>,
         loss: impl FnOnce(&Tensor) -> Result<Vec<(N, Tensor)>>,
-    ) -> Result<Vec<(N, f64)>> {
+    ) -> Result<Vec<(N, Tensor)>> {
         let x =
             tracked(&self.states.narrow(0, rows.start, rows.len())?, self.options.with_gradient)?;
         let decoder = Decoder::new(&self.merge.architecture, &self.top);
@@ -151,10 +160,7 @@ impl<'a> Pass<'a> {
                 self.add(tensor, &gradient)?;
             }
         }
-        let value = |(name, term): (N, Tensor)| {
-            Ok((name, term.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?))
-        };
-        terms.into_iter().map(value).collect()
+        Ok(terms.into_iter().map(|(name, term)| (name, term.detach())).collect())
     }
 
     /// Runs the backward pass through all layers, after every token has been compared.
@@ -173,6 +179,9 @@ impl<'a> Pass<'a> {
             interrupt::check()?;
             let layer = self.layers.len();
             let weights = self.merge.part(Some(layer), self.options.dtype, true)?;
+            if let Some(next) = layer.checked_sub(1) {
+                self.merge.copy_ahead(next);
+            }
             let input = tracked(&input, true)?;
             let output = match output {
                 Some(output) => output,
@@ -182,7 +191,8 @@ impl<'a> Pass<'a> {
                     &self.positions,
                 )?,
             };
-            let mut gradients = send_down(&output, &upstream)?.backward()?;
+            let upstream_here = upstream.to_device(output.device())?;
+            let mut gradients = send_down(&output, &upstream_here)?.backward()?;
             upstream = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
             for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums())
             {
@@ -193,20 +203,39 @@ impl<'a> Pass<'a> {
         if embedding.trains {
             let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded))
                 .embed(&self.ids)?;
-            let gradients = send_down(&x, &upstream)?.backward()?;
+            let gradients = send_down(&x, &upstream.to_device(x.device())?)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
-                self.gradients.add(self.merge.pull_back_rows(embedding, gradient, &self.ids)?)?;
-                self.gradients.tensors.insert(embedding.spec.name.clone());
+                let by_scales =
+                    self.merge.scale_gradient_of_rows(embedding, gradient, &self.ids)?;
+                self.add_scales(embedding, by_scales)?;
             }
         }
+        self.flush()?;
         Ok(self.gradients)
     }
 
-    /// Maps the gradient of a merged weight to its variables. The gradient of the coefficients may
-    /// be as large as the weight and is not kept.
-    fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
-        self.gradients.add(self.merge.pull_back(tensor, gradient)?)?;
-        self.gradients.tensors.insert(tensor.spec.name.clone());
+    /// Maps the gradient of a merged weight to its scales.
+    fn add(&mut self, tensor: &'a MergedTensor, gradient: &Tensor) -> Result<()> {
+        let by_scales = self.merge.scale_gradient(tensor, gradient)?;
+        self.add_scales(tensor, by_scales)
+    }
+
+    /// Adds the gradient of the scales of `tensor`. It may be as large as the weight, so that not
+    /// all of them are kept.
+    fn add_scales(&mut self, tensor: &'a MergedTensor, by_scales: Tensor) -> Result<()> {
+        self.pending.1 += by_scales.elem_count() * by_scales.dtype().size_in_bytes();
+        self.pending.0.push((tensor, by_scales));
+        if self.pending.1 > PENDING_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Maps the pending gradients to the variables.
+    fn flush(&mut self) -> Result<()> {
+        let (tensors, by_scales): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).0.into_iter().unzip();
+        for (tensor, by_scales) in tensors.into_iter().zip(to_host(&by_scales)?) {
+            self.gradients.add(self.merge.pull_back(tensor, &by_scales)?)?;
+            self.gradients.tensors.insert(tensor.spec.name.clone());
+        }
         Ok(())
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
-use crate::device::{Gpu, is_composed};
+use crate::checkpoint::Source;
+use crate::device::{Gpu, is_composed, set_group};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -87,11 +88,13 @@ pub struct Settings {
     /// Whether the backward pass recomputes layers, to save memory.
     #[serde(default)]
     pub recompute: Recompute,
-    /// `auto`, `cpu`, `cuda` or `metal`.
+    /// `auto`, `cpu`, `cuda`, `metal`, or GPUs by number: `cuda:1`, `cuda:0,1` (each runs a share
+    /// of the layers).
     pub device: String,
     /// The number of threads; 0: one per core.
     pub threads: usize,
-    /// The dtype of the merged model: `f32`, or on a GPU `bf16`.
+    /// The dtype of the computation: `f32`, on a GPU also `bf16`; `auto`: bf16 on a GPU if any
+    /// source is stored in half precision or less, else f32.
     pub dtype: String,
 }
 
@@ -125,7 +128,7 @@ impl Default for Settings {
             recompute: Recompute::Auto,
             device: "auto".into(),
             threads: 0,
-            dtype: "f32".into(),
+            dtype: "auto".into(),
         }
     }
 }
@@ -155,6 +158,8 @@ pub enum Values {
     Switch,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// One of these words, or `cuda:` and the numbers of GPUs.
+    Device(&'static [&'static str]),
 }
 
 /// The upper limit of integers without one.
@@ -162,7 +167,7 @@ const MAX: u64 = 1 << 40;
 
 /// All settings, in the order of the documentation.
 pub const SETTINGS: &[Setting] = {
-    use Values::{Integer, NonNegative, NotOne, OneOf, Positive, Switch};
+    use Values::{Device, Integer, NonNegative, NotOne, OneOf, Positive, Switch};
     const fn setting(key: &'static str, values: Values, about: &'static str) -> Setting {
         Setting { key, about, values }
     }
@@ -223,9 +228,17 @@ pub const SETTINGS: &[Setting] = {
             OneOf(&["auto", "on", "off"]),
             "whether the backward pass recomputes layers, to save memory",
         ),
-        setting("device", OneOf(&["auto", "cpu", "cuda", "metal"]), "device of the computation"),
+        setting(
+            "device",
+            Device(&["auto", "cpu", "cuda", "metal"]),
+            "device of the computation; GPUs by number: cuda:1, or cuda:0,1 to share the layers",
+        ),
         setting("threads", Integer(0, 1024), "number of threads; 0: one per core"),
-        setting("dtype", OneOf(&["f32", "bf16"]), "dtype of the merged model; bf16 on a GPU"),
+        setting(
+            "dtype",
+            OneOf(&["auto", "f32", "bf16"]),
+            "dtype of the computation; bf16 on a GPU; auto: bf16 there for sources in half precision",
+        ),
     ]
 };
 
@@ -243,7 +256,7 @@ impl Setting {
     pub fn words(&self) -> &'static [&'static str] {
         match self.values {
             Values::Switch => &["on", "off"],
-            Values::OneOf(words) => words,
+            Values::OneOf(words) | Values::Device(words) => words,
             _ => &[],
         }
     }
@@ -276,6 +289,10 @@ impl Setting {
             }
             Values::OneOf(words) => {
                 (words.contains(&value).then(|| json!(value)), words.join(", "))
+            }
+            Values::Device(words) => {
+                let is_known = words.contains(&value) || ordinals(value).is_some();
+                (is_known.then(|| json!(value)), format!("{}, cuda:0,1", words.join(", ")))
             }
         };
         read.ok_or_else(|| Error::bad_value(self.key, value, expected))
@@ -339,21 +356,37 @@ impl Settings {
         }
     }
 
-    /// Returns the device and the dtype of the computation.
+    /// Returns the device and the dtype of the computation for `sources`.
     ///
     /// # Errors
     /// A device that is not available in this build or on this machine, or a dtype that it does not
     /// support.
-    pub fn device_and_dtype(&self) -> Result<(Device, DType)> {
-        let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
+    pub fn device_and_dtype(&self, sources: &[Source]) -> Result<(Device, DType)> {
+        let open = |gpu: Gpu, ordinal| {
+            let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
+            gpu.open(ordinal).map_err(|error| missing(first_line(&error)))
+        };
         let device = match self.device.as_str() {
             "cpu" => Device::Cpu,
-            "cuda" => Gpu::Cuda.open().map_err(|e| missing(first_line(&e)))?,
-            "metal" => Gpu::Metal.open().map_err(|e| missing(first_line(&e)))?,
-            _ => Gpu::Cuda.open().or_else(|_| Gpu::Metal.open()).unwrap_or(Device::Cpu),
+            "cuda" => open(Gpu::Cuda, 0)?,
+            "metal" => open(Gpu::Metal, 0)?,
+            "auto" => Gpu::Cuda.open(0).or_else(|_| Gpu::Metal.open(0)).unwrap_or(Device::Cpu),
+            numbered => {
+                let devices = ordinals(numbered).unwrap_or_default().into_iter();
+                let devices =
+                    devices.map(|ordinal| open(Gpu::Cuda, ordinal)).collect::<Result<Vec<_>>>()?;
+                set_group(&devices);
+                devices.into_iter().next().unwrap_or(Device::Cpu)
+            }
         };
+        if !self.device.contains(',') {
+            set_group(&[]);
+        }
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
+            "auto" if !device.is_cpu() && sources.iter().any(|s| s.dtype() != DType::F32) => {
+                DType::BF16
+            }
             _ => DType::F32,
         };
         if !is_composed(&device) && dtype != DType::F32 {
@@ -361,6 +394,14 @@ impl Settings {
         }
         Ok((device, dtype))
     }
+}
+
+/// Reads the numbers of GPUs in `cuda:0,1`, each once.
+fn ordinals(device: &str) -> Option<Vec<usize>> {
+    let numbers = device.strip_prefix("cuda:")?.split(',');
+    let numbers: Vec<usize> = numbers.map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    let is_repeated = |(i, n): (usize, &usize)| numbers[..i].contains(n);
+    (!numbers.iter().enumerate().any(is_repeated)).then_some(numbers)
 }
 
 #[cfg(test)]
@@ -396,6 +437,18 @@ mod tests {
             settings.set(key, value).unwrap();
         }
         assert_eq!((settings.lr, settings.weights.l1, settings.seed), (0.1, 1e-300, u64::MAX));
+    }
+
+    #[test]
+    fn gpus_are_named_by_number() {
+        let mut settings = Settings::default();
+        for (device, numbers) in [("cuda:0", vec![0]), ("cuda:2,0", vec![2, 0])] {
+            settings.set("device", device).unwrap();
+            assert_eq!(ordinals(&settings.device), Some(numbers));
+        }
+        for device in ["cuda:", "cuda:0,", "cuda:a", "cuda:0,0", "cuda:-1", "cuda0", "metal:0"] {
+            assert!(settings.set("device", device).is_err(), "{device}");
+        }
     }
 
     #[test]

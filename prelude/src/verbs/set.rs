@@ -37,7 +37,7 @@ impl Command for Set {
                 settings.set(key, value)?;
             }
         }
-        settings.device_and_dtype()?;
+        settings.device_and_dtype(&[])?;
         match &context.dam {
             Some(dam) => dam.set(settings.clone())?,
             None => context.models.settings = settings.clone(),

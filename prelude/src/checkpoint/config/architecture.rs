@@ -180,7 +180,12 @@ impl TensorSpec {
 
     /// The index of its layer; `None` for the embedding, the final norm and the output layer.
     pub fn layer(&self) -> Option<usize> {
-        self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+        Self::layer_of(&self.name)
+    }
+
+    /// The index of the layer of the tensor `name`; `None` outside the layers.
+    pub(crate) fn layer_of(name: &str) -> Option<usize> {
+        name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
     }
 
     /// Its name with `*` in place of the layer index.

@@ -22,6 +22,7 @@ pub(crate) use loaded::{common_dtype, views};
 pub use numbering::MissingTokens;
 pub(crate) use numbering::{NO_ROW, Numbering, Renumbered};
 pub(crate) use renumber::with_shared_numbering;
+pub(crate) use resident::{capacity, make_room};
 pub(crate) use restack::Restacked;
 pub(crate) use specifier::split_name;
 pub(crate) use vocabulary::extend;

@@ -19,6 +19,7 @@ use super::bytes::Bytes;
 use super::change::Change;
 use super::float8::Float8;
 use super::mapped::Mapped;
+use crate::device::upload;
 use crate::error::{Error, Result};
 use crate::work::Work;
 
@@ -213,7 +214,7 @@ impl View {
     /// A copy on `device`: in the stored dtype, or in f32 where it is decoded.
     pub(crate) fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         if self.is_plain() {
-            return Ok(Tensor::from_raw_buffer(self.bytes(), self.dtype, &self.shape, device)?);
+            return Ok(upload(self.bytes(), self.dtype, &self.shape, device)?);
         }
         let mut values = vec![0f32; self.shape.iter().product()];
         self.decode_all(&mut values);

@@ -14,7 +14,7 @@
 mod composed;
 mod fused;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 
@@ -31,6 +31,8 @@ pub struct ScaledSum {
     operands: Operands,
     shape: Vec<usize>,
     columns: usize,
+    /// Weights on a device while [`ScaledSum::hold`] keeps them.
+    held: Mutex<Vec<Tensor>>,
 }
 
 /// The form of the scales of one source: the numbers of rows and columns, each 1 or the weight's
@@ -46,9 +48,12 @@ pub struct Form {
 enum Operands {
     /// Memory-mapped, for the CPU.
     Mapped(Vec<View>),
-    /// Copied once to another device, in their own dtype.
-    Resident(Vec<Tensor>),
+    /// On another device, in their own dtype.
+    OnDevice(Vec<DeviceWeight>),
 }
+
+/// Returns one source's weight on its device: a copy that stays there, or one made for this use.
+pub(crate) type DeviceWeight = Box<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
 fn misfit<T>(message: String) -> Result<T> {
     Err(candle_core::Error::Msg(message).into())
@@ -71,22 +76,56 @@ impl ScaledSum {
     /// No tensors.
     pub fn resident(tensors: Vec<Tensor>, columns: usize) -> Result<Self> {
         let shape = tensors.first().map(|t| t.dims().to_vec()).unwrap_or_default();
-        Self::of(Operands::Resident(tensors), shape, columns)
+        let held = |tensor: Tensor| -> DeviceWeight { Box::new(move || Ok(tensor.clone())) };
+        Self::on_device(tensors.into_iter().map(held).collect(), shape, columns)
+    }
+
+    /// Like [`ScaledSum::resident`], for weights of `shape` that are requested for each use.
+    ///
+    /// # Errors
+    /// No weights.
+    pub(crate) fn on_device(
+        weights: Vec<DeviceWeight>,
+        shape: Vec<usize>,
+        columns: usize,
+    ) -> Result<Self> {
+        Self::of(Operands::OnDevice(weights), shape, columns)
     }
 
     fn of(operands: Operands, shape: Vec<usize>, columns: usize) -> Result<Self> {
-        let sum = Self { operands, shape, columns };
+        let sum = Self { operands, shape, columns, held: Mutex::default() };
         if sum.sources() == 0 || columns == 0 {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
         }
         Ok(sum)
     }
 
+    /// Keeps the weights on the device until [`ScaledSum::release`], so that weights without a
+    /// copy there are copied once for several uses.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub(crate) fn hold(&self) -> Result<()> {
+        if let Operands::OnDevice(weights) = &self.operands {
+            *self.held() = weights.iter().map(|weight| weight()).collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    /// Ends [`ScaledSum::hold`].
+    pub(crate) fn release(&self) {
+        self.held().clear();
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Tensor>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns the number of sources.
     pub fn sources(&self) -> usize {
         match &self.operands {
             Operands::Mapped(views) => views.len(),
-            Operands::Resident(tensors) => tensors.len(),
+            Operands::OnDevice(weights) => weights.len(),
         }
     }
 
@@ -103,8 +142,8 @@ impl ScaledSum {
     pub fn forward(&self, scales: &Tensor) -> Result<Var> {
         self.form(scales)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
-                let merged = composed::forward(&self.as_rows(tensors)?, scales)?
+            Operands::OnDevice(weights) => {
+                let merged = composed::forward(&self.as_rows(weights)?, scales)?
                     .reshape(self.shape.as_slice())?;
                 Ok(Var::from_tensor(&merged)?)
             }
@@ -123,13 +162,13 @@ impl ScaledSum {
     /// As for `forward`; a `merged` of another shape, or on the CPU of another dtype.
     pub fn forward_into(&self, scales: &Tensor, merged: &Var) -> Result<()> {
         let form = self.form(scales)?;
-        let resident = matches!(self.operands, Operands::Resident(_));
-        if merged.dims() != self.shape || (merged.dtype() != scales.dtype() && !resident) {
+        let on_device = matches!(self.operands, Operands::OnDevice(_));
+        if merged.dims() != self.shape || (merged.dtype() != scales.dtype() && !on_device) {
             return misfit(format!("no weight of shape {:?} to merge into", self.shape));
         }
         match &self.operands {
-            Operands::Resident(tensors) => {
-                let new = composed::forward(&self.as_rows(tensors)?, scales)?
+            Operands::OnDevice(weights) => {
+                let new = composed::forward(&self.as_rows(weights)?, scales)?
                     .reshape(self.shape.as_slice())?;
                 Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
             }
@@ -168,10 +207,10 @@ impl ScaledSum {
     pub fn forward_rows(&self, scales: &Tensor, ids: &Tensor) -> Result<Tensor> {
         let form = self.form(scales)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
+            Operands::OnDevice(weights) => {
                 let scales =
                     if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
-                Ok(composed::forward(&self.selected(tensors, ids)?, &scales)?)
+                Ok(composed::forward(&self.selected(weights, ids)?, &scales)?)
             }
             Operands::Mapped(views) => {
                 let (ids, fused) =
@@ -206,11 +245,11 @@ impl ScaledSum {
     pub(crate) fn values(&self, scales: &Tensor) -> Result<Values<'_>> {
         let form = self.form(scales)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
+            Operands::OnDevice(weights) => {
                 // Weights are written in parallel; the device has room for one of them at a time.
                 static ONE: Mutex<()> = Mutex::new(());
                 let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-                let merged = composed::forward(&self.as_rows(tensors)?, scales)?;
+                let merged = composed::forward(&self.as_rows(weights)?, scales)?;
                 let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
                 drop(one);
                 Ok(Box::new(move |start, out| {
@@ -263,12 +302,12 @@ impl ScaledSum {
     fn backward_of(&self, gradient: &Tensor, ids: Option<&Tensor>, form: Form) -> Result<Tensor> {
         self.fits(form)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
+            Operands::OnDevice(weights) => {
                 let gradient = gradient.reshape(((), self.columns))?;
                 let Some(ids) = ids else {
-                    return Ok(composed::backward(&self.as_rows(tensors)?, &gradient, form)?);
+                    return Ok(composed::backward(&self.as_rows(weights)?, &gradient, form)?);
                 };
-                let selected = self.selected(tensors, ids)?;
+                let selected = self.selected(weights, ids)?;
                 if form.rows == 1 {
                     return Ok(composed::backward(&selected, &gradient, form)?);
                 }
@@ -300,13 +339,21 @@ impl ScaledSum {
         }
     }
 
-    /// Returns `tensors` as rows x columns.
-    fn as_rows(&self, tensors: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
-        tensors.iter().map(|t| t.reshape(((), self.columns))).collect()
+    /// Returns `weights` as rows x columns.
+    fn as_rows(&self, weights: &[DeviceWeight]) -> Result<Vec<Tensor>> {
+        let held = self.held().clone();
+        let rows = |tensor: Tensor| Ok(tensor.reshape(((), self.columns))?);
+        match held.is_empty() {
+            true => weights.iter().map(|weight| rows(weight()?)).collect(),
+            false => held.into_iter().map(rows).collect(),
+        }
     }
 
-    fn selected(&self, tensors: &[Tensor], ids: &Tensor) -> candle_core::Result<Vec<Tensor>> {
-        self.as_rows(tensors)?.iter().map(|t| t.index_select(ids, 0)).collect()
+    fn selected(&self, weights: &[DeviceWeight], ids: &Tensor) -> Result<Vec<Tensor>> {
+        let rows = |weight: &DeviceWeight| {
+            Ok(weight()?.reshape(((), self.columns))?.index_select(ids, 0)?)
+        };
+        weights.iter().map(rows).collect()
     }
 
     /// Returns `ids`, checked to be rows.

@@ -4,6 +4,14 @@
 //! are composed of candle's own, and sources are copied to it once. The environment variable
 //! `DAM_DEVICE_PATH` takes the second path on the CPU as well, so that it is tested without a GPU.
 
+mod group;
+mod memory;
+mod transfer;
+
+pub(crate) use group::{members, of_layer, set_group};
+pub(crate) use memory::free_bytes;
+pub(crate) use transfer::{to_host, upload};
+
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Result};
@@ -22,22 +30,24 @@ pub(crate) enum Gpu {
 }
 
 impl Gpu {
-    /// Returns the first GPU of this kind. It is opened once: opened again, it would count as
-    /// another device, and everything would be copied to it again.
+    /// Returns GPU `ordinal` of this kind, from 0. It is opened once: opened again, it would count
+    /// as another device, and everything would be copied to it again.
     ///
     /// # Errors
     /// There is none, or this build does not support it.
-    pub fn open(self) -> Result<Device> {
-        static OPEN: Mutex<Vec<(Gpu, Device)>> = Mutex::new(Vec::new());
+    pub fn open(self, ordinal: usize) -> Result<Device> {
+        static OPEN: Mutex<Vec<((Gpu, usize), Device)>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, device)) = open.iter().find(|(gpu, _)| *gpu == self) {
+        if let Some((_, device)) = open.iter().find(|(gpu, _)| *gpu == (self, ordinal)) {
             return Ok(device.clone());
         }
         let device = match self {
-            Self::Cuda => Device::new_cuda(0)?,
-            Self::Metal => Device::new_metal(0)?,
+            // One stream for all threads: the default of one per thread would not order what
+            // several threads compute.
+            Self::Cuda => Device::new_cuda_with_stream(ordinal)?,
+            Self::Metal => Device::new_metal(ordinal)?,
         };
-        open.push((self, device.clone()));
+        open.push(((self, ordinal), device.clone()));
         Ok(device)
     }
 }
