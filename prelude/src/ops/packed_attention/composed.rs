@@ -6,19 +6,24 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, D, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, CustomOp3, D, DType, Device, Layout, MetalStorage, Result, Shape,
+    Tensor,
 };
 
 use super::Packed;
 use crate::ops::attention::{Causal, softmax};
 use crate::ops::send_down::copied;
 
-/// The size of a block's scores in bytes, at most, in the dtype of the softmax; a block has one
-/// query at least. A pass holds about four tensors of this size. Smaller blocks compute fewer of
-/// the scores above the diagonal, which are masked; larger ones launch fewer operations. At this
-/// size, an operation on the scores takes about 40 us of a GPU with 3 TB/s, well above its launch.
-/// With 32 heads, up to 724 tokens are one block.
-pub(super) const SCORES: usize = 64 << 20;
+/// Returns the size in bytes of a block's scores, at most, in the dtype of the softmax; a block has
+/// one query at least. A pass holds three to four tensors of this size.
+///
+/// Smaller blocks compute fewer of the scores above the diagonal, which are masked; larger ones
+/// launch fewer operations. On a GPU with 3 TB/s, an operation on 64 MiB takes about 40 us, well
+/// above its launch; with 32 heads, up to 724 tokens are one block. On a CPU, glibc reuses memory
+/// of up to 32 MiB and returns more to the system, which costs more than the arithmetic.
+pub(super) fn bound(device: &Device) -> usize {
+    if device.is_cpu() { 16 << 20 } else { 64 << 20 }
+}
 
 /// Consecutive queries of one sequence, and the keys visible to any of them.
 #[derive(Clone, Copy)]
@@ -71,7 +76,7 @@ impl<'a> Pass<'a> {
     /// is large enough.
     fn each(&self, mut f: impl FnMut(Block, Option<Tensor>) -> Result<()>) -> Result<()> {
         let window = self.packed.attention.window;
-        let mut mask = Tensor::zeros((0, 0), self.wide, self.q.device())?;
+        let mut mask: Option<Tensor> = None;
         for (query, key, length) in self.packed.sequences() {
             let rows = self.rows(length);
             let blocks = (0..length).step_by(rows).map(|at| {
@@ -80,19 +85,15 @@ impl<'a> Pass<'a> {
                 Block { query: query + at, rows, key: key + seen.start, keys: seen.len() }
             });
             let keys = blocks.clone().map(|block| block.keys).max().unwrap_or(0);
-            let (mask_rows, mask_keys) = mask.dims2()?;
-            if rows > 1 && (mask_rows < rows || mask_keys < keys) {
+            let covers = |mask: &Tensor| mask.dims()[0] >= rows && mask.dims()[1] >= keys;
+            if rows > 1 && !mask.as_ref().is_some_and(covers) {
                 let causal = Causal { scale: 1.0, start: keys - rows, window, queries: rows };
-                mask = causal.mask(keys, self.q.device(), self.wide)?;
+                mask = Some(causal.mask(keys, self.q.device(), self.wide)?);
             }
             for block in blocks {
                 // A single query sees every key of its block.
-                let corner = (block.rows > 1).then(|| {
-                    let (rows, keys) = mask.dims2()?;
-                    let mask = mask.narrow(0, rows - block.rows, block.rows)?;
-                    mask.narrow(1, keys - block.keys, block.keys)?.contiguous()
-                });
-                f(block, corner.transpose()?)?;
+                let mask = mask.as_ref().filter(|_| block.rows > 1);
+                f(block, mask.map(|mask| corner(mask, block)).transpose()?)?;
             }
         }
         Ok(())
@@ -204,6 +205,13 @@ impl<'a> Pass<'a> {
         let before = sum.narrow(0, block.key, block.keys)?;
         sum.slice_set(&(before + part.to_dtype(self.wide)?)?, 0, block.key)
     }
+}
+
+/// Returns the lower right corner of a mask that has the size of a block.
+fn corner(mask: &Tensor, block: Block) -> Result<Tensor> {
+    let (rows, keys) = mask.dims2()?;
+    let mask = mask.narrow(0, rows - block.rows, block.rows)?;
+    mask.narrow(1, keys - block.keys, block.keys)?.contiguous()
 }
 
 /// Returns tokens x (heads * dim) as heads x tokens x dim.

@@ -93,7 +93,7 @@ impl Attention {
         if is_fused(q) {
             fused::attention(q, k, v, packed)
         } else {
-            composed::attention(q, k, v, packed, composed::SCORES)
+            composed::attention(q, k, v, packed, composed::bound(q.device()))
         }
     }
 
