@@ -72,7 +72,7 @@ impl<'a> Pass<'a> {
     /// Calls `f` with every block in turn, and its mask if it needs one: rows x keys.
     ///
     /// The keys of a block end with its last query, so the mask of a block is the lower right
-    /// corner of that of any larger one: a sequence needs one, and later ones share it if it
+    /// corner of that of any larger one: a sequence needs one, and later sequences share it if it
     /// is large enough.
     fn each(&self, mut f: impl FnMut(Block, Option<Tensor>) -> Result<()>) -> Result<()> {
         let window = self.packed.attention.window;
@@ -136,7 +136,7 @@ impl<'a> Pass<'a> {
         let mut tanh = None;
         if let Some(cap) = cap {
             s = s.tanh()?;
-            s = (tanh.insert(s) as &Tensor * cap)?;
+            s = (&*tanh.insert(s) * cap)?;
         }
         if let Some(mask) = mask {
             s = s.broadcast_add(&mask)?;
@@ -187,7 +187,10 @@ impl<'a> Pass<'a> {
             ds = self.by_head(ds, block)?.broadcast_sub(&self.by_head(mean, block)?)?;
             ds = (ds * p)?;
             if let Some(tanh) = tanh {
-                ds = (ds * tanh.sqr()?.affine(-1.0, 1.0)?)?;
+                let mut slope = tanh.sqr()?;
+                drop(tanh);
+                slope = slope.affine(-1.0, 1.0)?;
+                ds = (ds * slope)?;
             }
             ds = self.grouped(ds.to_dtype(dtype)?)?;
             self.add(&dk, ds.t()?.matmul(&q)?, block)?;

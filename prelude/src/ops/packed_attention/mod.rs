@@ -75,9 +75,10 @@ impl Packed {
 impl Attention {
     /// Returns the attention of sequences of `lengths` queries, one after another, of shape
     /// `(tokens, heads * dim)`. `q` has that shape too, `k` and `v` have `(keys, key_value_heads *
-    /// dim)`, and every sequence has `start` keys (of a cache) before its first query. Half
-    /// precision rounds the scores to its own digits; their softmax, and the sums of gradients
-    /// over blocks of queries, are computed in f32.
+    /// dim)`, and every sequence has `start` keys (of a cache) before its first query.
+    ///
+    /// f32 and f64 are exact to rounding. In half precision, products are rounded to the dtype of
+    /// the operands; the softmax, and the sums of gradients over blocks, are computed in f32.
     ///
     /// # Errors
     /// Shapes that do not match.
