@@ -1,5 +1,5 @@
 //! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, in
-//! candle's operations. Used by attention without a fused kernel.
+//! candle's operations, and what attention without a fused kernel shares with it.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -26,7 +26,7 @@ impl Causal {
 
     /// Returns 0 where a key is visible to a query and minus infinity elsewhere: queries x keys. Only
     /// the ranges go to the device; the mask is made there.
-    fn mask(&self, keys: usize, device: &Device, dtype: DType) -> Result<Tensor> {
+    pub(super) fn mask(&self, keys: usize, device: &Device, dtype: DType) -> Result<Tensor> {
         let ranges = (0..self.queries).map(|row| self.seen(row, keys));
         let bounds = |of: fn(&std::ops::Range<usize>) -> usize| {
             let bounds = ranges.clone().map(|range| of(&range) as u32).collect();
@@ -64,9 +64,19 @@ pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
     let mask = causal.mask(keys, scores.device(), wide)?;
     let s = scores.reshape(((), causal.queries, keys))?.to_dtype(wide)?;
     let s = (s * causal.scale)?.broadcast_add(&mask)?;
-    let e = s.broadcast_sub(&s.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let p = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+    let (p, _) = softmax(s)?;
     p.to_dtype(scores.dtype())?.reshape(shape)
+}
+
+/// Returns the softmax of the last dimension, and `log(sum(exp(scores)))` (... x 1).
+pub(super) fn softmax(scores: Tensor) -> Result<(Tensor, Tensor)> {
+    let top = scores.max_keepdim(D::Minus1)?.detach();
+    let mut p = scores.broadcast_sub(&top)?;
+    // As large as the result: freed early, like every step before it.
+    drop(scores);
+    p = p.exp()?;
+    let sum = p.sum_keepdim(D::Minus1)?;
+    Ok((p.broadcast_div(&sum)?, (top + sum.log()?)?))
 }
 
 #[cfg(test)]

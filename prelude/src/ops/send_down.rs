@@ -1,7 +1,7 @@
 //! Starts a backward pass inside the graph, from a known gradient.
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor,
+    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor,
 };
 
 /// A zero with a given gradient with respect to its operand.
@@ -11,19 +11,24 @@ struct SendDown {
     zero: Tensor,
 }
 
-/// Copies the storage of the zero.
-macro_rules! zero {
-    ($op:expr, $kind:ident) => {{
-        let (storage, layout) = $op.zero.storage_and_layout();
+/// Returns a copy of the storage of `$made` (a contiguous tensor made outside the graph), and its
+/// shape: the result of an operation whose forward pass is known.
+macro_rules! copied {
+    ($made:expr, $kind:ident) => {{
+        let made: &candle_core::Tensor = $made;
+        let (storage, layout) = made.storage_and_layout();
         match &*storage {
-            Storage::$kind(zero) => Ok((
-                candle_core::backend::BackendStorage::try_clone(zero, layout)?,
-                Shape::from(()),
+            candle_core::Storage::$kind(storage) => Ok((
+                candle_core::backend::BackendStorage::try_clone(storage, layout)?,
+                made.shape().clone(),
             )),
-            _ => candle_core::bail!("send_down: the zero is on another device"),
+            _ => candle_core::bail!(
+                "the result of an operation is on another device than its operands"
+            ),
         }
     }};
 }
+pub(super) use copied;
 
 impl CustomOp1 for SendDown {
     fn name(&self) -> &'static str {
@@ -31,15 +36,15 @@ impl CustomOp1 for SendDown {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        zero!(self, Cpu)
+        copied!(&self.zero, Cpu)
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        zero!(self, Cuda)
+        copied!(&self.zero, Cuda)
     }
 
     fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        zero!(self, Metal)
+        copied!(&self.zero, Metal)
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {

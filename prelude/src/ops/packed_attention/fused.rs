@@ -1,45 +1,14 @@
-//! Attention of packed sequences, without padding: `out[i] = sum_j softmax_j(scale * q[i] . k[j])
-//! v[j]` over the positions `j` of its own sequence visible to `i` (arXiv 1706.03762; grouped heads
-//! share keys, arXiv 2305.13245).
-//!
-//! The backward pass recomputes the weights, a block of queries at a time, so memory grows linearly
-//! with the number of tokens (as in arXiv 2205.14135). With `p` the weights and `dp = dout v^T`:
-//! `ds = p * (dp - sum_j p dp)`, `dq = scale ds k`, `dk = scale ds^T q`, `dv = p^T dout`; a soft
-//! cap `c tanh(s / c)` multiplies `ds` by `1 - tanh^2`.
+//! The kernel for CPUs: a block of queries and a head at a time, in both directions.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::product::{Into, Matrix, product};
-use super::{
-    Causal, Real, causal_softmax, elements, is_fused, max_of, sum_of, with_elements, with_real,
-};
-
-/// The parameters of attention.
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// Query heads.
-    pub heads: usize,
-    /// Key-value heads.
-    pub key_value_heads: usize,
-    /// The factor of the scores.
-    pub scale: f64,
-    /// The number of visible positions, including the query's own; `None`: all earlier ones.
-    pub window: Option<usize>,
-    /// `c` of the soft cap `c tanh(s / c)` of the scores.
-    pub soft_cap: Option<f64>,
-}
+use super::Packed;
+use crate::ops::product::{Into, Matrix, product};
+use crate::ops::{Real, elements, max_of, sum_of, with_elements, with_real};
 
 /// Queries per block.
-const BLOCK: usize = 64;
-
-struct Op {
-    attention: Attention,
-    lengths: Vec<usize>,
-    /// Keys before the first query.
-    start: usize,
-    dim: usize,
-}
+pub(super) const BLOCK: usize = 64;
 
 /// Consecutive queries of one sequence, and the keys of that sequence.
 #[derive(Clone, Copy)]
@@ -66,19 +35,7 @@ impl<T: Real> Scratch<T> {
     }
 }
 
-impl Op {
-    fn width(&self) -> usize {
-        self.attention.heads * self.dim
-    }
-
-    fn keys_width(&self) -> usize {
-        self.attention.key_value_heads * self.dim
-    }
-
-    fn group(&self) -> usize {
-        self.attention.heads / self.attention.key_value_heads
-    }
-
+impl Packed {
     /// Returns the blocks of a sequence of `length` queries from `query` on.
     fn blocks(&self, query: usize, key: usize, length: usize) -> impl Iterator<Item = Block> {
         let start = self.start;
@@ -88,24 +45,6 @@ impl Op {
             rows: BLOCK.min(length - at),
             position: start + at,
         })
-    }
-
-    /// Returns every sequence: its first query and key, and its number of queries.
-    fn sequences(&self) -> Vec<(usize, usize, usize)> {
-        let (mut query, mut key) = (0, 0);
-        let place = |length: &usize| {
-            let at = (query, key, *length);
-            query += length;
-            key += self.start + length;
-            at
-        };
-        self.lengths.iter().map(place).collect()
-    }
-
-    /// Returns the keys (counted within the sequence) visible to the block.
-    fn seen(&self, block: Block) -> std::ops::Range<usize> {
-        let first = self.attention.window.map_or(0, |w| (block.position + 1).saturating_sub(w));
-        first..block.position + block.rows
     }
 
     /// Computes the weights of one block and head in `scratch.p`: rows x visible keys.
@@ -118,7 +57,7 @@ impl Op {
         k: &[T],
         scratch: &mut Scratch<T>,
     ) {
-        let seen = self.seen(block);
+        let seen = self.seen(block.position, block.rows);
         let n = seen.len();
         let q = Matrix::new(
             &q[block.query * self.width() + head * self.dim..],
@@ -141,8 +80,8 @@ impl Op {
         }
         for (row, p) in scratch.p.chunks_mut(n).enumerate() {
             let position = block.position + row;
-            let first = self.attention.window.map_or(0, |w| (position + 1).saturating_sub(w));
-            let own = first - seen.start..position + 1 - seen.start;
+            let own = self.seen(position, 1);
+            let own = own.start - seen.start..own.end - seen.start;
             p[..own.start].fill(T::zero());
             p[own.end..].fill(T::zero());
             let own = &mut p[own];
@@ -169,7 +108,7 @@ impl Op {
             arch.dispatch(|| {
                 for head in 0..self.attention.heads {
                     self.weights(block, head, q, k, scratch);
-                    let seen = self.seen(block);
+                    let seen = self.seen(block.position, block.rows);
                     let p = Matrix::new(&scratch.p, block.rows, seen.len(), seen.len());
                     let at = (block.key + seen.start) * self.keys_width()
                         + head / self.group() * self.dim;
@@ -200,7 +139,7 @@ impl Op {
         let mut dq = vec![T::zero(); length * group * dim];
         let (mut dk, mut dv) = (vec![T::zero(); keys * dim], vec![T::zero(); keys * dim]);
         for block in self.blocks(query, key, length) {
-            let seen = self.seen(block);
+            let seen = self.seen(block.position, block.rows);
             let n = seen.len();
             let at = (block.key + seen.start) * self.keys_width() + kv * dim;
             let keys = Matrix::new(&k[at..], n, dim, self.keys_width());
@@ -289,7 +228,7 @@ fn real<T: Real>(x: f64) -> T {
     <T as WithDType>::from_f64(x)
 }
 
-impl CustomOp3 for Op {
+impl CustomOp3 for Packed {
     fn name(&self) -> &'static str {
         "attention"
     }
@@ -325,135 +264,7 @@ impl CustomOp3 for Op {
     }
 }
 
-impl Attention {
-    /// Returns the attention of sequences of `lengths` queries, one after another, of shape
-    /// `(tokens, heads * dim)`. `q` has that shape too, `k` and `v` have `(keys, key_value_heads *
-    /// dim)`, and every sequence has `start` keys (of a cache) before its first query.
-    ///
-    /// # Errors
-    /// Shapes that do not match.
-    pub fn run(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        lengths: &[usize],
-        start: usize,
-    ) -> Result<Tensor> {
-        let ((tokens, width), (keys, keys_width)) = (q.dims2()?, k.dims2()?);
-        let (heads, kv) = (self.heads, self.key_value_heads);
-        let fits = heads > 0
-            && kv > 0
-            && heads % kv == 0
-            && width % heads == 0
-            && keys_width == width / heads * kv;
-        let long =
-            tokens == lengths.iter().sum::<usize>() && keys == tokens + start * lengths.len();
-        if !fits || !long || v.dims() != k.dims() || self.window == Some(0) {
-            candle_core::bail!(
-                "attention: {:?} and {:?} do not fit {self:?} of {lengths:?}",
-                q.dims(),
-                k.dims()
-            );
-        }
-        let op =
-            Op { attention: self.clone(), lengths: lengths.to_vec(), start, dim: width / heads };
-        if is_fused(q) {
-            return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
-        }
-        composed(&op, q, k, v)
-    }
-}
-
-fn composed(op: &Op, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (a, kv, dim) = (&op.attention, op.attention.key_value_heads, op.dim);
-    let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
-    let one = |(query, key, length): (usize, usize, usize)| {
-        let keys = op.start + length;
-        let q = heads_first(q.narrow(0, query, length)?.reshape((length, a.heads, dim))?)?;
-        let k = heads_first(k.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
-        let v = heads_first(v.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
-        // The queries of a group share keys: one product per key-value head, without repeating
-        // keys.
-        let q = q.reshape((kv, op.group() * length, dim))?;
-        let (mut scores, mut scale) = (q.matmul(&k.t()?)?, a.scale);
-        if let Some(cap) = a.soft_cap {
-            scores = ((scores * (scale / cap))?.tanh()? * cap)?;
-            scale = 1.0;
-        }
-        let causal = Causal { scale, start: op.start, window: a.window, queries: length };
-        let out = causal_softmax(&scores, causal)?.matmul(&v)?.reshape((a.heads, length, dim))?;
-        heads_first(out)?.reshape((length, a.heads * dim))
-    };
-    let parts = op.sequences().into_iter().map(one).collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&parts, D::Minus2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::check::{agrees, differentiates, random};
-
-    fn attention(window: Option<usize>, soft_cap: Option<f64>) -> Attention {
-        Attention { heads: 4, key_value_heads: 2, scale: 0.6, window, soft_cap }
-    }
-
-    #[test]
-    fn agrees_with_its_composition_and_finite_differences() {
-        for (window, soft_cap) in
-            [(None, None), (Some(3), None), (None, Some(2.0)), (Some(2), Some(1.5))]
-        {
-            let (attention, lengths) = (attention(window, soft_cap), [5, 1, 3]);
-            let inputs = [random(&[9, 12], 1), random(&[9, 6], 2), random(&[9, 6], 3)];
-            let run = |v: &[Tensor]| attention.run(&v[0], &v[1], &v[2], &lengths, 0);
-            let op =
-                Op { attention: attention.clone(), lengths: lengths.to_vec(), start: 0, dim: 3 };
-            agrees(
-                &run(&inputs).unwrap(),
-                &composed(&op, &inputs[0], &inputs[1], &inputs[2]).unwrap(),
-            );
-            differentiates(&inputs, run);
-        }
-    }
-
-    /// More queries than a block, and keys before the first of them.
-    #[test]
-    fn blocks_and_earlier_keys_agree_with_the_composition() {
-        for (window, start) in [(None, 0), (Some(70), 0), (None, 9), (Some(20), 9)] {
-            let (attention, length) = (attention(window, None), 2 * BLOCK + 3);
-            let inputs = [
-                random(&[length, 8], 1),
-                random(&[start + length, 4], 2),
-                random(&[start + length, 4], 3),
-            ];
-            let op = Op { attention: attention.clone(), lengths: vec![length], start, dim: 2 };
-            let found =
-                attention.run(&inputs[0], &inputs[1], &inputs[2], &[length], start).unwrap();
-            agrees(&found, &composed(&op, &inputs[0], &inputs[1], &inputs[2]).unwrap());
-            let gradients = |fused: bool| {
-                let vars = inputs.each_ref().map(|x| candle_core::Var::from_tensor(x).unwrap());
-                let [q, k, v] = vars.each_ref().map(|v| v.as_tensor());
-                let out = if fused {
-                    attention.run(q, k, v, &[length], start)
-                } else {
-                    composed(&op, q, k, v)
-                };
-                let loss = (out.unwrap() * random(&[length, 8], 4)).unwrap().sum_all().unwrap();
-                let grads = loss.backward().unwrap();
-                [q, k, v].map(|x| grads.get(x).unwrap().clone())
-            };
-            for (fused, composed) in gradients(true).iter().zip(&gradients(false)) {
-                agrees(fused, composed);
-            }
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let (q, k) = (random(&[4, 12], 1), random(&[4, 6], 2));
-        assert!(attention(None, None).run(&q, &k, &k, &[2, 3], 0).is_err());
-        assert!(attention(None, None).run(&q, &k, &k, &[4], 1).is_err());
-        assert!(attention(None, None).run(&k, &q, &q, &[4], 0).is_err());
-        assert!(attention(Some(0), None).run(&q, &k, &k, &[4], 0).is_err());
-    }
+/// Returns the attention of `packed` (f32 or f64).
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, packed: Packed) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, packed)
 }
