@@ -4,9 +4,14 @@
 //! are composed of candle's own, and sources are copied to it once. The environment variable
 //! `DAM_DEVICE_PATH` takes the second path on the CPU as well, so that it is tested without a GPU.
 
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod driver;
+
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Result};
+
+use crate::error::first_line;
 
 /// Whether operations on `device` are composed, with sources resident on it.
 pub(crate) fn is_composed(device: &Device) -> bool {
@@ -26,13 +31,14 @@ impl Gpu {
     /// another device, and everything would be copied to it again.
     ///
     /// # Errors
-    /// There is none, or this build does not support it.
+    /// There is none, its driver is not installed, or this build does not support it.
     pub fn open(self) -> Result<Device> {
         static OPEN: Mutex<Vec<(Gpu, Device)>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, device)) = open.iter().find(|(gpu, _)| *gpu == self) {
             return Ok(device.clone());
         }
+        self.probe()?;
         let device = match self {
             Self::Cuda => Device::new_cuda(0)?,
             Self::Metal => Device::new_metal(0)?,
@@ -40,4 +46,34 @@ impl Gpu {
         open.push((self, device.clone()));
         Ok(device)
     }
+
+    /// Checks what candle takes for granted when it opens the GPU.
+    fn probe(self) -> Result<()> {
+        match self {
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Self::Cuda => driver::load().map_err(candle_core::Error::msg),
+            #[cfg(feature = "metal")]
+            Self::Metal if candle_metal_kernels::metal::Device::all().is_empty() => {
+                candle_core::bail!("this Mac has no GPU that supports Metal")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the first GPU that this build supports, or else the CPU and the reason why there is no
+/// GPU, if the build supports one.
+pub(crate) fn auto() -> (Device, Option<String>) {
+    let mut reason = None;
+    for (gpu, is_supported) in
+        [(Gpu::Cuda, cfg!(feature = "cuda")), (Gpu::Metal, cfg!(feature = "metal"))]
+    {
+        if is_supported {
+            match gpu.open() {
+                Ok(device) => return (device, None),
+                Err(error) => reason = Some(first_line(&error)),
+            }
+        }
+    }
+    (Device::Cpu, reason)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
-use crate::device::{Gpu, is_composed};
+use crate::device::{Gpu, auto, is_composed};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -350,7 +350,7 @@ impl Settings {
             "cpu" => Device::Cpu,
             "cuda" => Gpu::Cuda.open().map_err(|e| missing(first_line(&e)))?,
             "metal" => Gpu::Metal.open().map_err(|e| missing(first_line(&e)))?,
-            _ => Gpu::Cuda.open().or_else(|_| Gpu::Metal.open()).unwrap_or(Device::Cpu),
+            _ => auto().0,
         };
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
@@ -360,6 +360,12 @@ impl Settings {
             return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 needs a GPU"));
         }
         Ok((device, dtype))
+    }
+
+    /// Returns why `device=auto` is the CPU in a build that supports a GPU.
+    pub(crate) fn device_note(&self) -> Option<String> {
+        let (_, reason) = (self.device == "auto").then(auto)?;
+        reason.map(|reason| format!("this runs on the CPU, without a GPU: {reason}"))
     }
 }
 
