@@ -4,6 +4,8 @@
 //! are composed of candle's own, and sources are copied to it once. The environment variable
 //! `DAM_DEVICE_PATH` takes the second path on the CPU as well, so that it is tested without a GPU.
 
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod driver;
 mod group;
 mod memory;
 mod transfer;
@@ -15,6 +17,8 @@ pub(crate) use transfer::{to_host, upload};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Result};
+
+use crate::error::first_line;
 
 /// Whether operations on `device` are composed, with sources resident on it.
 pub(crate) fn is_composed(device: &Device) -> bool {
@@ -34,13 +38,14 @@ impl Gpu {
     /// as another device, and everything would be copied to it again.
     ///
     /// # Errors
-    /// There is none, or this build does not support it.
+    /// There is none, its driver is not installed, or this build does not support it.
     pub fn open(self, ordinal: usize) -> Result<Device> {
         static OPEN: Mutex<Vec<((Gpu, usize), Device)>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, device)) = open.iter().find(|(gpu, _)| *gpu == (self, ordinal)) {
             return Ok(device.clone());
         }
+        self.probe()?;
         let device = match self {
             // One stream for all threads: the default of one per thread would not order what
             // several threads compute.
@@ -50,4 +55,34 @@ impl Gpu {
         open.push(((self, ordinal), device.clone()));
         Ok(device)
     }
+
+    /// Checks what candle takes for granted when it opens the GPU.
+    fn probe(self) -> Result<()> {
+        match self {
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Self::Cuda => driver::load().map_err(candle_core::Error::msg),
+            #[cfg(feature = "metal")]
+            Self::Metal if candle_metal_kernels::metal::Device::all().is_empty() => {
+                candle_core::bail!("this Mac has no GPU that supports Metal")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the first GPU that this build supports, or else the CPU and the reason why there is no
+/// GPU, if the build supports one.
+pub(crate) fn auto() -> (Device, Option<String>) {
+    let mut reason = None;
+    for (gpu, is_supported) in
+        [(Gpu::Cuda, cfg!(feature = "cuda")), (Gpu::Metal, cfg!(feature = "metal"))]
+    {
+        if is_supported {
+            match gpu.open(0) {
+                Ok(device) => return (device, None),
+                Err(error) => reason = Some(first_line(&error)),
+            }
+        }
+    }
+    (Device::Cpu, reason)
 }

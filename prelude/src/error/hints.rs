@@ -117,6 +117,19 @@ pub(super) fn candle(message: &str) -> &'static str {
     "if you use your own scheme, check its shapes with check_scheme; otherwise this is a bug: please report it with the commands you ran"
 }
 
+/// The hint for a device that is not available for `reason`.
+pub(super) fn device(reason: &str) -> &'static str {
+    if reason.contains("NVIDIA driver") {
+        "install the NVIDIA driver, or use device=cpu"
+    } else if reason.contains("CUDA_ERROR") {
+        "check that nvidia-smi lists a GPU and no older CUDA version than this build's, or use device=cpu"
+    } else if reason.contains("Metal") {
+        "use device=cpu"
+    } else {
+        "use device=cpu, or build with --features cuda or metal"
+    }
+}
+
 /// The hint for a file system error.
 pub(super) fn io(action: &str, kind: std::io::ErrorKind) -> &'static str {
     use std::io::ErrorKind as Kind;

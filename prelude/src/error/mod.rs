@@ -359,7 +359,7 @@ impl Error {
                 ));
             }
             Error::Picture { .. } => "write it as .svg instead",
-            Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
+            Error::Device { reason, .. } => hints::device(reason),
             Error::Io { action, source, .. } => hints::io(action, source.kind()),
             Error::Interrupted => {
                 "earlier results are kept; run the same command again to start over"

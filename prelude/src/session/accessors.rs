@@ -57,6 +57,7 @@ impl Dam {
             notes.push("bias coefficients start at 1, as published, so biases are summed: bias=same averages them".into());
         }
         notes.extend(session.rest_note());
+        notes.extend(session.models.settings.device_note());
         WrapReport {
             sources: session.sources.iter().map(|s| s.name().to_owned()).collect(),
             tensors: session.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias).count(),

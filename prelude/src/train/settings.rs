@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
 use crate::checkpoint::Source;
-use crate::device::{Gpu, is_composed, set_group};
+use crate::device::{Gpu, auto, is_composed, set_group};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -370,7 +370,7 @@ impl Settings {
             "cpu" => Device::Cpu,
             "cuda" => open(Gpu::Cuda, 0)?,
             "metal" => open(Gpu::Metal, 0)?,
-            "auto" => Gpu::Cuda.open(0).or_else(|_| Gpu::Metal.open(0)).unwrap_or(Device::Cpu),
+            "auto" => auto().0,
             numbered => {
                 let devices = ordinals(numbered).unwrap_or_default().into_iter();
                 let devices =
@@ -393,6 +393,12 @@ impl Settings {
             return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 needs a GPU"));
         }
         Ok((device, dtype))
+    }
+
+    /// Returns why `device=auto` is the CPU in a build that supports a GPU.
+    pub(crate) fn device_note(&self) -> Option<String> {
+        let (_, reason) = (self.device == "auto").then(auto)?;
+        reason.map(|reason| format!("this runs on the CPU, without a GPU: {reason}"))
     }
 }
 

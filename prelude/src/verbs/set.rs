@@ -59,7 +59,9 @@ impl Command for Set {
             let each = shown.iter().map(|(key, value)| format!("{key}={value}"));
             each.collect::<Vec<_>>().join(" ")
         };
-        Ok(Reply::new(text, json!({"settings": json})))
+        let is_device_given = self.given.iter().any(|given| split(given).0 == "device");
+        let note = is_device_given.then(|| settings.device_note()).flatten().unwrap_or_default();
+        Ok(Reply::new(text, json!({"settings": json})).and(note))
     }
 
     fn rust(&self, code: &mut Code) -> Result<()> {
