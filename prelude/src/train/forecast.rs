@@ -12,6 +12,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::free_memory::available_bytes;
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model::chunks;
@@ -73,14 +74,6 @@ pub struct Forecast {
     pub has_data: bool,
     /// Whether the backward pass will recompute layers.
     pub recompute: bool,
-}
-
-/// Returns the bytes of main memory available to this process.
-pub fn available_bytes() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    system.available_memory().min(group)
 }
 
 impl Recompute {

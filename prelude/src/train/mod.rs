@@ -21,13 +21,15 @@
 //! `MALLOC_TRIM_THRESHOLD_=2147483647` in its environment.
 
 mod forecast;
+mod free_memory;
 mod history;
 mod optimizer;
 mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Recompute, Workload, available_bytes};
+pub use forecast::{Forecast, Recompute, Workload};
+pub use free_memory::available_bytes;
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{Gradients, Pass, PassOptions};

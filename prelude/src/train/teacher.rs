@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, DeviceLocation, Tensor, Var};
 
-use super::forecast::{Forecast, available_bytes};
+use super::forecast::Forecast;
+use super::free_memory::available_bytes;
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
 use crate::device::is_composed;
