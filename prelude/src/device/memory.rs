@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result};
 
-use crate::train::available_bytes;
+use super::main_memory::available_bytes;
 
 /// Returns the bytes free on `device`: of its own memory, or of main memory where it has none.
 ///

@@ -7,10 +7,12 @@
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod driver;
 mod group;
+mod main_memory;
 mod memory;
 mod transfer;
 
 pub(crate) use group::{members, of_layer, set_group};
+pub use main_memory::available_bytes;
 pub(crate) use memory::free_bytes;
 pub(crate) use transfer::{to_host, upload};
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Settings;
 use super::memory::{StepShape, elements};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
+use crate::device::available_bytes;
 use crate::ops::{Matrix, new_product};
 
 /// The work of one step.
@@ -77,14 +78,6 @@ pub struct Forecast {
     pub has_data: bool,
     /// Whether the backward pass will recompute layers.
     pub recompute: bool,
-}
-
-/// Returns the bytes of main memory available to this process.
-pub fn available_bytes() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    system.available_memory().min(group)
 }
 
 /// Returns the floating-point operations of a step: the teachers, and the forward and backward pass

@@ -28,7 +28,8 @@ mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, GpuForecast, Workload, available_bytes};
+pub use crate::device::available_bytes;
+pub use forecast::{Forecast, GpuForecast, Workload};
 pub use history::History;
 pub use memory::Recompute;
 pub(crate) use memory::StepShape;

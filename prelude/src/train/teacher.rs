@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, DeviceLocation, Tensor, Var};
 
-use super::forecast::{Forecast, available_bytes};
+use super::forecast::Forecast;
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
-use crate::device::is_composed;
+use crate::device::{available_bytes, is_composed};
 use crate::error::{Error, Result};
 use crate::model::{Decoder, SourceWeights, Weights, capped};
 use crate::objective::TeacherLogits;
