@@ -83,7 +83,7 @@ pub(crate) fn collect<W: Weights + ?Sized>(
 impl Weights for SourceWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
         let weight = if is_composed(self.device) {
-            let layers = self.source.architecture()?.layers;
+            let layers = self.source.architecture().map_or(0, |a| a.layers);
             let device = of_layer(self.device, TensorSpec::layer_of(name), layers);
             self.source.on_device(name, &device)?
         } else {
