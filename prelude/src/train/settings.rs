@@ -481,6 +481,16 @@ mod tests {
     }
 
     #[test]
+    fn the_cpu_is_explained_only_where_a_gpu_was_possible() {
+        let mut settings = Settings::default();
+        let (device, _) = settings.device_and_dtype().unwrap();
+        let is_supported = cfg!(any(feature = "cuda", feature = "metal"));
+        assert_eq!(settings.device_note().is_some(), is_supported && device.is_cpu());
+        settings.set("device", "cpu").unwrap();
+        assert_eq!(settings.device_note(), None);
+    }
+
+    #[test]
     fn schedules_warm_up_and_decay() {
         let settings =
             Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
