@@ -13,6 +13,9 @@ pub struct Arguments {
     /// Small shapes and few steps, for a run of less than a minute on a CPU.
     #[arg(long)]
     pub quick: bool,
+    /// Runs only the parts whose names contain this.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub part: String,
     /// Writes all rows and measurements to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

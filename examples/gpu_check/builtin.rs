@@ -42,7 +42,7 @@ pub fn checks(quick: bool) -> Vec<Check> {
     };
     // A question of the quick run is an eighth of the score.
     let questions = if quick { [0.13, 0.26] } else { [0.02, 0.05] };
-    let steps = if quick { 6 } else { 150 };
+    let (steps, batch) = if quick { (3, 2) } else { (150, 8) };
     let mut all = Vec::new();
     all.extend(both(
         "solve",
@@ -77,7 +77,7 @@ pub fn checks(quick: bool) -> Vec<Check> {
     all.extend(both(
         tour_name,
         FUSED,
-        move |place| tour(place, steps, quick),
+        move |place| tour(place, steps, batch, quick),
         move |half| {
             vec![
                 // Rounding grows from step to step.
@@ -122,7 +122,7 @@ fn add_scores(found: &mut Found, model: &str, scores: &Scores) -> Result<()> {
 fn solve(place: &Place, quick: bool) -> Result<Found> {
     let dam = models(place)?.wrap(Columns::default())?;
     let default = SolveSettings::default();
-    let examples = if quick { 4 } else { default.examples };
+    let examples = if quick { 2 } else { default.examples };
     let report = dam.solve(&SolveSettings { examples, ..default })?;
     let mut found = Found::default();
     for part in &report.parts {
@@ -183,10 +183,11 @@ fn add_weights(found: &mut Found, directory: &Path) -> Result<()> {
 }
 
 /// Trains the merge of `dam tour`, and scores it.
-fn tour(place: &Place, steps: usize, quick: bool) -> Result<Found> {
+fn tour(place: &Place, steps: usize, batch: usize, quick: bool) -> Result<Found> {
     let mut models = models(place)?;
     let settings = &mut models.settings;
     (settings.schedule, settings.total_steps, settings.warmup) = (Schedule::Linear, steps, 5);
+    settings.batch_size = batch;
     let dam = models.wrap(Columns::default())?;
     let mut found = Found::default();
     let report = dam.train(steps)?;

@@ -1,7 +1,7 @@
 //! Checks and measures everything that DAM Lab does on a GPU, beside the CPU.
 //!
 //! ```text
-//! cargo run --release --features cuda --example gpu_check -- [cpu|cuda|metal] [--quick] [--json FILE] [--dir DIR]
+//! cargo run --release --features cuda --example gpu_check -- [cpu|cuda|metal] [--quick] [--part NAME] [--json FILE] [--dir DIR]
 //! ```
 //!
 //! Operations forward and backward, a step of every family, `solve`, evaluation, generation, `bake`,
@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 use arguments::{Arguments, Kind};
@@ -126,8 +126,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
     // Kept up to date, for a run that is stopped.
     let save = |report: &Report| arguments.json.iter().try_for_each(|file| report.write(file));
 
-    for part in parts(quick) {
-        let mut rows = compare(&part, kind, quick, temporary.path())?;
+    let wanted = |name: &str| name.contains(&arguments.part);
+    for part in parts(quick).iter().filter(|part| wanted(part.name)) {
+        let mut rows = compare(part, kind, quick, temporary.path())?;
         if part.name == BUILTIN {
             rows.push(notebook::row(part.name, kind, quick));
         }
@@ -135,13 +136,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
         report.rows.extend(rows);
         save(&report)?;
     }
-    for shape in Shape::all(quick)? {
-        let row = measure_shape(&shape, arguments, kind, temporary.path(), &mut report)?;
+    for shape in Shape::all(quick)?.iter().filter(|_| wanted(MEASURE)) {
+        let row = measure_shape(shape, arguments, kind, temporary.path(), &mut report)?;
         print_rows(&format!("{}-shaped merge", shape.name), std::slice::from_ref(&row));
         report.rows.push(row);
         save(&report)?;
     }
-    print_measurements("measurements", &report.measurements);
+    ensure!(!report.rows.is_empty(), "no part is called {:?}", arguments.part);
+    print_measurements(MEASURE, &report.measurements);
     let [passed, failed, skipped] =
         [Outcome::Pass, Outcome::Fail, Outcome::Skipped].map(|outcome| report.count(outcome));
     println!(

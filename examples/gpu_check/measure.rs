@@ -22,6 +22,7 @@ use crate::memory::Watch;
 use crate::place::{Place, Side};
 use crate::report::{Measurement, Outcome};
 use crate::weights::Shape;
+use crate::worker::says;
 
 const SOURCES: u64 = 3;
 
@@ -81,9 +82,9 @@ pub fn run(shape: &Shape, kind: Kind, quick: bool, directory: &Path, out: &Path)
     match measure(&mut meter, kind, quick, directory) {
         Ok(()) => meter.write(Outcome::Pass, ""),
         Err(error) if is_memory(&error) => {
-            meter.write(Outcome::Skipped, &format!("it does not fit the device: {error:#}"))
+            meter.write(Outcome::Skipped, &format!("it does not fit the device: {}", says(&error)))
         }
-        Err(error) => meter.write(Outcome::Fail, &format!("{error:#}")),
+        Err(error) => meter.write(Outcome::Fail, &says(&error)),
     }
 }
 

@@ -99,7 +99,8 @@ impl Found {
     pub fn add(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
         let tensor = tensor.detach().to_device(&Device::Cpu)?;
         let wide = if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        self.tensors.push((name.into(), tensor.to_dtype(wide)?.contiguous()?));
+        // A copy: what an accumulator shows changes with it.
+        self.tensors.push((name.into(), tensor.to_dtype(wide)?.force_contiguous()?));
         Ok(())
     }
 

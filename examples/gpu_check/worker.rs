@@ -71,6 +71,15 @@ pub fn run_checks(part: &Part, kind: Kind, side: Side, out: &Path) -> Result<()>
     Ok(())
 }
 
+/// Returns an error and its causes in one line, without the backtraces of candle, and once each: some
+/// errors repeat their cause.
+pub fn says(error: &anyhow::Error) -> String {
+    let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    let mut all: Vec<String> = error.chain().map(|cause| first(cause.to_string())).collect();
+    all.dedup();
+    all.join(": ")
+}
+
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
@@ -79,7 +88,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 fn write(index: usize, found: &Result<Found>, seconds: f64, out: &Path) -> Result<()> {
     let mut about = json!({"seconds": seconds});
     match found {
-        Err(error) => about["error"] = format!("{error:#}").into(),
+        Err(error) => about["error"] = says(error).into(),
         Ok(found) => {
             let tensors: HashMap<String, Tensor> = found.tensors.iter().cloned().collect();
             safetensors::save(&tensors, out.join(format!("{index}.safetensors")))?;
