@@ -55,3 +55,29 @@ fn the_script_of_verbs_runs() {
     assert!(text.contains("average") && text.contains("DAM") && text.contains("written"), "{text}");
     assert!(dir.path().join("first-merge/config.json").is_file());
 }
+
+/// The check of GPUs runs on the CPU, on the path of GPUs; every row passes, and none is missing.
+#[test]
+fn the_check_of_gpus_passes_on_the_path_of_gpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["cpu", "--quick", "--json", "report.json"];
+    let text = prints(example("gpu_check").args(arguments), dir.path());
+    for word in ["attention, window", "gemma3_text: gradients", "bake in f32: weights", "TFLOP/s"] {
+        assert!(text.contains(word), "no {word:?}: {text}");
+    }
+    let report = std::fs::read(dir.path().join("report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let skipped: Vec<_> = rows.iter().filter(|row| row["result"] != "pass").collect();
+    assert!(skipped.len() == 1 && skipped[0]["note"] == "--quick", "{skipped:?}");
+    // Both paths round differently somewhere: the reference is not the device itself.
+    assert!(rows.iter().any(|row| row["dtype"] == "f32" && row["difference"].as_f64() > Some(0.0)));
+    for family in dam_prelude::checkpoint::Architecture::families() {
+        let row = |dtype: &str| {
+            let name = format!("{family}: coefficients");
+            rows.iter().any(|row| row["name"] == name.as_str() && row["dtype"] == dtype)
+        };
+        assert!(row("f32") && row("bf16"), "{family}");
+    }
+    assert_eq!(report["machine"]["device"], "cpu");
+}

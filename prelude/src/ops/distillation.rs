@@ -5,7 +5,7 @@
 //! * entropy: `-sum p_z log p_z`, gradient `-p_z (log p_z + H) / T`
 //! * squared error: the mean over the vocabulary of `(z - t)^2`
 
-use candle_core::{D, Result, Tensor, WithDType};
+use candle_core::{D, DType, Result, Tensor, WithDType};
 
 use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
 use super::{Real, sum_of};
@@ -113,18 +113,21 @@ pub fn entropy(z: &Tensor, temperature: f64) -> Result<Tensor> {
     row_loss(z, Entropy { temperature })
 }
 
-/// Returns the mean over the vocabulary of `(z - teacher)^2`, summed over rows.
+/// Returns the mean over the vocabulary of `(z - teacher)^2`, summed over rows. Half precision is
+/// computed in f32, like the other losses: a sum over a vocabulary would lose its digits.
 ///
 /// # Errors
-/// Shapes or dtypes that differ.
+/// Shapes that differ.
 pub fn squared_error(z: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-    (z - teacher.detach())?.sqr()?.mean(D::Minus1)?.sum_all()
+    let wide = if z.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let difference = (z.to_dtype(wide)? - teacher.detach().to_dtype(wide)?)?;
+    difference.sqr()?.mean(D::Minus1)?.sum_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{agrees, differentiates, random};
+    use crate::ops::check::{agrees, differentiates, random, values};
 
     #[test]
     fn kl_agrees_with_its_composition_and_finite_differences() {
@@ -145,5 +148,16 @@ mod tests {
     fn squared_error_passes_finite_differences() {
         let teacher = random(&[4, 9], 2);
         differentiates(&[random(&[4, 9], 1)], |v| squared_error(&v[0], &teacher));
+    }
+
+    #[test]
+    fn squared_error_of_bf16_keeps_the_digits_of_its_sum() {
+        let half = |seed| random(&[30, 500], seed).to_dtype(DType::BF16).unwrap();
+        let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let value = |loss: Tensor| values(&loss)[0];
+        let (z, teacher) = (half(1), half(2));
+        let found = value(squared_error(&z, &teacher).unwrap());
+        let exact = value(squared_error(&wide(&z), &wide(&teacher)).unwrap());
+        assert!((found - exact).abs() < 1e-5 * exact, "{found} and {exact}");
     }
 }
