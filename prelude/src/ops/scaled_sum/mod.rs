@@ -13,6 +13,7 @@
 
 mod composed;
 mod fused;
+mod resident;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -65,7 +66,8 @@ impl ScaledSum {
         Self::of(Operands::Mapped(views), shape, columns)
     }
 
-    /// Prepares the sum of tensors (equal shapes) on their device, in candle's own operations.
+    /// Prepares the sum of tensors (equal shapes) on their device, with its kernel where there is
+    /// one, else in candle's own operations.
     ///
     /// # Errors
     /// No tensors.
@@ -103,17 +105,21 @@ impl ScaledSum {
     pub fn forward(&self, scales: &Tensor) -> Result<Var> {
         self.form(scales)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
-                let merged = composed::forward(&self.as_rows(tensors)?, scales)?
+            Operands::Resident(tensors)
+                if !resident::has_kernel(tensors, scales, scales.dtype()) =>
+            {
+                let merged = resident::forward(&self.as_rows(tensors)?, scales)?
                     .reshape(self.shape.as_slice())?;
                 Ok(Var::from_tensor(&merged)?)
             }
-            Operands::Mapped(_) => {
-                let merged = Var::zeros(self.shape.as_slice(), scales.dtype(), &Device::Cpu)?;
-                self.forward_into(scales, &merged)?;
-                Ok(merged)
-            }
+            _ => self.into_new(scales, scales.dtype()),
         }
+    }
+
+    fn into_new(&self, scales: &Tensor, dtype: DType) -> Result<Var> {
+        let merged = Var::zeros(self.shape.as_slice(), dtype, scales.device())?;
+        self.forward_into(scales, &merged)?;
+        Ok(merged)
     }
 
     /// Like [`ScaledSum::forward`], into `merged`, an earlier result. On the CPU nothing is
@@ -129,9 +135,7 @@ impl ScaledSum {
         }
         match &self.operands {
             Operands::Resident(tensors) => {
-                let new = composed::forward(&self.as_rows(tensors)?, scales)?
-                    .reshape(self.shape.as_slice())?;
-                Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
+                Ok(resident::forward_into(&self.as_rows(tensors)?, scales, merged)?)
             }
             Operands::Mapped(views) => {
                 let fused = Fused { views, columns: self.columns, form };
@@ -153,6 +157,11 @@ impl ScaledSum {
             self.forward_into(scales, kept)?;
             return Ok(kept.clone());
         }
+        if let Operands::Resident(tensors) = &self.operands
+            && resident::has_kernel(tensors, scales, dtype)
+        {
+            return self.into_new(scales, dtype);
+        }
         let merged = self.forward(scales)?;
         Ok(if dtype == merged.dtype() {
             merged
@@ -171,7 +180,7 @@ impl ScaledSum {
             Operands::Resident(tensors) => {
                 let scales =
                     if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
-                Ok(composed::forward(&self.selected(tensors, ids)?, &scales)?)
+                Ok(resident::forward(&self.selected(tensors, ids)?, &scales)?)
             }
             Operands::Mapped(views) => {
                 let (ids, fused) =
@@ -210,7 +219,7 @@ impl ScaledSum {
                 // Weights are written in parallel; the device has room for one of them at a time.
                 static ONE: Mutex<()> = Mutex::new(());
                 let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-                let merged = composed::forward(&self.as_rows(tensors)?, scales)?;
+                let merged = resident::forward(&self.as_rows(tensors)?, scales)?;
                 let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
                 drop(one);
                 Ok(Box::new(move |start, out| {
@@ -266,14 +275,14 @@ impl ScaledSum {
             Operands::Resident(tensors) => {
                 let gradient = gradient.reshape(((), self.columns))?;
                 let Some(ids) = ids else {
-                    return Ok(composed::backward(&self.as_rows(tensors)?, &gradient, form)?);
+                    return Ok(resident::backward(&self.as_rows(tensors)?, &gradient, form)?);
                 };
                 let selected = self.selected(tensors, ids)?;
                 if form.rows == 1 {
-                    return Ok(composed::backward(&selected, &gradient, form)?);
+                    return Ok(resident::backward(&selected, &gradient, form)?);
                 }
                 let each =
-                    composed::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
+                    resident::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
                 let none = Tensor::zeros(
                     (self.sources(), form.rows, form.columns),
                     each.dtype(),
