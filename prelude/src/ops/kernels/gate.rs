@@ -24,11 +24,11 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    fn kind<B>(self) -> Argument<'static, B> {
-        Argument::U32(match self.f {
+    fn kind(self) -> u32 {
+        match self.f {
             Activation::Silu => 0,
             Activation::GeluTanh => 1,
-        })
+        }
     }
 
     /// Returns `f(gate) * up`.
@@ -50,7 +50,7 @@ impl Gate {
                 Argument::In(up),
                 Argument::Out(&mut y),
                 Argument::size(self.elements),
-                self.kind(),
+                Argument::U32(self.kind()),
             ],
             groups,
             lanes,
@@ -81,7 +81,7 @@ impl Gate {
                 Argument::Out(&mut dg),
                 Argument::Out(&mut du),
                 Argument::size(self.elements),
-                self.kind(),
+                Argument::U32(self.kind()),
             ],
             groups,
             lanes,

@@ -7,10 +7,14 @@
 // and reads its place as GROUP (which work group), LANE (which work item of the group) and LANES
 // (their number, a power of two up to MOST_LANES). Metal numbers the arguments in their order.
 
+// Products and sums are not contracted (nvcc: -fmad=false), so that all three round alike and the
+// largest of a row minus itself is zero.
+
 #define MOST_LANES 256
 
 #if defined(__OPENCL_VERSION__)
 
+#pragma OPENCL FP_CONTRACT OFF
 typedef ushort u16;
 typedef uint u32;
 typedef ulong u64;
@@ -36,6 +40,8 @@ typedef float f32;
 
 #elif defined(__METAL_VERSION__)
 
+#pragma METAL fp math_mode(safe)
+#pragma METAL fp contract(off)
 #include <metal_stdlib>
 using namespace metal;
 typedef ushort u16;
@@ -47,7 +53,7 @@ typedef float f32;
 #define GLOBAL device
 #define IN(T) device const T*
 #define OUT(T) device T*
-#define VALUE(T) constant const T&
+#define VALUE(T) constant T&
 #define SHARED threadgroup
 #define SHARED_POINTER(T) threadgroup T*
 #define PLACE                                                                                      \
@@ -148,6 +154,38 @@ FUNCTION Four four_bf16(IN(u16) x, u64 at, u32 count, u32 aligned) {
         if (k < count) four.at[k] = of_bf16(x[at + k]);
     }
     return four;
+}
+
+FUNCTION void write_four_f32(OUT(f32) x, u64 at, Four four, u32 count, u32 aligned) {
+    if (aligned && count == 4u) {
+        float4 v;
+        v.x = four.at[0];
+        v.y = four.at[1];
+        v.z = four.at[2];
+        v.w = four.at[3];
+        *(GLOBAL float4*)(x + at) = v;
+        return;
+    }
+#pragma unroll
+    for (u32 k = 0; k < 4u; k++) {
+        if (k < count) x[at + k] = four.at[k];
+    }
+}
+
+FUNCTION void write_four_bf16(OUT(u16) x, u64 at, Four four, u32 count, u32 aligned) {
+    if (aligned && count == 4u) {
+        ushort4 v;
+        v.x = to_bf16(four.at[0]);
+        v.y = to_bf16(four.at[1]);
+        v.z = to_bf16(four.at[2]);
+        v.w = to_bf16(four.at[3]);
+        *(GLOBAL ushort4*)(x + at) = v;
+        return;
+    }
+#pragma unroll
+    for (u32 k = 0; k < 4u; k++) {
+        if (k < count) x[at + k] = to_bf16(four.at[k]);
+    }
 }
 
 FUNCTION u64 less(u64 a, u64 b) { return a < b ? a : b; }

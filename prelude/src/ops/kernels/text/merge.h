@@ -53,10 +53,7 @@ KERNEL NAMED(merge)(OUT(REAL) merged, IN(f32) before, IN(f32) scales, SOURCES, V
                 for (u32 k = 0; k < 4u; k++) sum.at[k] += s[i].at[k] * x.at[k];
             }
         }
-#pragma unroll
-        for (u32 k = 0; k < 4u; k++) {
-            if (k < own) WRITE(merged, at + k, sum.at[k]);
-        }
+        WRITE_FOUR(merged, at, sum, own, aligned);
     }
 }
 
@@ -89,11 +86,8 @@ KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(
     }
 #pragma unroll
     for (u32 i = 0; i < MOST_SOURCES; i++) {
-#pragma unroll
-        for (u32 k = 0; k < 4u; k++) {
-            if (i < count && k < own)
-                parts[(block * count + i) * columns + column + k] = sums[i].at[k];
-        }
+        const u64 to = (block * count + i) * columns + column;
+        if (i < count) write_four_f32(parts, to, sums[i], own, aligned);
     }
 }
 
@@ -141,11 +135,11 @@ KERNEL NAMED(merge_by_element)(OUT(f32) products, IN(REAL) gradient, SOURCES, VA
 #pragma unroll
     for (u32 i = 0; i < MOST_SOURCES; i++) {
         if (i < count) {
-            const Four x = four_of_source(w[i], (wide >> i) & 1u, at, own, 1u);
+            Four x = four_of_source(w[i], (wide >> i) & 1u, at, own, 1u);
+            const u64 to = first + i * elements + at;
 #pragma unroll
-            for (u32 k = 0; k < 4u; k++) {
-                if (k < own) products[first + i * elements + at + k] = g.at[k] * x.at[k];
-            }
+            for (u32 k = 0; k < 4u; k++) x.at[k] *= g.at[k];
+            write_four_f32(products, to, x, own, to % 4u == 0u);
         }
     }
 }
