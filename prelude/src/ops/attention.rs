@@ -1,5 +1,6 @@
-//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, in
-//! candle's operations, and what attention without a fused kernel shares with it.
+//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, with
+//! the kernel of `kernels` or in candle's operations, and what attention without a fused kernel
+//! shares with it.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -58,6 +59,11 @@ pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
             "causal_softmax: {rows} rows are not a multiple of {} queries",
             causal.queries
         );
+    }
+    #[cfg(feature = "cuda")]
+    if super::kernels::has_kernels(&[scores]) {
+        let op = super::kernels::on_cuda::CausalSoftmax(causal);
+        return scores.contiguous()?.apply_op1(op);
     }
     let (shape, keys) = (scores.shape(), scores.dim(D::Minus1)?);
     let wide = if scores.dtype() == DType::F64 { DType::F64 } else { DType::F32 };

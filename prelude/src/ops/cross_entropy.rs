@@ -4,6 +4,8 @@
 use candle_core::{Result, Tensor};
 
 use super::Real;
+#[cfg(feature = "cuda")]
+use super::kernels::on_cuda::Loss;
 use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
 
 #[derive(Clone)]
@@ -24,6 +26,13 @@ impl RowLoss for CrossEntropy {
             dz[target] -= T::one();
         }
         total - z[target]
+    }
+
+    #[cfg(feature = "cuda")]
+    fn kernel(&self, device: &candle_core::Device) -> Result<Loss<Tensor>> {
+        Ok(Loss::CrossEntropy {
+            targets: Tensor::from_slice(&self.targets, self.targets.len(), device)?,
+        })
     }
 
     fn composed(&self, z: &Tensor) -> Result<Tensor> {

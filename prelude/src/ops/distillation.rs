@@ -7,6 +7,8 @@
 
 use candle_core::{D, DType, Result, Tensor, WithDType};
 
+#[cfg(feature = "cuda")]
+use super::kernels::on_cuda::Loss;
 use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
 use super::{Real, sum_of};
 
@@ -40,6 +42,11 @@ impl RowLoss for Kl {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn kernel(&self, _: &candle_core::Device) -> Result<Loss<Tensor>> {
+        Ok(Loss::Kl { teacher: self.teacher.clone(), temperature: self.temperature })
+    }
+
     fn composed(&self, z: &Tensor) -> Result<Tensor> {
         let (log_p, log_q) =
             (log_softmax(&self.teacher, self.temperature)?, log_softmax(z, self.temperature)?);
@@ -67,6 +74,11 @@ impl RowLoss for Entropy {
             }
         }
         entropy
+    }
+
+    #[cfg(feature = "cuda")]
+    fn kernel(&self, _: &candle_core::Device) -> Result<Loss<Tensor>> {
+        Ok(Loss::Entropy { temperature: self.temperature })
     }
 
     fn composed(&self, z: &Tensor) -> Result<Tensor> {

@@ -4,8 +4,13 @@
 //! * gelu: `f = g s` with `s = sigmoid(2 a)`, `a = sqrt(2 / pi) (g + 0.044715 g^3)` (arXiv
 //!   1606.08415, with `1 + tanh(a) = 2 sigmoid(2 a)`), `f' = s + 2 g s (1 - s) a'`
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType};
 
+use super::kernels::has_kernels;
+#[cfg(feature = "cuda")]
+use super::kernels::on_cuda;
 use super::{Real, elements, for_pieces, for_rows, is_fused, with_elements, with_real};
 use crate::checkpoint::Activation;
 
@@ -67,6 +72,17 @@ impl CustomOp2 for Gated {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        g: &CudaStorage,
+        gl: &Layout,
+        u: &CudaStorage,
+        ul: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        on_cuda::gated((g, gl), (u, ul), self.0)
+    }
+
     fn bwd(
         &self,
         g: &Tensor,
@@ -74,6 +90,10 @@ impl CustomOp2 for Gated {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if g.device().is_cuda() {
+            return on_cuda::gated_backward(g, u, dy, self.0);
+        }
         match g.dtype() {
             DType::F64 => backward::<f64>(self.0, g, u, dy),
             _ => backward::<f32>(self.0, g, u, dy),
@@ -125,7 +145,7 @@ pub fn gated(gate: &Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
     if gate.dims() != up.dims() {
         candle_core::bail!("gated: {:?} and {:?} differ", gate.dims(), up.dims());
     }
-    if is_fused(gate) {
+    if is_fused(gate) || has_kernels(&[gate, up]) {
         return gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(f));
     }
     composed(gate, up, f)

@@ -1,13 +1,15 @@
 //! The differentiable operations of the merge and the decoder.
 //!
 //! Each has a fused CPU kernel for f32 and f64 with its own backward pass, where candle has none or
-//! an inefficient one, and a composition of candle's operations for other devices and dtypes.
+//! an inefficient one, and a composition of candle's operations for other devices and dtypes. On
+//! CUDA, f32 and bf16 have kernels too (`kernels`).
 
 mod attention;
 mod cross_entropy;
 mod distillation;
 mod gated;
 mod gradient;
+mod kernels;
 mod linear;
 mod mlp;
 mod packed_attention;

@@ -3,10 +3,15 @@
 //! With `r = 1 / sqrt(mean(x^2) + eps)` and `g = dy * w`:
 //! `dx = r * g - x * r^3 * mean(g * x)`, `dw = sum over rows of dy * x * r`.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
 use rayon::prelude::*;
 
+use super::kernels::has_kernels;
+#[cfg(feature = "cuda")]
+use super::kernels::on_cuda;
 use super::{Real, elements, for_rows, is_fused, sum_of, with_elements, with_real};
 
 /// Rows per block of the sum for the weight's gradient.
@@ -49,6 +54,17 @@ impl CustomOp2 for RmsNorm {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        w: &CudaStorage,
+        wl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        on_cuda::rms_norm((x, xl), (w, wl), self.eps)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -56,6 +72,10 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return on_cuda::rms_norm_backward(x, w, dy, self.eps);
+        }
         match x.dtype() {
             DType::F64 => backward::<f64>(self.eps, x, w, dy),
             _ => backward::<f32>(self.eps, x, w, dy),
@@ -122,7 +142,7 @@ fn backward<T: Real>(
 /// # Errors
 /// Dimensions or dtypes that do not match.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    if is_fused(x) {
+    if is_fused(x) || has_kernels(&[x, w]) {
         return x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps });
     }
     composed(x, w, eps)

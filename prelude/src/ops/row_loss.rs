@@ -5,10 +5,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{
     CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType,
 };
 
+use super::kernels::has_kernels;
+#[cfg(feature = "cuda")]
+use super::kernels::on_cuda;
 use super::{Real, elements, for_rows_of, is_fused, max_of, sum_of, with_elements, with_real};
 
 /// A loss of one row of logits.
@@ -22,6 +27,10 @@ pub(crate) trait RowLoss: Clone + Send + Sync + 'static {
 
     /// Returns the loss of row `index`; with `dz`, also writes its gradient there.
     fn row<T: Real>(&self, index: usize, z: &[T], teacher: &[T], dz: Option<&mut [T]>) -> T;
+
+    /// The same as a kernel, with what it reads on `device`.
+    #[cfg(feature = "cuda")]
+    fn kernel(&self, device: &Device) -> Result<on_cuda::Loss<Tensor>>;
 
     /// The same in candle's operations, summed over rows.
     fn composed(&self, z: &Tensor) -> Result<Tensor>;
@@ -95,13 +104,26 @@ impl<L: RowLoss> CustomOp1 for Op<L> {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, z: &CudaStorage, zl: &Layout) -> Result<(CudaStorage, Shape)> {
+        let loss = self.loss.kernel(&Device::Cuda(z.device.clone()))?;
+        let (sum, gradient) = on_cuda::loss((z, zl), &loss, self.wanted)?;
+        *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
+        Ok((sum, Shape::from(())))
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let upstream = upstream.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let made = self.gradient.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match made {
-            Some(gradient) => Ok(Some((gradient * upstream)?)),
-            None => candle_core::bail!("{}: its backward pass has been made", L::NAME),
+        let Some(gradient) = made else {
+            candle_core::bail!("{}: its backward pass has been made", L::NAME)
+        };
+        #[cfg(feature = "cuda")]
+        if gradient.device().is_cuda() {
+            on_cuda::scale(&gradient, upstream)?;
+            return Ok(Some(gradient));
         }
+        let upstream = upstream.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        Ok(Some((gradient * upstream)?))
     }
 }
 
@@ -120,7 +142,9 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
             z.dtype()
         );
     }
-    if is_fused(z) {
+    let kernel =
+        has_kernels(&[z]) && loss.teacher().is_none_or(|teacher| has_kernels(&[z, teacher]));
+    if is_fused(z) || kernel {
         z.contiguous()?.apply_op1(Op { loss, gradient: Mutex::default(), wanted: z.track_op() })
     } else {
         loss.composed(z)

@@ -13,6 +13,7 @@
 
 mod composed;
 mod fused;
+mod on_device;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,7 +71,8 @@ impl ScaledSum {
         Self::of(Operands::Mapped(views), shape, columns)
     }
 
-    /// Prepares the sum of tensors (equal shapes) on their device, in candle's own operations.
+    /// Prepares the sum of tensors (equal shapes) on their device, with its kernel where there is
+    /// one, else in candle's own operations.
     ///
     /// # Errors
     /// No tensors.
@@ -143,9 +145,7 @@ impl ScaledSum {
         self.form(scales)?;
         match &self.operands {
             Operands::OnDevice(weights) => {
-                let merged = composed::forward(&self.as_rows(weights)?, scales)?
-                    .reshape(self.shape.as_slice())?;
-                Ok(Var::from_tensor(&merged)?)
+                self.on_device_in(&self.as_rows(weights)?, scales, scales.dtype())
             }
             Operands::Mapped(_) => {
                 let merged = Var::zeros(self.shape.as_slice(), scales.dtype(), &Device::Cpu)?;
@@ -153,6 +153,18 @@ impl ScaledSum {
                 Ok(merged)
             }
         }
+    }
+
+    /// Returns the sum of `tensors` (rows x columns) in `dtype`, on their device.
+    fn on_device_in(&self, tensors: &[Tensor], scales: &Tensor, dtype: DType) -> Result<Var> {
+        let shape = self.shape.as_slice();
+        if on_device::has_kernel(tensors, scales, dtype) {
+            let merged = Var::zeros(shape, dtype, scales.device())?;
+            on_device::forward_into(tensors, scales, &merged)?;
+            return Ok(merged);
+        }
+        let merged = on_device::forward(tensors, scales)?.reshape(shape)?;
+        Ok(Var::from_tensor(&merged.to_dtype(dtype)?)?)
     }
 
     /// Like [`ScaledSum::forward`], into `merged`, an earlier result. On the CPU nothing is
@@ -168,9 +180,7 @@ impl ScaledSum {
         }
         match &self.operands {
             Operands::OnDevice(weights) => {
-                let new = composed::forward(&self.as_rows(weights)?, scales)?
-                    .reshape(self.shape.as_slice())?;
-                Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
+                Ok(on_device::forward_into(&self.as_rows(weights)?, scales, merged)?)
             }
             Operands::Mapped(views) => {
                 let fused = Fused { views, columns: self.columns, form };
@@ -192,6 +202,10 @@ impl ScaledSum {
             self.forward_into(scales, kept)?;
             return Ok(kept.clone());
         }
+        if let Operands::OnDevice(weights) = &self.operands {
+            self.form(scales)?;
+            return self.on_device_in(&self.as_rows(weights)?, scales, dtype);
+        }
         let merged = self.forward(scales)?;
         Ok(if dtype == merged.dtype() {
             merged
@@ -210,7 +224,7 @@ impl ScaledSum {
             Operands::OnDevice(weights) => {
                 let scales =
                     if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
-                Ok(composed::forward(&self.selected(weights, ids)?, &scales)?)
+                Ok(on_device::forward(&self.selected(weights, ids)?, &scales)?)
             }
             Operands::Mapped(views) => {
                 let (ids, fused) =
@@ -249,7 +263,7 @@ impl ScaledSum {
                 // Weights are written in parallel; the device has room for one of them at a time.
                 static ONE: Mutex<()> = Mutex::new(());
                 let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-                let merged = composed::forward(&self.as_rows(weights)?, scales)?;
+                let merged = on_device::forward(&self.as_rows(weights)?, scales)?;
                 let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
                 drop(one);
                 Ok(Box::new(move |start, out| {
@@ -305,14 +319,14 @@ impl ScaledSum {
             Operands::OnDevice(weights) => {
                 let gradient = gradient.reshape(((), self.columns))?;
                 let Some(ids) = ids else {
-                    return Ok(composed::backward(&self.as_rows(weights)?, &gradient, form)?);
+                    return Ok(on_device::backward(&self.as_rows(weights)?, &gradient, form)?);
                 };
                 let selected = self.selected(weights, ids)?;
                 if form.rows == 1 {
-                    return Ok(composed::backward(&selected, &gradient, form)?);
+                    return Ok(on_device::backward(&selected, &gradient, form)?);
                 }
                 let each =
-                    composed::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
+                    on_device::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
                 let none = Tensor::zeros(
                     (self.sources(), form.rows, form.columns),
                     each.dtype(),
