@@ -71,7 +71,7 @@ fn run(kind: Kind) -> Result<usize> {
     let first = first.context("the notebook has no code")?;
     // The first code ends with `models`. A device that the kernel was not built for is an error.
     let set = format!(
-        "models.settings.device = {:?}.into();\nmodels.settings.device_and_dtype()?.0",
+        "models.settings.device = {:?}.into();\nmodels.settings.device_and_dtype(&[])?.0",
         kind.name()
     );
     let cell = json!({

@@ -42,7 +42,7 @@ impl Place {
     pub fn open(side: Side, kind: Kind, half: bool) -> Result<Self> {
         let kind = if side == Side::Reference { Kind::Cpu } else { kind };
         let mut place = Self { side, kind, half, device: Device::Cpu, dtype: DType::F32 };
-        (place.device, place.dtype) = place.settings().device_and_dtype()?;
+        (place.device, place.dtype) = place.settings().device_and_dtype(&[])?;
         Ok(place)
     }
 

@@ -21,6 +21,9 @@ pub mod schemes {}
 #[doc = include_str!("../guide/solve.md")]
 pub mod solve {}
 
+#[doc = include_str!("../guide/gpu.md")]
+pub mod gpu {}
+
 #[doc = include_str!("../guide/results.md")]
 pub mod results {}
 

@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn the_cpu_is_explained_only_where_a_gpu_was_possible() {
         let mut settings = Settings::default();
-        let (device, _) = settings.device_and_dtype().unwrap();
+        let (device, _) = settings.device_and_dtype(&[]).unwrap();
         let is_supported = cfg!(any(feature = "cuda", feature = "metal"));
         assert_eq!(settings.device_note().is_some(), is_supported && device.is_cpu());
         settings.set("device", "cpu").unwrap();

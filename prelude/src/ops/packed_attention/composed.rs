@@ -7,21 +7,37 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp3, D, DType, Device, Layout, MetalStorage, Result, Shape,
-    Tensor,
+    Tensor, Var,
 };
 
-use super::Packed;
-use crate::ops::attention::{Causal, softmax};
-use crate::ops::send_down::copied;
+use super::{Attention, Packed};
+use crate::ops::attention::{Causal, causal_softmax, softmax};
+use crate::ops::kernels::has_kernels;
+use crate::ops::send_down::{copied, send_down};
 
-/// Returns the size in bytes of a block's scores, at most, in the dtype of the softmax; a block has
-/// one query at least. A pass holds three to four tensors of this size.
-///
+/// How blocks are computed.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    /// The size in bytes of a block's scores, at most, in the dtype of the softmax; a block has one
+    /// query at least. A pass holds three to four tensors of this size.
+    pub bound: usize,
+    /// Whether [`causal_softmax`] masks and scales: in one pass over the scores where it has a
+    /// kernel. It knows no soft cap.
+    pub by_softmax: bool,
+}
+
+impl Blocks {
+    /// Returns what suits the device of `q`.
+    pub fn new(q: &Tensor, soft_cap: Option<f64>) -> Self {
+        Self { bound: bound(q.device()), by_softmax: soft_cap.is_none() && has_kernels(&[q]) }
+    }
+}
+
 /// Smaller blocks compute fewer of the scores above the diagonal, which are masked; larger ones
 /// launch fewer operations. On a GPU with 3 TB/s, an operation on 64 MiB takes about 40 us, well
 /// above its launch; with 32 heads, up to 724 tokens are one block. On a CPU, glibc reuses memory
 /// of up to 32 MiB and returns more to the system, which costs more than the arithmetic.
-pub(super) fn bound(device: &Device) -> usize {
+fn bound(device: &Device) -> usize {
     if device.is_cpu() { 16 << 20 } else { 64 << 20 }
 }
 
@@ -44,16 +60,15 @@ struct Pass<'a> {
     v: Tensor,
     /// The dtype of scores and of sums over blocks.
     wide: DType,
-    /// The bound on the bytes of a block's scores.
-    bound: usize,
+    blocks: Blocks,
 }
 
 impl<'a> Pass<'a> {
-    fn new(packed: &'a Packed, [q, k, v]: [&Tensor; 3], bound: usize) -> Result<Self> {
+    fn new(packed: &'a Packed, [q, k, v]: [&Tensor; 3], blocks: Blocks) -> Result<Self> {
         let kv = packed.attention.key_value_heads;
         let wide = if q.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let (k, v) = (heads_first(&k.detach(), kv)?, heads_first(&v.detach(), kv)?);
-        Ok(Self { packed, q: q.detach(), k, v, wide, bound })
+        Ok(Self { packed, q: q.detach(), k, v, wide, blocks })
     }
 
     /// Returns the number of queries per block of a sequence: its length, halved until the bound is
@@ -63,7 +78,7 @@ impl<'a> Pass<'a> {
         let keys = |rows: usize| window.map_or(end, |w| end.min(w - 1 + rows));
         let row = self.packed.attention.heads * self.wide.size_in_bytes();
         let mut rows = length.max(1);
-        while rows > 1 && row * rows * keys(rows) > self.bound {
+        while rows > 1 && row * rows * keys(rows) > self.blocks.bound {
             rows = rows.div_ceil(2);
         }
         rows
@@ -86,7 +101,8 @@ impl<'a> Pass<'a> {
             });
             let keys = blocks.clone().map(|block| block.keys).max().unwrap_or(0);
             let covers = |mask: &Tensor| mask.dims()[0] >= rows && mask.dims()[1] >= keys;
-            if rows > 1 && !mask.as_ref().is_some_and(covers) {
+            let masks = rows > 1 && !self.blocks.by_softmax;
+            if masks && !mask.as_ref().is_some_and(covers) {
                 let causal = Causal { scale: 1.0, start: keys - rows, window, queries: rows };
                 mask = Some(causal.mask(keys, self.q.device(), self.wide)?);
             }
@@ -122,6 +138,17 @@ impl<'a> Pass<'a> {
         x.narrow(1, block.key, block.keys)
     }
 
+    /// Returns the products of queries and keys of a block: key-value heads x (group * rows) x keys.
+    fn products(&self, q: &Tensor, block: Block) -> Result<Tensor> {
+        q.matmul(&self.keys_of(&self.k, block)?.t()?)
+    }
+
+    /// Returns what a block's queries see of its keys.
+    fn causal(&self, block: Block) -> Causal {
+        let Attention { scale, window, .. } = self.packed.attention;
+        Causal { scale, start: block.keys - block.rows, window, queries: block.rows }
+    }
+
     /// Returns the scores of a block (heads x rows x keys), masked, and the `tanh` of their soft
     /// cap.
     fn scores(
@@ -131,7 +158,7 @@ impl<'a> Pass<'a> {
         mask: Option<Tensor>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (scale, cap) = (self.packed.attention.scale, self.packed.attention.soft_cap);
-        let mut s = self.by_head(q.matmul(&self.keys_of(&self.k, block)?.t()?)?, block)?;
+        let mut s = self.by_head(self.products(q, block)?, block)?;
         s = (s * (scale / cap.unwrap_or(1.0)))?;
         let mut tanh = None;
         if let Some(cap) = cap {
@@ -150,11 +177,15 @@ impl<'a> Pass<'a> {
         let out = Tensor::zeros(self.q.shape(), dtype, self.q.device())?;
         let mut log_sums = Vec::new();
         self.each(|block, mask| {
-            let (scores, _) = self.scores(&self.rows_of(&self.q, block)?, block, mask)?;
-            let (p, log_sum) = softmax(scores)?;
-            let p = self.grouped(p.to_dtype(dtype)?)?;
+            let q = self.rows_of(&self.q, block)?;
+            let p = if self.blocks.by_softmax {
+                causal_softmax(&self.products(&q, block)?, self.causal(block))?
+            } else {
+                let (p, log_sum) = softmax(self.scores(&q, block, mask)?.0)?;
+                log_sums.push(log_sum);
+                self.grouped(p.to_dtype(dtype)?)?
+            };
             let part = p.matmul(&self.keys_of(&self.v, block)?)?;
-            log_sums.push(log_sum);
             out.slice_set(&tokens_first(&part, self.packed.attention.heads)?, 0, block.query)
         })?;
         Ok((out, log_sums))
@@ -163,36 +194,48 @@ impl<'a> Pass<'a> {
     /// Returns `dq`, `dk` and `dv`.
     fn backward(&self, log_sums: &[Tensor], out: &Tensor, dout: &Tensor) -> Result<[Tensor; 3]> {
         let (dtype, wide) = (self.q.dtype(), self.wide);
-        let (heads, scale) = (self.packed.attention.heads, self.packed.attention.scale);
+        let heads = self.packed.attention.heads;
+        // The softmax that scales also scales its gradient.
+        let scale = if self.blocks.by_softmax { 1.0 } else { self.packed.attention.scale };
         let keys_shape = (self.k.dim(1)?, self.packed.keys_width());
         let sum = || Tensor::zeros(keys_shape, wide, self.q.device());
         let dq = Tensor::zeros(self.q.shape(), dtype, self.q.device())?;
         let (dk, dv) = (sum()?, sum()?);
         let mut log_sums = log_sums.iter();
         self.each(|block, mask| {
-            let Some(log_sum) = log_sums.next() else {
-                candle_core::bail!("attention: a block has no sum")
+            let [q, dout] = [&self.q, dout].map(|x| self.rows_of(x, block));
+            let (q, dout) = (q?, dout?);
+            let dp = || dout.matmul(&self.keys_of(&self.v, block)?.t()?);
+            let ds = if self.blocks.by_softmax {
+                let s = Var::from_tensor(&self.products(&q, block)?)?;
+                let p = causal_softmax(s.as_tensor(), self.causal(block))?;
+                self.add(&dv, p.detach().t()?.matmul(&dout)?, block)?;
+                let ds = send_down(&p, &dp()?)?.backward()?.remove(s.as_tensor());
+                ds.ok_or_else(|| candle_core::Error::msg("attention: scores without gradient"))?
+            } else {
+                let Some(log_sum) = log_sums.next() else {
+                    candle_core::bail!("attention: a block has no sum")
+                };
+                let out = self.rows_of(out, block)?;
+                // `sum_j p dp = dout . out`.
+                let mean = (dout.to_dtype(wide)? * out.to_dtype(wide)?)?.sum_keepdim(D::Minus1)?;
+                let (mut p, tanh) = self.scores(&q, block, mask)?;
+                p = p.broadcast_sub(log_sum)?;
+                p = p.exp()?;
+                let weights = self.grouped(p.to_dtype(dtype)?)?;
+                self.add(&dv, weights.t()?.matmul(&dout)?, block)?;
+                drop(weights);
+                let mut ds =
+                    self.by_head(dp()?, block)?.broadcast_sub(&self.by_head(mean, block)?)?;
+                ds = (ds * p)?;
+                if let Some(tanh) = tanh {
+                    let mut slope = tanh.sqr()?;
+                    drop(tanh);
+                    slope = slope.affine(-1.0, 1.0)?;
+                    ds = (ds * slope)?;
+                }
+                self.grouped(ds.to_dtype(dtype)?)?
             };
-            let [q, out, dout] = [&self.q, out, dout].map(|x| self.rows_of(x, block));
-            let (q, out, dout) = (q?, out?, dout?);
-            // `sum_j p dp = dout . out`.
-            let mean = (dout.to_dtype(wide)? * out.to_dtype(wide)?)?.sum_keepdim(D::Minus1)?;
-            let (mut p, tanh) = self.scores(&q, block, mask)?;
-            p = p.broadcast_sub(log_sum)?;
-            p = p.exp()?;
-            let weights = self.grouped(p.to_dtype(dtype)?)?;
-            self.add(&dv, weights.t()?.matmul(&dout)?, block)?;
-            drop(weights);
-            let mut ds = dout.matmul(&self.keys_of(&self.v, block)?.t()?)?;
-            ds = self.by_head(ds, block)?.broadcast_sub(&self.by_head(mean, block)?)?;
-            ds = (ds * p)?;
-            if let Some(tanh) = tanh {
-                let mut slope = tanh.sqr()?;
-                drop(tanh);
-                slope = slope.affine(-1.0, 1.0)?;
-                ds = (ds * slope)?;
-            }
-            ds = self.grouped(ds.to_dtype(dtype)?)?;
             self.add(&dk, ds.t()?.matmul(&q)?, block)?;
             let part = ds.matmul(&self.keys_of(&self.k, block)?)?;
             let part = (part.to_dtype(wide)? * scale)?.to_dtype(dtype)?;
@@ -236,7 +279,7 @@ struct Made {
     /// Until the graph takes it.
     out: Mutex<Option<Tensor>>,
     log_sums: Vec<Tensor>,
-    bound: usize,
+    blocks: Blocks,
 }
 
 impl Made {
@@ -295,23 +338,23 @@ impl CustomOp3 for Made {
         out: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let pass = Pass::new(&self.packed, [q, k, v], self.bound)?;
+        let pass = Pass::new(&self.packed, [q, k, v], self.blocks)?;
         let [dq, dk, dv] = pass.backward(&self.log_sums, &out.detach(), dout)?;
         Ok((Some(dq), Some(dk), Some(dv)))
     }
 }
 
-/// Returns the attention of `packed`, in blocks of at most `bound` bytes of scores.
+/// Returns the attention of `packed`, in `blocks`.
 pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     packed: Packed,
-    bound: usize,
+    blocks: Blocks,
 ) -> Result<Tensor> {
-    let (out, log_sums) = Pass::new(&packed, [q, k, v], bound)?.forward()?;
+    let (out, log_sums) = Pass::new(&packed, [q, k, v], blocks)?.forward()?;
     if [q, k, v].iter().any(|x| x.track_op()) {
-        q.apply_op3(k, v, Made { packed, out: Mutex::new(Some(out)), log_sums, bound })
+        q.apply_op3(k, v, Made { packed, out: Mutex::new(Some(out)), log_sums, blocks })
     } else {
         Ok(out)
     }

@@ -15,6 +15,7 @@ mod tests;
 use candle_core::{Result, Tensor};
 
 use super::is_fused;
+use composed::Blocks;
 
 /// The parameters of attention.
 #[derive(Clone, Debug)]
@@ -94,7 +95,7 @@ impl Attention {
         if is_fused(q) {
             fused::attention(q, k, v, packed)
         } else {
-            composed::attention(q, k, v, packed, composed::bound(q.device()))
+            composed::attention(q, k, v, packed, Blocks::new(q, self.soft_cap))
         }
     }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::composed::Blocks;
 use super::{Attention, composed, fused};
 use crate::ops::check::{agrees, differentiates, random, values};
 
@@ -51,7 +52,14 @@ impl Case {
 
     fn composed(&self, [q, k, v]: [&Tensor; 3], bound: usize) -> Result<Tensor> {
         let packed = self.attention.packed(q, k, v, &self.lengths, self.start)?;
-        composed::attention(q, k, v, packed, bound)
+        composed::attention(q, k, v, packed, Blocks { bound, by_softmax: false })
+    }
+
+    /// As on a GPU with kernels, where there is no soft cap.
+    fn by_softmax(&self, [q, k, v]: [&Tensor; 3], bound: usize) -> Result<Tensor> {
+        let packed = self.attention.packed(q, k, v, &self.lengths, self.start)?;
+        let by_softmax = self.attention.soft_cap.is_none();
+        composed::attention(q, k, v, packed, Blocks { bound, by_softmax })
     }
 
     fn fused(&self, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
@@ -132,6 +140,7 @@ fn both_paths_agree_with_the_definition() {
         agrees(&case.fused(inputs.each_ref()).unwrap(), &expected);
         for bound in BOUNDS {
             agrees(&case.composed(inputs.each_ref(), bound).unwrap(), &expected);
+            agrees(&case.by_softmax(inputs.each_ref(), bound).unwrap(), &expected);
         }
     }
 }
@@ -143,6 +152,7 @@ fn both_paths_agree_with_finite_differences() {
         differentiates(&inputs, |x| case.fused([&x[0], &x[1], &x[2]]));
         for bound in BOUNDS {
             differentiates(&inputs, |x| case.composed([&x[0], &x[1], &x[2]], bound));
+            differentiates(&inputs, |x| case.by_softmax([&x[0], &x[1], &x[2]], bound));
         }
     }
 }
@@ -182,6 +192,7 @@ fn blocks_in_bf16_agree_with_f32() {
         let expected = passes(&rounded(&low, DType::F32), |x| case.fused(x));
         for bound in [usize::MAX, 1 << 15, 1] {
             close(&passes(&low, |x| case.composed(x, bound)), &expected, 1.0 / 128.0);
+            close(&passes(&low, |x| case.by_softmax(x, bound)), &expected, 1.0 / 128.0);
         }
     }
 }
