@@ -150,9 +150,9 @@ fn both_paths_agree_with_finite_differences() {
     for case in cases() {
         let inputs = case.inputs();
         differentiates(&inputs, |x| case.fused([&x[0], &x[1], &x[2]]));
-        for bound in BOUNDS {
-            differentiates(&inputs, |x| case.composed([&x[0], &x[1], &x[2]], bound));
-            differentiates(&inputs, |x| case.by_softmax([&x[0], &x[1], &x[2]], bound));
+        for bound in &BOUNDS[..2] {
+            differentiates(&inputs, |x| case.composed([&x[0], &x[1], &x[2]], *bound));
+            differentiates(&inputs, |x| case.by_softmax([&x[0], &x[1], &x[2]], *bound));
         }
     }
 }
