@@ -4,10 +4,10 @@
 use candle_core::{DType, Device};
 use serde::Serialize;
 
+use super::groups::{Inputs, for_logits};
 use crate::checkpoint::Architecture;
-use crate::data::Batch;
 use crate::error::Result;
-use crate::model::{Decoder, Weights, chunks};
+use crate::model::Weights;
 
 /// The smallest difference in log-probability that counts, in nats.
 ///
@@ -63,16 +63,11 @@ pub fn log_probs<W: Weights + ?Sized>(
     let Some(targets) = ids.get(first..).filter(|targets| !targets.is_empty()) else {
         return Ok(Vec::new());
     };
-    let decoder = Decoder::new(architecture, weights);
+    let mut inputs = Inputs::default();
     // The logits after the last token are not needed.
-    let hidden = decoder.hidden(&Batch::new([&ids[..ids.len() - 1]], device)?)?.narrow(
-        0,
-        first - 1,
-        targets.len(),
-    )?;
+    inputs.push(&ids[..ids.len() - 1], first - 1..ids.len() - 1);
     let mut found = Vec::with_capacity(targets.len());
-    for chunk in chunks(targets.len(), architecture.vocabulary, device) {
-        let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
+    for_logits(architecture, weights, &[inputs], device, |_, chunk, logits| {
         let rows: Vec<Vec<f32>> =
             logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
         found.extend(
@@ -80,7 +75,8 @@ pub fn log_probs<W: Weights + ?Sized>(
                 .zip(&targets[chunk])
                 .map(|(row, target)| log_prob(row, *target, lacking)),
         );
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -1,12 +1,15 @@
 //! Evaluation on data, generation, and the cost of a task.
 
 mod choose;
+mod continuations;
 mod cost;
 mod generate;
+mod groups;
 mod likelihood;
 mod score;
 
 pub use choose::{Choices, choose, option_likelihoods};
+pub use continuations::likelihoods;
 pub use cost::{Cost, measured};
 pub use generate::{Generation, generate};
 pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};

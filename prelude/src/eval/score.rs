@@ -4,14 +4,16 @@
 //! every token of the answer is the most likely one given the tokens before it, so one forward pass
 //! over question and answer is enough.
 
-use candle_core::{D, DType, Device, Tensor};
+use std::ops::Range;
+
+use candle_core::{D, DType, Device};
 use serde::{Deserialize, Serialize};
 
+use super::groups::{Inputs, for_logits};
 use crate::checkpoint::Architecture;
-use crate::data::{Batch, Example};
+use crate::data::Example;
 use crate::error::Result;
-use crate::interrupt;
-use crate::model::{Decoder, Weights, chunks};
+use crate::model::Weights;
 use crate::ops::cross_entropy;
 
 /// The scores on one set of examples.
@@ -39,13 +41,38 @@ impl Score {
     }
 }
 
-/// The maximum number of tokens per batch.
-const TOKENS: usize = 4096;
+/// The tokens to predict in a batch.
+#[derive(Default)]
+struct Targets {
+    ids: Vec<u32>,
+    /// The answers of questions among them, and whether each was kept whole.
+    answers: Vec<(Range<usize>, bool)>,
+    /// The most likely tokens in their places.
+    best: Vec<u32>,
+}
 
-/// Scores `weights` on `examples`, each truncated to `max_length` tokens.
+impl Targets {
+    /// Adds the tokens of `example` that are predicted, out of its first tokens `kept`.
+    fn push(&mut self, architecture: &Architecture, example: &Example, kept: &[u32]) {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(kept.get(example.prompt.max(1)..).unwrap_or_default());
+        // A question counts only if its whole answer was kept.
+        if example.prompt > 0 && example.prompt < example.ids.len() {
+            // Generation ends at the first end token; the template's text after it is ignored.
+            let answer = &self.ids[start..];
+            let end = answer.iter().position(|id| architecture.eos.contains(id));
+            let end = end.map_or(answer.len(), |at| at + 1);
+            self.answers.push((start..start + end, kept.len() == example.ids.len()));
+        }
+    }
+}
+
+/// Scores `weights` on `examples`, each truncated to `max_length` tokens. Every weight is requested
+/// once for up to 16384 tokens.
 ///
 /// # Errors
-/// A missing weight, or out of memory on the device.
+/// A missing weight, ids outside the vocabulary, out of memory on the device, or
+/// [`Error::Interrupted`](crate::Error::Interrupted).
 pub fn score<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
@@ -53,77 +80,37 @@ pub fn score<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Score> {
-    let decoder = Decoder::new(architecture, weights);
-    let mut tokens = 0;
-    let mut loss = 0.0;
-    let mut questions = 0;
-    let mut exact = 0;
-    let mut rest = examples;
-    while !rest.is_empty() {
-        interrupt::check()?;
-        let (chunk, more) = rest.split_at(pack(rest, max_length));
-        rest = more;
-        let cut: Vec<&[u32]> =
-            chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
-        let batch = Batch::new(cut.iter().copied(), device)?;
-        let mut begin = 0;
-        let mut rows = Vec::new();
-        let mut targets = Vec::new();
-        let mut spans = Vec::new();
-        for (example, ids) in chunk.iter().zip(&cut) {
-            let first = example.prompt.max(1);
-            let start = targets.len();
-            for at in first..ids.len() {
-                rows.push((begin + at - 1) as u32);
-                targets.push(ids[at]);
-            }
-            begin += ids.len();
-            // A question counts only if its whole answer was kept.
-            if example.prompt > 0 && example.prompt < example.ids.len() {
-                let kept = ids.len() == example.ids.len();
-                // Generation ends at the first end token; the template's text after it is ignored.
-                let answer = &targets[start..];
-                let end = answer
-                    .iter()
-                    .position(|id| architecture.eos.contains(id))
-                    .map_or(answer.len(), |at| at + 1);
-                spans.push((start..start + end, kept));
-            }
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+    let (mut batch, mut own) = (Inputs::default(), Targets::default());
+    for example in examples {
+        let ids = &example.ids[..example.ids.len().min(max_length)];
+        if batch.is_full(ids.len()) {
+            inputs.push(std::mem::take(&mut batch));
+            targets.push(std::mem::take(&mut own));
         }
-        if targets.is_empty() {
-            continue;
-        }
-        let rows = Tensor::new(rows, device)?;
-        let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
-        let mut best = Vec::new();
-        for chunk in chunks(targets.len(), architecture.vocabulary, device) {
-            let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
-            loss += f64::from(
-                cross_entropy(&logits, &targets[chunk])?
-                    .to_dtype(DType::F32)?
-                    .to_scalar::<f32>()?,
-            );
-            best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
-        }
-        tokens += targets.len();
-        questions += spans.len();
-        exact += spans
-            .into_iter()
-            .filter(|(span, kept)| *kept && best[span.clone()] == targets[span.clone()])
-            .count();
+        batch.push(ids, example.prompt.max(1) - 1..ids.len().saturating_sub(1));
+        own.push(architecture, example, ids);
     }
+    inputs.push(batch);
+    targets.push(own);
+    let mut loss = 0.0;
+    for_logits(architecture, weights, &inputs, device, |batch, rows, logits| {
+        let Targets { ids, best, .. } = &mut targets[batch];
+        let sum = cross_entropy(logits, &ids[rows])?.to_dtype(DType::F32)?;
+        loss += f64::from(sum.to_scalar::<f32>()?);
+        best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
+        Ok(())
+    })?;
+    // Questions of a batch without any token to predict do not count.
+    targets.retain(|batch| !batch.ids.is_empty());
+    let tokens: usize = targets.iter().map(|batch| batch.ids.len()).sum();
+    let questions: usize = targets.iter().map(|batch| batch.answers.len()).sum();
+    let exact = |batch: &Targets| {
+        let right = |answer: &Range<usize>| batch.best[answer.clone()] == batch.ids[answer.clone()];
+        batch.answers.iter().filter(|(answer, kept)| *kept && right(answer)).count()
+    };
+    let exact: usize = targets.iter().map(exact).sum();
     let loss = loss / tokens.max(1) as f64;
     let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
     Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match, multiple_choice: None })
-}
-
-/// Returns the number of examples in the next batch: as many as have [`TOKENS`] tokens, and at
-/// least one.
-fn pack(examples: &[Example], max_length: usize) -> usize {
-    let mut tokens = 0;
-    let fits = |e: &&Example| {
-        tokens += e.ids.len().min(max_length);
-        tokens <= TOKENS
-    };
-    examples.iter().take_while(fits).count().max(1)
 }

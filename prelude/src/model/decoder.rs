@@ -25,6 +25,9 @@ pub struct Decoder<'a, W: Weights + ?Sized> {
     weights: &'a W,
 }
 
+/// The norm after the last layer.
+const LAST_NORM: &str = "model.norm";
+
 /// Half a layer: `x += after(last(inner(before(x))))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
@@ -163,13 +166,25 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     /// Like [`Decoder::hidden`], for each of `batches` separately, so that no result depends on the
-    /// other batches. Each layer's weights are requested once and held only while the layer runs.
+    /// other batches. Each weight is requested once, and a layer's are held only while the layer
+    /// runs.
     ///
     /// # Errors
     /// As for `hidden`.
     pub fn hidden_each(&self, batches: &[Batch]) -> Result<Vec<Tensor>> {
         let a = self.architecture;
-        let mut states = batches.iter().map(|b| self.embed(&b.ids)).collect::<Result<Vec<_>>>()?;
+        let ids: Vec<&Tensor> = batches.iter().map(|b| &b.ids).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all = self.embed(&Tensor::cat(&ids, 0)?)?;
+        let mut end = 0;
+        let own = |b: &Batch| {
+            end += b.tokens();
+            all.narrow(0, end - b.tokens(), b.tokens())
+        };
+        let mut states = batches.iter().map(own).collect::<candle_core::Result<Vec<_>>>()?;
+        drop(all);
         let positions: Vec<Positions> =
             batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
         let specs = a.tensors();
@@ -183,7 +198,10 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
                 *x = decoder.layer(layer, x, positions)?;
             }
         }
-        states.iter().map(|x| self.last_norm(x)).collect()
+        let norm = format!("{LAST_NORM}.weight");
+        let held = BTreeMap::from([(norm.clone(), self.weights.weight(&norm)?)]);
+        let decoder = Decoder::new(a, &held);
+        states.into_iter().map(|x| decoder.last_norm(&x)).collect()
     }
 
     /// Computes the input of the first layer for `ids` (u32): tokens x hidden.
@@ -209,7 +227,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight.
     pub fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm(&x.to_device(&self.device(x, None))?, "model.norm")
+        self.norm(&x.to_device(&self.device(x, None))?, LAST_NORM)
     }
 
     /// Returns the device of layer `layer`, or of what is outside the layers, for a state `x`.
