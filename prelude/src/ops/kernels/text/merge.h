@@ -96,7 +96,7 @@ KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(
 KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32) count,
                            VALUE(u32) wide, VALUE(u64) elements, VALUE(u64) columns,
                            VALUE(u64) per_source, VALUE(u64) first PLACE) {
-    SHARED f32 shared[MOST_LANES];
+    SHARED f32 shared[MOST_SOURCES * MOST_LANES];
     SOURCES_BY_NUMBER(w);
     const u64 start = GROUP * columns, end = less(elements, start + columns);
     const u32 aligned = columns % 4u == 0u;
@@ -115,13 +115,19 @@ KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32)
             }
         }
     }
+    // The sums of all sources are joined at once.
 #pragma unroll
     for (u32 i = 0; i < MOST_SOURCES; i++) {
-        if (i < count) {
-            const f32 sum = group_sum(shared, own[i], LANE, LANES);
-            if (LANE == 0u) sums[first + i * per_source + GROUP] = sum;
-        }
+        if (i < count) shared[i * MOST_LANES + LANE] = own[i];
     }
+    BARRIER();
+    for (u32 reach = LANES / 2u; reach > 0u; reach /= 2u) {
+        for (u32 i = 0; LANE < reach && i < count; i++)
+            shared[i * MOST_LANES + LANE] += shared[i * MOST_LANES + LANE + reach];
+        BARRIER();
+    }
+    for (u32 i = LANE; i < count; i += LANES)
+        sums[first + i * per_source + GROUP] = shared[i * MOST_LANES];
 }
 
 // One scale per element: products[first + i * elements + e] = dW[e] W_i[e].
