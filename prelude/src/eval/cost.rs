@@ -69,10 +69,15 @@ mod tests {
             std::thread::sleep(Duration::from_millis(100));
             Ok::<_, ()>((block.iter().map(|x| u64::from(*x)).sum::<u64>(), 7))
         };
-        let before = resident();
-        let (sum, cost) = measured(work).unwrap();
-        assert_eq!((sum, cost.tokens), (64 << 20, 7));
-        assert!(cost.seconds > 0.09 && cost.peak_bytes >= before + (60 << 20), "{cost:?} {before}");
+        // Tests beside this one may free as much at the same time.
+        let sees_memory = || {
+            let before = resident();
+            let (sum, cost) = measured(work).unwrap();
+            assert_eq!((sum, cost.tokens), (64 << 20, 7));
+            assert!(cost.seconds > 0.09, "{cost:?}");
+            cost.peak_bytes >= before + (60 << 20)
+        };
+        assert!((0..20).any(|_| sees_memory()));
         assert!(measured(|| Err::<((), u64), _>("no")).is_err());
     }
 }
