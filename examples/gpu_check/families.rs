@@ -35,7 +35,7 @@ pub fn checks() -> Vec<Check> {
 }
 
 fn measures(half: bool) -> Vec<Measure> {
-    let [loss, gradients, moved] = if half { [2e-2, 6e-2, 1e-4] } else { [1e-4, 1e-4, 1e-5] };
+    let [loss, gradients, moved] = if half { [1e-2, 4e-2, 1e-4] } else { [1e-4, 1e-4, 1e-5] };
     vec![
         Measure { name: "loss", tolerance: loss, how: How::Relative },
         Measure { name: GRADIENTS, tolerance: gradients, how: How::RelativeToAll },

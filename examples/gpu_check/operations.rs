@@ -69,7 +69,7 @@ pub fn checks(size: Size) -> Vec<Check> {
             differentiate(place, &[("x", x)], |v| Ok(rotary(&v[0], &table)?))
         }));
     }
-    all.extend(operation("soft_cap", FUSED, ONE, move |place| {
+    all.extend(operation("soft_cap", FUSED, SEVERAL, move |place| {
         let x = place.tensor(&[rows, width], 1)?;
         differentiate(place, &[("x", x)], |v| Ok(soft_cap(&v[0], 0.7)?))
     }));

@@ -153,18 +153,37 @@ fn composed(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let x = x.to_dtype(wide)?;
     let scale = ((x.sqr()?.mean_keepdim(D::Minus1)? + eps)?).sqrt()?;
-    x.broadcast_div(&scale)?.to_dtype(dtype)?.broadcast_mul(w)
+    // The weight too: its gradient is a sum over all rows.
+    x.broadcast_div(&scale)?.broadcast_mul(&w.to_dtype(wide)?)?.to_dtype(dtype)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{agrees, differentiates, random};
+    use crate::ops::check::{agrees, differentiates, random, values};
+    use candle_core::Var;
 
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
         let (x, w) = (random(&[3, 5, 8], 1), random(&[8], 2));
         agrees(&rms_norm(&x, &w, 1e-5).unwrap(), &composed(&x, &w, 1e-5).unwrap());
         differentiates(&[x, w], |v| rms_norm(&v[0], &v[1], 1e-5));
+    }
+
+    #[test]
+    fn the_composed_gradient_of_a_bf16_weight_is_summed_in_f32() {
+        let half = |shape: &[usize], seed| random(shape, seed).to_dtype(DType::BF16).unwrap();
+        let (x, w) = (half(&[500, 8], 1), half(&[8], 2));
+        let gradient = |dtype: DType| {
+            let w = Var::from_tensor(&w.to_dtype(dtype).unwrap()).unwrap();
+            let y = composed(&x.to_dtype(dtype).unwrap(), w.as_tensor(), 1e-5).unwrap();
+            let gradients = y.sum_all().unwrap().backward().unwrap();
+            values(gradients.get(w.as_tensor()).unwrap())
+        };
+        let (found, exact) = (gradient(DType::BF16), gradient(DType::F64));
+        let scale = exact.iter().fold(0.0, |most: f64, x| x.abs().max(most));
+        for (found, exact) in found.into_iter().zip(exact) {
+            assert!((found - exact).abs() < 5e-3 * scale, "{found} and {exact}");
+        }
     }
 }
