@@ -4,6 +4,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+/// What masks add to the scores of keys that are not visible.
+const HIDDEN: f32 = -1e30;
+
 /// The positions visible to a query: those up to its own, at most `window` of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Causal {
@@ -25,8 +28,9 @@ impl Causal {
         first..(position + 1).min(keys)
     }
 
-    /// Returns 0 where a key is visible to a query and minus infinity elsewhere: queries x keys. Only
-    /// the ranges go to the device; the mask is made there.
+    /// Returns 0 where a key is visible to a query and a number far below any score elsewhere:
+    /// queries x keys. It is finite, as Metal's fast arithmetic leaves infinities undefined. Only the
+    /// ranges go to the device; the mask is made there.
     pub(super) fn mask(&self, keys: usize, device: &Device, dtype: DType) -> Result<Tensor> {
         let ranges = (0..self.queries).map(|row| self.seen(row, keys));
         let bounds = |of: fn(&std::ops::Range<usize>) -> usize| {
@@ -42,7 +46,7 @@ impl Causal {
             visible = (visible * places.ge(&start.broadcast_as(shape)?)?)?;
         }
         let shown = Tensor::zeros(shape, dtype, device)?;
-        let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?.to_dtype(dtype)?;
+        let hidden = Tensor::full(HIDDEN, shape, device)?.to_dtype(dtype)?;
         visible.where_cond(&shown, &hidden)
     }
 }
