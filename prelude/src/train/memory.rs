@@ -97,7 +97,12 @@ impl StepShape<'_> {
         let states = if recompute { state * layers + kept } else { kept * layers };
         let chunk = chunks(self.tokens, a.vocabulary, self.device).map(|chunk| chunk.len()).max();
         let logits = 4 * (chunk.unwrap_or(0) * a.vocabulary) as u64;
-        let copies = if is_composed(self.device) { 12 } else { 5 };
+        // Logits, their gradients and what a loss makes of them; composed, each in many parts.
+        let copies = match self.device {
+            Device::Cuda(_) => 8,
+            device if is_composed(device) => 20,
+            _ => 5,
+        };
         // In the backward pass, the gradients of a layer are about as large as its activations.
         self.weights() + self.tokens as u64 * (states + kept) + copies * logits
     }
