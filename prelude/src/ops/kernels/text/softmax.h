@@ -6,7 +6,7 @@
 #ifndef VISIBLE
 #define VISIBLE(first, end, keys, queries, start, window)                                          \
     const u64 position = (start) + GROUP % (queries);                                              \
-    const u64 first = position + 1u > (window) ? position + 1u - (window) : 0u;                    \
+    const u64 first = position < (window) ? 0u : position - (window) + 1u;                         \
     const u64 end = less(position + 1u, keys)
 #endif
 
