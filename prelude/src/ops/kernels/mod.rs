@@ -3,7 +3,7 @@
 //!
 //! They are one text (`text/`) in the words that CUDA C++, OpenCL C and Metal Shading Language
 //! share; `text/language.h` defines the others. Every kernel has one function here that prepares
-//! its arguments and its launch for any [`launch::Queue`]. Two exist: CUDA's (`cuda.rs`), which
+//! its arguments and its launch for any `launch::Queue`. Two exist: CUDA's (`cuda.rs`), which
 //! loads the text compiled to PTX, `kernels.ptx`, for any card since Ampere, and OpenCL's
 //! (`opencl.rs`), with which the tests run the same launches on a CPU. Where there are kernels,
 //! operations take them instead of candle's own; on Metal they are composed of candle's.
