@@ -356,12 +356,11 @@ impl Settings {
         }
     }
 
-    /// Returns the device and the dtype of the computation for `sources`.
+    /// Returns the device of the computation; of several GPUs, the first.
     ///
     /// # Errors
-    /// A device that is not available in this build or on this machine, or a dtype that it does not
-    /// support.
-    pub fn device_and_dtype(&self, sources: &[Source]) -> Result<(Device, DType)> {
+    /// A device that is not available in this build or on this machine.
+    pub fn device(&self) -> Result<Device> {
         let open = |gpu: Gpu, ordinal| {
             let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
             gpu.open(ordinal).map_err(|error| missing(first_line(&error)))
@@ -382,6 +381,15 @@ impl Settings {
         if !self.device.contains(',') {
             set_group(&[]);
         }
+        Ok(device)
+    }
+
+    /// Returns the device and the dtype of the computation for `sources`.
+    ///
+    /// # Errors
+    /// As for [`Settings::device`], or a dtype that the device does not support.
+    pub fn device_and_dtype(&self, sources: &[Source]) -> Result<(Device, DType)> {
+        let device = self.device()?;
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
             "auto" if !device.is_cpu() && sources.iter().any(|s| s.dtype() != DType::F32) => {
