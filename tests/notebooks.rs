@@ -137,7 +137,17 @@ fn compare(committed: &[Value], found: &[Value], chaotic: bool) -> Result<(), St
     if committed.len() != found.len() {
         // Progress is only shown where a task takes long enough.
         let results = |outputs: &[Value]| -> Vec<Value> {
-            outputs.iter().filter(|output| !is_progress(output)).cloned().collect()
+            let mut results: Vec<Value> = Vec::new();
+            for output in outputs.iter().filter(|output| !is_progress(output)) {
+                // It may have split what was printed before and after it.
+                match results.last_mut() {
+                    Some(last) if !last["name"].is_null() && last["name"] == output["name"] => {
+                        last["text"] = (text(&last["text"]) + &text(&output["text"])).into();
+                    }
+                    _ => results.push(output.clone()),
+                }
+            }
+            results
         };
         let (committed, found) = (results(committed), results(found));
         if committed.len() == found.len() {
