@@ -168,23 +168,22 @@ impl Merge {
     /// # Errors
     /// The scheme fails or returns the wrong shape.
     pub fn coefficients(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        self.compute_coefficients(tensor, Clone::clone)
+        self.coefficients_at(tensor, &self.values_of(tensor, Clone::clone))
     }
 
     /// Returns `f(c)` on the merge's device, detached from any graph.
     fn scales(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        let c = self.compute_coefficients(tensor, Tensor::detach)?;
-        Ok(self.wrap.options.f.apply(&c)?.detach().to_device(&self.device_of(tensor))?)
+        Ok(self.scales_at(tensor, &self.values_of(tensor, Tensor::detach))?.detach())
     }
 
-    /// Returns the coefficients of `tensor` after applying `take` to each of its variables.
-    fn compute_coefficients(
-        &self,
-        tensor: &MergedTensor,
-        take: impl Fn(&Tensor) -> Tensor,
-    ) -> Result<Tensor> {
-        let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
-        self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<Vec<_>>())
+    /// Returns the variables of `tensor`, each as `take` gives it.
+    fn values_of(&self, tensor: &MergedTensor, take: impl Fn(&Tensor) -> Tensor) -> Vec<Tensor> {
+        tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor())).collect()
+    }
+
+    /// Returns the coefficients of `tensor` for the values `parameters` of its variables.
+    fn coefficients_at(&self, tensor: &MergedTensor, parameters: &[Tensor]) -> Result<Tensor> {
+        self.site(&tensor.spec).coefficients(&*self.wrap.scheme, parameters)
     }
 
     /// Returns every merged weight in `dtype`, `sum_i f(c_i) W_i`, in its own memory. The weights
@@ -247,7 +246,7 @@ impl Merge {
     /// # Errors
     /// The scheme fails or returns the wrong shape.
     pub(crate) fn scales_at(&self, tensor: &MergedTensor, parameters: &[Tensor]) -> Result<Tensor> {
-        let c = self.site(&tensor.spec).coefficients(&*self.wrap.scheme, parameters)?;
+        let c = self.coefficients_at(tensor, parameters)?;
         Ok(self.wrap.options.f.apply(&c)?.to_device(&self.device_of(tensor))?)
     }
 

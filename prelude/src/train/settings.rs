@@ -365,23 +365,18 @@ impl Settings {
             let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
             gpu.open(ordinal).map_err(|error| missing(first_line(&error)))
         };
-        let device = match self.device.as_str() {
-            "cpu" => Device::Cpu,
-            "cuda" => open(Gpu::Cuda, 0)?,
-            "metal" => open(Gpu::Metal, 0)?,
-            "auto" => auto().0,
+        let devices = match self.device.as_str() {
+            "cpu" => vec![Device::Cpu],
+            "cuda" => vec![open(Gpu::Cuda, 0)?],
+            "metal" => vec![open(Gpu::Metal, 0)?],
+            "auto" => vec![auto().0],
             numbered => {
-                let devices = ordinals(numbered).unwrap_or_default().into_iter();
-                let devices =
-                    devices.map(|ordinal| open(Gpu::Cuda, ordinal)).collect::<Result<Vec<_>>>()?;
-                set_group(&devices);
-                devices.into_iter().next().unwrap_or(Device::Cpu)
+                let numbers = ordinals(numbered).unwrap_or_default().into_iter();
+                numbers.map(|ordinal| open(Gpu::Cuda, ordinal)).collect::<Result<_>>()?
             }
         };
-        if !self.device.contains(',') {
-            set_group(&[]);
-        }
-        Ok(device)
+        set_group(&devices);
+        Ok(devices.into_iter().next().unwrap_or(Device::Cpu))
     }
 
     /// Returns the device and the dtype of the computation for `sources`.

@@ -86,14 +86,14 @@ impl Source {
             let copy = copies.by_name.get(name);
             !copy.is_some_and(|copy| copy.device().same_device(device))
         });
-        if names.is_empty() && copies.ahead.is_none() {
-            return;
-        }
         // A thread that is still copying is waited for: it holds memory of the device.
         if let Some(before) = copies.ahead.take() {
             let _ = before.thread.join();
         }
         copies.passing.clear();
+        if names.is_empty() {
+            return;
+        }
         let (source, device, wanted) = (self.clone(), device.clone(), names.clone());
         let thread = std::thread::spawn(move || {
             wanted.iter().map(|name| source.view(name)?.to_tensor(&device)).collect()
