@@ -70,8 +70,10 @@ fn run(kind: Kind) -> Result<usize> {
     let first = cells.iter().position(|cell| cell["cell_type"] == "code");
     let first = first.context("the notebook has no code")?;
     // The first code ends with `models`. A device that the kernel was not built for is an error.
-    let set =
-        format!("models.settings.device = {:?}.into();\nmodels.settings.device()?", kind.name());
+    let set = format!(
+        "models.settings.device = {:?}.into();\nmodels.settings.open_device()?",
+        kind.name()
+    );
     let cell = json!({
         "cell_type": "code", "id": "gpu-check", "metadata": {}, "execution_count": null,
         "outputs": [], "source": set,

@@ -72,6 +72,17 @@ impl Gpu {
     }
 }
 
+/// Returns why there is no GPU, if this build supports one and its driver cannot be loaded. No GPU
+/// is opened.
+pub(crate) fn missing_driver() -> Option<String> {
+    let supported = [(Gpu::Cuda, cfg!(feature = "cuda")), (Gpu::Metal, cfg!(feature = "metal"))];
+    let mut reasons = Vec::new();
+    for (gpu, _) in supported.into_iter().filter(|(_, is_supported)| *is_supported) {
+        reasons.push(first_line(&gpu.probe().err()?));
+    }
+    reasons.pop()
+}
+
 /// Returns the first GPU that this build supports, or else the CPU and the reason why there is no
 /// GPU, if the build supports one.
 pub(crate) fn auto() -> (Device, Option<String>) {

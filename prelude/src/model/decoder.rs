@@ -187,10 +187,12 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         drop(all);
         let positions: Vec<Positions> =
             batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
-        let specs = a.tensors();
         for layer in 0..a.layers {
-            let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
-            let held = own.map(|spec| Ok((spec.name.clone(), self.weights.weight(&spec.name)?)));
+            let own = a.layer_tensors(layer).into_iter();
+            let held = own.map(|TensorSpec { name, .. }| {
+                let weight = self.weights.weight(&name)?;
+                Ok((name, weight))
+            });
             let held = held.collect::<Result<BTreeMap<String, Tensor>>>()?;
             self.weights.copy_ahead(layer + 1);
             let decoder = Decoder::new(a, &held);

@@ -95,8 +95,11 @@ impl Weights for SourceWeights<'_> {
     fn copy_ahead(&self, layer: usize) {
         let Ok(architecture) = self.source.architecture() else { return };
         if is_composed(self.device) {
-            let specs = architecture.tensors().into_iter();
-            let own = specs.filter(|spec| spec.layer() == Some(layer)).map(|spec| spec.name);
+            let own = match layer < architecture.layers {
+                true => architecture.layer_tensors(layer),
+                false => Vec::new(),
+            };
+            let own = own.into_iter().map(|spec| spec.name);
             let device = of_layer(self.device, Some(layer), architecture.layers);
             self.source.copy_ahead(own.collect(), &device);
         }

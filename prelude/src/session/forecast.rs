@@ -3,11 +3,11 @@
 use candle_core::DType;
 
 use super::{BASE, Session};
-use crate::checkpoint::{Source, capacity};
+use crate::checkpoint::Source;
 use crate::coefficients::Merge;
 use crate::error::Result;
 use crate::solve::{SolveSettings, bytes};
-use crate::train::{Forecast, StepShape, Workload, available_bytes};
+use crate::train::{Forecast, Room, StepPlan, StepShape, Workload};
 
 /// The assumed length of an example, in tokens, for a source without data.
 const ASSUMED_LENGTH: usize = 512;
@@ -42,7 +42,7 @@ impl Session {
         let (_, tokens) = self.workload().tokens;
         let shape = step_shape(&self.merge, self.dtype, tokens);
         let recompute = self.models.settings.recompute;
-        recompute.decide(shape, &self.sources, available_bytes())?;
+        StepPlan::checked(recompute, shape, &self.sources)?;
         Ok(())
     }
 
@@ -79,10 +79,9 @@ impl Session {
             baked_bytes: (first.parameters() * first.dtype().size_in_bytes()) as u64,
             device: self.merge.device.clone(),
             dtype: self.dtype,
-            gpu_bytes: (!self.merge.device.is_cpu()).then(|| {
-                let copies = self.sources.iter().map(Source::copied_bytes).sum();
-                (capacity(&self.sources, &self.merge.device).unwrap_or(0), copies)
-            }),
+            // Reports are made without errors; the next use of a device that fails is one.
+            room: Room::of(&self.sources, &self.merge.device)
+                .unwrap_or(Room { available: 0, copies: 0 }),
         }
     }
 }

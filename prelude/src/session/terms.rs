@@ -13,9 +13,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
 use crate::objective::{self, Distillation};
-use crate::train::{
-    Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes,
-};
+use crate::train::{Gradients, Pass, PassOptions, Recompute, Settings, StepPlan, TeacherRun};
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
@@ -106,7 +104,7 @@ impl Session {
                 let asked = settings.recompute;
                 let tokens = batch.tokens();
                 let shape = step_shape(merge, *dtype, tokens);
-                let on = asked.decide(shape, merged, available_bytes())?;
+                let on = StepPlan::checked(asked, shape, merged)?.recompute;
                 RecomputePlan { tokens, asked, on }
             }
         };

@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::Settings;
-use super::memory::{StepShape, elements};
+use super::memory::{Room, StepPlan, StepShape, elements};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::device::available_bytes;
 use crate::ops::{Matrix, new_product};
@@ -34,9 +34,8 @@ pub struct Workload {
     pub device: Device,
     /// The dtype of the computation.
     pub dtype: DType,
-    /// On a GPU, the bytes of its memory that would be free without copies of the sources, and the
-    /// bytes of those copies.
-    pub gpu_bytes: Option<(u64, u64)>,
+    /// The memory that steps and copies of the sources share.
+    pub room: Room,
 }
 
 /// The memory that training needs on a GPU, in bytes.
@@ -125,20 +124,17 @@ impl Forecast {
     pub fn new(workload: &Workload, settings: &Settings) -> Self {
         let Workload { architecture: a, device, source_bytes, .. } = workload;
         let (usual, most) = workload.tokens;
-        let available = available_bytes();
         let shape = StepShape { architecture: a, tokens: most, device, dtype: workload.dtype };
-        let (room, copies) = workload.gpu_bytes.unwrap_or((available, 0));
-        let recompute = settings.recompute.applies(shape, copies, room);
-        let step_bytes = shape.bytes(recompute);
-        let gpu = workload.gpu_bytes.map(|(available_bytes, copies)| {
-            let resident_bytes = available_bytes.saturating_sub(step_bytes).min(copies);
-            GpuForecast {
-                working_bytes: step_bytes,
-                resident_bytes,
-                streamed_bytes: copies - resident_bytes,
-                available_bytes,
-            }
+        let room = workload.room;
+        let StepPlan { recompute, step_bytes, resident_bytes } =
+            StepPlan::new(settings.recompute, shape, room);
+        let gpu = (!device.is_cpu()).then(|| GpuForecast {
+            working_bytes: step_bytes,
+            resident_bytes,
+            streamed_bytes: room.copies - resident_bytes,
+            available_bytes: room.available,
         });
+        let available = available_bytes();
         let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
         let step = || operations(a, usual, length, recompute) / speed();
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Architecture, Source, TensorSpec, capacity, make_room};
-use crate::device::{is_composed, members};
+use crate::device::{available_bytes, is_composed, members};
 use crate::error::{Error, Result};
 use crate::model::chunks;
 
@@ -39,49 +39,87 @@ pub(crate) struct StepShape<'a> {
     pub dtype: DType,
 }
 
-impl Recompute {
-    /// Decides whether steps of `shape` recompute layers, with `available` bytes of memory for the
-    /// step and, on a GPU, for copies of the sources of `source_bytes` bytes.
-    pub(crate) fn applies(self, shape: StepShape<'_>, source_bytes: u64, available: u64) -> bool {
-        match self {
+/// The memory that steps and, on a GPU, copies of the sources share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Room {
+    /// The bytes free for steps and copies: of a GPU without the copies that it has, or of main
+    /// memory. Of several GPUs, those of the one with the fewest.
+    pub available: u64,
+    /// The bytes of the copies; 0 where the sources stay memory-mapped.
+    pub copies: u64,
+}
+
+/// How steps of a shape use memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct StepPlan {
+    /// Whether the backward pass recomputes layers.
+    pub recompute: bool,
+    /// The bytes of a step's working memory, with a layer of every source that is copied for its
+    /// use.
+    pub step_bytes: u64,
+    /// The bytes of the copies that stay beside it.
+    pub resident_bytes: u64,
+}
+
+impl Room {
+    /// Returns the room for steps from `sources` on `device`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub(crate) fn of(sources: &[Source], device: &Device) -> Result<Self> {
+        if !is_composed(device) {
+            return Ok(Self { available: available_bytes(), copies: 0 });
+        }
+        let shares = members(device).len() as u64;
+        let copies = sources.iter().map(Source::copied_bytes).sum::<u64>() / shares;
+        Ok(Self { available: capacity(sources, device)?, copies })
+    }
+}
+
+impl StepPlan {
+    /// Plans steps of `shape` in `room`, whether or not they fit.
+    pub(crate) fn new(asked: Recompute, shape: StepShape<'_>, room: Room) -> Self {
+        let Room { available, copies } = room;
+        let recompute = match asked {
             Recompute::On => true,
             Recompute::Off => false,
             Recompute::Auto if is_composed(shape.device) => {
-                shape.bytes(false) + source_bytes > available / 10 * 9
+                shape.bytes(false) + copies > available / 10 * 9
             }
             Recompute::Auto => shape.bytes(false) > available / 4 * 3,
+        };
+        let mut step_bytes = shape.bytes(recompute);
+        if step_bytes + copies > available {
+            // One layer of every source, copied for its use.
+            step_bytes += copies / (shape.architecture.layers as u64).max(1);
         }
+        let resident_bytes = available.saturating_sub(step_bytes).min(copies);
+        Self { recompute, step_bytes, resident_bytes }
     }
 
-    /// Decides as [`Recompute::applies`] does, and checks that the step fits. On a GPU, copies of
-    /// `sources` that leave no room for the step are dropped; their weights are then copied for
-    /// each use. `available` are the bytes of free main memory.
+    /// Plans steps of `shape` from `sources`, and checks that they fit. On a GPU, copies that leave
+    /// no room for a step are dropped; their weights are then copied for each use.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the step does not fit.
-    pub(crate) fn decide(
-        self,
+    /// [`Error::TooLarge`] if a step does not fit.
+    pub(crate) fn checked(
+        asked: Recompute,
         shape: StepShape<'_>,
         sources: &[Source],
-        available: u64,
-    ) -> Result<bool> {
-        let on_device = is_composed(shape.device);
-        let available = if on_device { capacity(sources, shape.device)? } else { available };
-        let shares = if on_device { members(shape.device).len() as u64 } else { 1 };
-        let source_bytes = sources.iter().map(Source::copied_bytes).sum::<u64>() / shares;
-        let on = self.applies(shape, source_bytes, available);
-        let mut needed = shape.bytes(on);
-        if on_device && needed + source_bytes > available {
-            // One layer of every source, copied for its use.
-            needed += source_bytes / (shape.architecture.layers as u64).max(1);
-        }
-        if needed <= available {
-            if on_device {
-                make_room(sources, shape.device, needed)?;
+    ) -> Result<Self> {
+        let room = Room::of(sources, shape.device)?;
+        let plan = Self::new(asked, shape, room);
+        if plan.step_bytes <= room.available {
+            if is_composed(shape.device) {
+                make_room(sources, shape.device, plan.step_bytes)?;
             }
-            return Ok(on);
+            return Ok(plan);
         }
-        let fits = |tokens: &usize| StepShape { tokens: *tokens, ..shape }.bytes(true) <= available;
+        let (needed, Room { available, .. }) = (plan.step_bytes, room);
+        let fits = |tokens: &usize| {
+            Self::new(Recompute::On, StepShape { tokens: *tokens, ..shape }, room).step_bytes
+                <= available
+        };
         let tokens = shape.tokens;
         let fits = (1..=tokens).rev().step_by((tokens / 64).max(1)).find(fits);
         let what = if shape.device.is_cpu() { "training" } else { "training on the GPU" };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Optimizer, Recompute};
 use crate::checkpoint::Source;
-use crate::device::{Gpu, auto, is_composed, set_group};
+use crate::device::{Gpu, auto, is_composed, missing_driver, set_group};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -261,6 +261,11 @@ impl Setting {
         }
     }
 
+    /// Whether `value` is one of its values that are not numbers.
+    pub(crate) fn is_word(&self, value: &str) -> bool {
+        !self.words().is_empty() && self.read(value).is_ok()
+    }
+
     /// Reads a value.
     fn read(&self, value: &str) -> Result<Value> {
         let real = |open: bool| {
@@ -356,11 +361,12 @@ impl Settings {
         }
     }
 
-    /// Returns the device of the computation; of several GPUs, the first.
+    /// Opens the device of the computation; of several GPUs, all, which then share the layers of
+    /// models, and returns the first.
     ///
     /// # Errors
     /// A device that is not available in this build or on this machine.
-    pub fn device(&self) -> Result<Device> {
+    pub fn open_device(&self) -> Result<Device> {
         let open = |gpu: Gpu, ordinal| {
             let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
             gpu.open(ordinal).map_err(|error| missing(first_line(&error)))
@@ -382,9 +388,9 @@ impl Settings {
     /// Returns the device and the dtype of the computation for `sources`.
     ///
     /// # Errors
-    /// As for [`Settings::device`], or a dtype that the device does not support.
+    /// As for [`Settings::open_device`], or a dtype that the device does not support.
     pub fn device_and_dtype(&self, sources: &[Source]) -> Result<(Device, DType)> {
-        let device = self.device()?;
+        let device = self.open_device()?;
         let dtype = match self.dtype.as_str() {
             "bf16" => DType::BF16,
             "auto" if !device.is_cpu() && sources.iter().any(|s| s.dtype() != DType::F32) => {
@@ -402,6 +408,12 @@ impl Settings {
     pub(crate) fn device_note(&self) -> Option<String> {
         let (_, reason) = (self.device == "auto").then(auto)?;
         reason.map(|reason| format!("this runs on the CPU, without a GPU: {reason}"))
+    }
+
+    /// Returns the same for a merge that needs no device until it is scored: its note opens none.
+    pub(crate) fn driver_note(&self) -> Option<String> {
+        let reason = (self.device == "auto").then(missing_driver)?;
+        reason.map(|reason| format!("scores are computed on the CPU, without a GPU: {reason}"))
     }
 }
 

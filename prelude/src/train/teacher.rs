@@ -12,7 +12,7 @@ use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
 use crate::device::{available_bytes, is_composed};
 use crate::error::{Error, Result};
-use crate::model::{Decoder, SourceWeights, Weights, capped};
+use crate::model::{Decoder, SourceWeights, Weights, capped, chunks};
 use crate::objective::TeacherLogits;
 use crate::ops::{ScaledSum, linear};
 
@@ -239,12 +239,20 @@ fn compute(run: &TeacherRun<'_>, examples: &[usize]) -> Result<Vec<Cached>> {
         };
         return hidden.into_iter().map(keep).collect();
     }
-    let keep = |rows: Tensor| {
+    let vocabulary = run.source.architecture()?.vocabulary;
+    let largest = |rows: Tensor| {
         let logits = run.shared(decoder.logits(&rows)?)?;
         let k = run.top_k.min(logits.dim(D::Minus1)?);
         let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
         let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();
-        Ok(Cached::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
+        Ok((first(sorted)?.to_dtype(DType::F32)?, first(order)?))
+    };
+    let keep = |rows: Tensor| {
+        let chunks = chunks(rows.dim(0)?, vocabulary, run.device);
+        let parts = chunks.map(|chunk| largest(rows.narrow(0, chunk.start, chunk.len())?));
+        let (values, indices): (Vec<_>, Vec<_>) =
+            parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Cached::TopK { values: Tensor::cat(&values, 0)?, indices: Tensor::cat(&indices, 0)? })
     };
     hidden.into_iter().map(keep).collect()
 }

@@ -322,9 +322,7 @@ fn check_setting(text: &str) -> Result<(), Fault> {
 
 /// Whether `text` could be the value of a setting.
 fn is_value(text: &str) -> bool {
-    text.parse::<f64>().is_ok()
-        || SETTINGS.iter().any(|setting| setting.words().contains(&text))
-        || text.starts_with("cuda:")
+    text.parse::<f64>().is_ok() || SETTINGS.iter().any(|setting| setting.is_word(text))
 }
 
 fn check_name(

@@ -205,35 +205,31 @@ impl Architecture {
 
     /// All tensors of a model of this architecture, in the order of computation.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let mut specs = Vec::new();
-        let mut add = |name: String, kind, shape: &[usize]| {
-            specs.push(TensorSpec { name, kind, shape: shape.to_vec() })
-        };
-        add(TensorSpec::EMBEDDING.into(), Kind::Embedding, &[self.vocabulary, self.hidden]);
-        for layer in 0..self.layers {
-            let prefix = format!("model.layers.{layer}");
-            let norm = |name: &'static str| {
-                (format!("{prefix}.{name}.weight"), Kind::Norm, vec![self.hidden])
-            };
-            let mut part =
-                |before: Option<&'static str>, inner: Vec<_>, after: Option<&'static str>| {
-                    let all = before.map(norm).into_iter().chain(inner).chain(after.map(norm));
-                    all.for_each(|(name, kind, shape): (String, Kind, Vec<usize>)| {
-                        add(name, kind, &shape)
-                    });
-                };
-            part(
-                self.norms.before_attention,
-                self.attention_tensors(&prefix),
-                self.norms.after_attention,
-            );
-            part(self.norms.before_mlp, self.mlp_tensors(&prefix), self.norms.after_mlp);
-        }
-        add("model.norm.weight".into(), Kind::Norm, &[self.hidden]);
+        let spec = |name: &str, kind, shape| TensorSpec { name: name.into(), kind, shape };
+        let rows = vec![self.vocabulary, self.hidden];
+        let mut specs = vec![spec(TensorSpec::EMBEDDING, Kind::Embedding, rows.clone())];
+        specs.extend((0..self.layers).flat_map(|layer| self.layer_tensors(layer)));
+        specs.push(spec("model.norm.weight", Kind::Norm, vec![self.hidden]));
         if !self.tied {
-            add("lm_head.weight".into(), Kind::Linear, &[self.vocabulary, self.hidden]);
+            specs.push(spec("lm_head.weight", Kind::Linear, rows));
         }
         specs
+    }
+
+    /// Returns the tensors of layer `layer`, in the order of computation.
+    pub(crate) fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
+        let prefix = format!("model.layers.{layer}");
+        let norm =
+            |name: &'static str| (format!("{prefix}.{name}.weight"), Kind::Norm, vec![self.hidden]);
+        let part = |before: Option<&'static str>, inner: Vec<_>, after: Option<&'static str>| {
+            before.map(norm).into_iter().chain(inner).chain(after.map(norm))
+        };
+        let norms = &self.norms;
+        let attention = self.attention_tensors(&prefix);
+        part(norms.before_attention, attention, norms.after_attention)
+            .chain(part(norms.before_mlp, self.mlp_tensors(&prefix), norms.after_mlp))
+            .map(|(name, kind, shape)| TensorSpec { name, kind, shape })
+            .collect()
     }
 
     /// The tensors of a layer's attention, without norms around it.
