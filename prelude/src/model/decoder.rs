@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
+use super::cache::Cache;
 use super::weights::Weights;
 use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
@@ -91,39 +92,6 @@ impl Positions {
         let tables =
             architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
         Self { lengths: lengths.to_vec(), start, tables }
-    }
-}
-
-/// Cached keys and values of one sequence: one pair per layer, each positions x (key_value_heads *
-/// head_dim).
-#[derive(Default)]
-pub struct Cache {
-    layers: Vec<(Tensor, Tensor)>,
-}
-
-impl Cache {
-    /// Returns the number of cached positions.
-    pub fn len(&self) -> usize {
-        self.layers.first().and_then(|(k, _)| k.dim(0).ok()).unwrap_or(0)
-    }
-
-    /// Whether the cache is empty.
-    pub fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
-    /// Appends keys and values of `layer` and returns all of that layer.
-    fn extend(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
-        let all = match self.layers.get(layer) {
-            Some((keys, values)) => (Tensor::cat(&[keys, &k], 0)?, Tensor::cat(&[values, &v], 0)?),
-            None => (k, v),
-        };
-        self.layers.truncate(self.layers.len().max(layer));
-        match self.layers.get_mut(layer) {
-            Some(slot) => *slot = all.clone(),
-            None => self.layers.push(all.clone()),
-        }
-        Ok(all)
     }
 }
 
@@ -336,7 +304,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             positions,
         )?;
         if let Some(cache) = cache {
-            (k, v) = cache.extend(layer, k, v)?;
+            (k, v) = cache.extend(layer, &k, &v)?;
         }
         let attention = Attention {
             heads: a.heads,

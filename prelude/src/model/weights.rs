@@ -60,21 +60,22 @@ impl SourceWeights<'_> {
     /// # Errors
     /// A family that cannot be run, or out of memory on the device.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        collect(self.source.architecture()?, self)
+        collect(self.source.architecture()?, self, |_, weight| Ok(weight))
     }
 }
 
-/// Loads all weights of a decoder of `architecture`.
+/// Loads all weights of a decoder of `architecture`, each as `map` makes it from its name and value.
 ///
 /// # Errors
 /// A missing weight, out of memory on the device, or [`Error::Interrupted`].
-pub(crate) fn collect<W: Weights + ?Sized>(
+pub(super) fn collect<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
+    map: impl Fn(&str, Tensor) -> candle_core::Result<Tensor>,
 ) -> Result<BTreeMap<String, Tensor>> {
     let one = |spec: TensorSpec| {
         interrupt::check()?;
-        let weight = weights.weight(&spec.name)?;
+        let weight = map(&spec.name, weights.weight(&spec.name)?)?;
         Ok((spec.name, weight))
     };
     architecture.tensors().into_iter().map(one).collect()

@@ -10,6 +10,9 @@ use candle_core::{
 
 use crate::device::is_composed;
 
+use half::bf16;
+
+use super::half_weight::product_with_half;
 use super::product::{Matrix, new_product};
 use super::{Gradient, Real, elements, is_fused, with_elements, with_real};
 
@@ -32,7 +35,11 @@ fn cpu_forward(
     if is_composed(&Device::Cpu) || !matches!(x.dtype(), DType::F32 | DType::F64) {
         return forward(x, xl, w, wl);
     }
-    let ((rows, inner), (out, _)) = (xl.shape().dims2()?, wl.shape().dims2()?);
+    let ((rows, inner), (out, of_weight)) = (xl.shape().dims2()?, wl.shape().dims2()?);
+    if x.dtype() == DType::F32 && w.dtype() == DType::BF16 && inner == of_weight {
+        let y = product_with_half(elements::<f32>(x, xl)?, elements::<bf16>(w, wl)?, inner)?;
+        return Ok((CpuStorage::F32(y), Shape::from((rows, out))));
+    }
     with_real!(x, T => {
         let x = Matrix::new(elements::<T>(x, xl)?, rows, inner, inner);
         let w = Matrix::new(elements::<T>(w, wl)?, out, inner, inner);
@@ -144,7 +151,8 @@ impl CustomOp1 for LinearInto {
     }
 }
 
-/// Returns `x` (... x in) times the transpose of `w` (out x in): ... x out.
+/// Returns `x` (... x in) times the transpose of `w` (out x in): ... x out. On the CPU, `w` may be
+/// bf16 where `x` is f32, without gradients.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

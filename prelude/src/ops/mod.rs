@@ -9,6 +9,7 @@ mod cross_entropy;
 mod distillation;
 mod gated;
 mod gradient;
+mod half_weight;
 mod kernels;
 mod linear;
 mod mlp;

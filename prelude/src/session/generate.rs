@@ -4,10 +4,9 @@
 //! All models receive the same tokens: the prompt through the merge's tokenizer and template. A
 //! source never generates tokens missing from its vocabulary, and is not compared at them.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use candle_core::Tensor;
+use candle_core::DType;
 
 use super::Dam;
 use super::merged::Merged;
@@ -15,10 +14,11 @@ use super::progress::{GENERATE, Task};
 use super::score::Scorer;
 use crate::checkpoint::{Architecture, BASE, Source};
 use crate::data::{StreamDecoder, prompt_ids};
+use crate::device::is_composed;
 use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
-use crate::model::{SourceWeights, Weights, collect};
+use crate::model::{Held, SourceWeights, Weights};
 use crate::show::{Answer, AnswerToken, Answers, AskReport, MERGED, SourceAnswer, printable};
 use crate::train::available_bytes;
 
@@ -107,15 +107,13 @@ impl<'a> Scorer<'a> {
     /// Returns how many of `speakers` generate at once: all, if their weights fit into half of the
     /// free memory on the CPU, else one, because every token needs all weights of its model.
     fn at_once(&self, speakers: &[Speaker<'_>]) -> usize {
-        let elements = |speaker: &Speaker<'_>| -> u64 {
-            speaker
-                .architecture
-                .tensors()
-                .iter()
-                .map(|spec| spec.shape.iter().product::<usize>() as u64)
-                .sum()
+        let of = |speaker: &Speaker<'_>| -> u64 {
+            let tensors = speaker.architecture.tensors();
+            let elements: usize = tensors.iter().map(|s| s.shape.iter().product::<usize>()).sum();
+            let dtype = if self.holds_bf16(speaker) { DType::BF16 } else { self.dtype };
+            (elements * dtype.size_in_bytes()) as u64
         };
-        let bytes = speakers.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
+        let bytes: u64 = speakers.iter().map(of).sum();
         if self.device.is_cpu() && bytes <= available_bytes() / 2 { speakers.len() } else { 1 }
     }
 
@@ -170,17 +168,26 @@ impl<'a> Scorer<'a> {
     }
 
     /// Loads all weights of `speaker`.
-    fn load_weights<W: Weights + ?Sized>(
-        &self,
-        merged: &W,
-        speaker: &Speaker<'a>,
-    ) -> Result<BTreeMap<String, Tensor>> {
+    fn load_weights<W: Weights + ?Sized>(&self, merged: &W, speaker: &Speaker<'a>) -> Result<Held> {
+        let (architecture, as_bf16) = (speaker.architecture, self.holds_bf16(speaker));
         match speaker.source {
             Some(source) => {
-                SourceWeights { source, device: self.device, dtype: self.dtype }.collect()
+                let own = SourceWeights { source, device: self.device, dtype: self.dtype };
+                Held::new(architecture, &own, self.dtype, as_bf16)
             }
-            None => collect(speaker.architecture, merged),
+            None => Held::new(architecture, merged, self.dtype, as_bf16),
         }
+    }
+
+    /// Whether the weights of `speaker` are held as bf16 under a computation in f32: those of a
+    /// source in bf16, which lose nothing, and those of a merge of such sources, as a checkpoint of
+    /// it has them.
+    fn holds_bf16(&self, speaker: &Speaker<'_>) -> bool {
+        let is_bf16 = |source: &Source| source.dtype() == DType::BF16;
+        self.models.settings.dtype == "auto"
+            && self.dtype == DType::F32
+            && !is_composed(self.device)
+            && speaker.source.map_or_else(|| self.sources.iter().all(is_bf16), is_bf16)
     }
 
     /// Computes the log-probability of every token of `answer` under `speaker`, with one layer in

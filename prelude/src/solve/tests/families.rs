@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use super::{Case, SolveSettings, arbitrary, data, scheme};
 use crate::checkpoint::Source;
 use crate::data::Batch;
-use crate::model::{Decoder, SourceWeights, Weights, collect};
+use crate::model::{Decoder, SourceWeights, Weights};
 
 const FAMILIES: [&str; 17] = [
     "mistral-window",
@@ -34,7 +34,7 @@ const FAMILIES: [&str; 17] = [
 fn two(family: &str, directory: &std::path::Path) -> Vec<Source> {
     let original = Source::open(&data("families").join(family).display().to_string()).unwrap();
     let read = SourceWeights { source: &original, device: &Device::Cpu, dtype: DType::F32 };
-    let weights = collect(original.architecture().unwrap(), &read).unwrap();
+    let weights = read.collect().unwrap();
     let one = |name: &str| {
         let path = directory.join(name);
         std::fs::create_dir_all(&path).unwrap();
