@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::adapter::AsAdapter;
 use super::bake_options::Bake;
-use super::inspect::matching;
+use super::matching::matching;
 use super::models::Models;
 use super::on_threads;
 use super::output::{Output, last};
