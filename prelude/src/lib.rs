@@ -85,6 +85,7 @@ pub mod solve;
 pub mod syntax;
 pub mod timeline;
 pub mod train;
+mod vectorised;
 pub mod verbs;
 mod work;
 

@@ -82,7 +82,7 @@ impl Merged {
 
     /// Returns a report of the sources and the method.
     pub fn report(&self) -> MergeReport {
-        let Inner { models, plan, .. } = &*self.0;
+        let Inner { plan, .. } = &*self.0;
         MergeReport {
             method: plan.method.into(),
             sources: plan.sources.iter().map(|s| s.name().to_owned()).collect(),
@@ -91,7 +91,7 @@ impl Merged {
             parameters: plan.tensors.iter().map(|t| t.operands.elements()).sum(),
             written: None,
             copied: plan.buffers.keys().cloned().collect(),
-            notes: plan.notes.iter().cloned().chain(models.settings.driver_note()).collect(),
+            notes: plan.notes.clone(),
         }
     }
 
