@@ -85,6 +85,7 @@ pub mod solve;
 pub mod syntax;
 pub mod timeline;
 pub mod train;
+mod vectorised;
 pub mod verbs;
 mod work;
 
@@ -98,7 +99,8 @@ pub use coefficients::{
 pub use error::{Error, Result};
 pub use objective::Reduction;
 pub use session::{
-    Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load,
+    Amount, Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme,
+    latest, load,
 };
 pub use solve::SolveSettings;
 pub use train::{Optimizer, Schedule, Settings};

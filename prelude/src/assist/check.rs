@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::session::{matching, single};
 use crate::syntax::{Argument, Piece, Word, pieces};
 use crate::timeline::Context;
-use crate::verbs::{Fault, Kind, Reading, VERBS, Verb, find, split_source};
+use crate::verbs::{Fault, Kind, LIKE, Reading, VERBS, Verb, find, split_source};
 
 /// A problem in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,18 @@ fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result
         Kind::SourceData => {
             let known = context.known().unwrap_or_default();
             let name = split_source(word, known.names()).map_or(word, |(name, _)| name);
+            if known.names().next().is_none() || known.names().any(|known| known == name) {
+                return Ok(());
+            }
+            Err(Fault::new(Error::unknown("source", name, known.names()), name))
+        }
+        Kind::SourceAmount => {
+            let known = context.known().unwrap_or_default();
+            let name = match word.rsplit_once('=') {
+                Some((LIKE, source)) => source,
+                Some((source, _)) => source,
+                None => word,
+            };
             if known.names().next().is_none() || known.names().any(|known| known == name) {
                 return Ok(());
             }

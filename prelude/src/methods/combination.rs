@@ -1,10 +1,9 @@
 //! A linear combination of the sources: `W = (sum_i c_i W_i + c_base base) / divisor`, with
 //! coefficients for the whole tensor, or for each row or column.
 
-use pulp::Arch;
-
 use super::gram::Groups;
 use super::{Blend, Block, Operands};
+use crate::vectorised::vectorised;
 
 /// The result of preparing a linear method.
 pub(super) struct Combination {
@@ -51,7 +50,7 @@ impl Blend for Combination {
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]) {
         let sources = self.coefficients.len() / self.groups.count;
         let base = block.base().filter(|_| !self.base.is_empty());
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for (group, range) in self.groups.runs(block.start(), out.len()) {

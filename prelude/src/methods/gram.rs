@@ -1,9 +1,8 @@
 //! Inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors, in f64. Methods
 //! based on norms and angles need nothing else from a tensor; one pass computes them.
 
+use crate::vectorised::vectorised;
 use std::ops::Range;
-
-use pulp::Arch;
 
 use super::{Block, Operands};
 
@@ -117,7 +116,7 @@ impl Grams {
 fn accumulate(groups: Groups, first: usize, sums: &mut [f64], block: &mut Block<'_>) {
     block.subtract_base();
     let n = block.sources();
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for (group, run) in groups.runs(block.start(), block.length()) {

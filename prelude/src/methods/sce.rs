@@ -4,6 +4,7 @@
 //!
 //! Wan et al. (FuseChat), arXiv 2408.07990; mergekit's `sce`.
 
+use crate::vectorised::vectorised;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -135,7 +136,7 @@ struct Selected {
 
 impl Blend for Selected {
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]) {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 select(self.selected, block);

@@ -11,7 +11,7 @@
 //! Random draws are a function of seed, tensor, source and position; they do not depend on threads
 //! or order.
 
-use pulp::Arch;
+use crate::vectorised::vectorised;
 use rayon::prelude::*;
 
 use super::draws::{Draws, below};
@@ -200,7 +200,7 @@ fn l1_scales(tensor: &Operands, kept: &[Selection]) -> Vec<f32> {
         |sums: &mut Vec<(f64, f64)>, block| {
             block.subtract_base();
             let start = block.start();
-            Arch::new().dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (i, kept) in kept.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The operands of a method for one tensor, decoded block by block from the memory-mapped sources.
 
+use crate::vectorised::vectorised;
 use candle_core::DType;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Blend;
@@ -148,11 +148,14 @@ impl Operands {
 
     fn block<'a>(&self, start: usize, length: usize, values: &'a mut [f32]) -> Block<'a> {
         let views = self.sources.iter().chain(&self.base);
-        Arch::new().dispatch(|| {
-            for (view, values) in views.zip(values.chunks_mut(TILE)) {
-                view.read(start, &mut values[..length]);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (view, values) in views.clone().zip(values.chunks_mut(TILE)) {
+                    view.read(start, &mut values[..length]);
+                }
+            },
+        );
         Block { start, length, sources: self.sources.len(), has_base: self.base.is_some(), values }
     }
 
@@ -209,7 +212,7 @@ impl Block<'_> {
             return;
         }
         let (sources, base) = self.values.split_at_mut(self.sources * TILE);
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for source in sources.chunks_mut(TILE) {

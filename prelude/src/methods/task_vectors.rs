@@ -9,6 +9,7 @@
 //!
 //! The order of operations and the numbers are mergekit's.
 
+use crate::vectorised::vectorised;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -204,7 +205,7 @@ struct Added {
 
 impl Blend for Added {
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]) {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 thin(&self.kept, block);

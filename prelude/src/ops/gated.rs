@@ -46,11 +46,16 @@ fn sigmoid<T: Real>(x: T) -> T {
 /// Computes `f(g) * u` for every element.
 pub(super) fn gate<T: Real>(f: Activation, g: &[T], u: &[T]) -> Vec<T> {
     let mut y = vec![T::default(); g.len()];
-    for_rows(&mut y, WIDTH, |row, y| {
-        for ((y, g), u) in y.iter_mut().zip(&g[row * WIDTH..]).zip(&u[row * WIDTH..]) {
-            *y = f.value_and_slope(*g).0 * *u;
-        }
-    });
+    for_rows(
+        &mut y,
+        WIDTH,
+        #[inline(always)]
+        |row, y| {
+            for ((y, g), u) in y.iter_mut().zip(&g[row * WIDTH..]).zip(&u[row * WIDTH..]) {
+                *y = f.value_and_slope(*g).0 * *u;
+            }
+        },
+    );
     y
 }
 
@@ -109,15 +114,20 @@ fn backward<T: Real>(
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_elements([g, u, dy], |[gs, us, dys]: [&[T]; 3]| {
         let (mut dg, mut du) = (vec![T::default(); gs.len()], vec![T::default(); gs.len()]);
-        for_pieces(&mut dg, &mut du, |at, dg, du| {
-            for ((((dg, du), g), u), dy) in
-                dg.iter_mut().zip(du).zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..])
-            {
-                let (value, slope) = f.value_and_slope(*g);
-                *dg = *dy * *u * slope;
-                *du = *dy * value;
-            }
-        });
+        for_pieces(
+            &mut dg,
+            &mut du,
+            #[inline(always)]
+            |at, dg, du| {
+                for ((((dg, du), g), u), dy) in
+                    dg.iter_mut().zip(du).zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..])
+                {
+                    let (value, slope) = f.value_and_slope(*g);
+                    *dg = *dy * *u * slope;
+                    *du = *dy * value;
+                }
+            },
+        );
         Ok((
             Some(Tensor::from_vec(dg, g.shape(), g.device())?),
             Some(Tensor::from_vec(du, u.shape(), u.device())?),

@@ -1,6 +1,7 @@
 //! `y = x W^T` for f32 rows `x` and a weight stored as bf16, with sums in f32: decoding one token
 //! reads every weight once, so half the bytes take half the time.
 
+use crate::vectorised::vectorised;
 use candle_core::Result;
 use half::bf16;
 use rayon::prelude::*;
@@ -30,24 +31,26 @@ pub(super) fn product_with_half(x: &[f32], w: &[bf16], inner: usize) -> Result<V
         return Ok(Vec::new());
     }
     let mut blocks = vec![0f32; rows * outputs];
-    let arch = pulp::Arch::new();
     // Block by block of outputs, each rows x outputs of the block.
     blocks.par_chunks_mut(BLOCK * rows).zip(w.par_chunks(BLOCK * inner)).for_each_init(
         Vec::new,
         |wide, (y, w)| {
-            arch.dispatch(|| match rows < MANY {
-                true => dots(x, w, inner, y),
-                false => {
-                    wide.clear();
-                    wide.extend(w.iter().map(|w| widened(*w)));
-                    let count = w.len() / inner;
-                    let (x, w) = (
-                        Matrix::new(x, rows, inner, inner),
-                        Matrix::new(wide.as_slice(), count, inner, inner),
-                    );
-                    product(x, w.t(), 1.0, (y, count), Into::Replace, false);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || match rows < MANY {
+                    true => dots(x, w, inner, y),
+                    false => {
+                        wide.clear();
+                        wide.extend(w.iter().map(|w| widened(*w)));
+                        let count = w.len() / inner;
+                        let (x, w) = (
+                            Matrix::new(x, rows, inner, inner),
+                            Matrix::new(wide.as_slice(), count, inner, inner),
+                        );
+                        product(x, w.t(), 1.0, (y, count), Into::Replace, false);
+                    }
+                },
+            );
         },
     );
     if rows == 1 {
@@ -96,7 +99,7 @@ fn sums<const N: usize>(x: &[f32], w: [&[bf16]; N]) -> [f32; N] {
     for (i, x) in whole.iter().enumerate() {
         for (lanes, (w, _)) in lanes.iter_mut().zip(&rows) {
             for ((lane, x), w) in lanes.iter_mut().zip(x).zip(&w[i]) {
-                *lane = x.mul_add(widened(*w), *lane);
+                *lane += x * widened(*w);
             }
         }
     }

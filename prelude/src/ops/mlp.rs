@@ -5,6 +5,7 @@
 //! `da = dy Wd`, `dg = da * u * f'(g)` and `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu`
 //! is computed in place.
 
+use crate::vectorised::vectorised;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
@@ -58,21 +59,25 @@ impl Mlp {
                 Matrix::new(wd, hidden, inner, inner),
             );
             let [mut a, mut du] = [vec![T::default(); dg.len()], vec![T::default(); dg.len()]];
-            let arch = pulp::Arch::new();
             let parts = a
                 .par_chunks_mut(PARALLEL)
                 .zip(du.par_chunks_mut(PARALLEL))
                 .zip(dg.par_chunks_mut(PARALLEL));
             parts.enumerate().for_each(|(i, ((a, du), dg))| {
-                arch.dispatch(|| {
-                    let (g, u) = (&g[i * PARALLEL..][..dg.len()], &u[i * PARALLEL..][..dg.len()]);
-                    for ((((a, du), dg), g), u) in a.iter_mut().zip(du).zip(dg).zip(g).zip(u) {
-                        let (value, slope) = self.f.value_and_slope(*g);
-                        *a = value * *u;
-                        *du = *dg * value;
-                        *dg = *dg * *u * slope;
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let (g, u) =
+                            (&g[i * PARALLEL..][..dg.len()], &u[i * PARALLEL..][..dg.len()]);
+                        let outputs = a.iter_mut().zip(du.iter_mut()).zip(dg.iter_mut());
+                        for ((((a, du), dg), g), u) in outputs.zip(g).zip(u) {
+                            let (value, slope) = self.f.value_and_slope(*g);
+                            *a = value * *u;
+                            *du = *dg * value;
+                            *dg = *dg * *u * slope;
+                        }
+                    },
+                );
             });
             let tensor = |values| Tensor::from_vec(values, (rows, inner), x.device());
             Ok((tensor(a)?, tensor(dg)?, tensor(du)?))

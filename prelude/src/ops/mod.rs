@@ -42,6 +42,7 @@ pub use soft_cap::soft_cap;
 pub(crate) use truncated::{Made, Truncated, truncated};
 
 use crate::device::is_composed;
+use crate::vectorised::vectorised;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 
 /// The dtypes of fused kernels.
@@ -211,7 +212,7 @@ macro_rules! with_real {
 pub(crate) use with_real;
 
 /// Runs `f(row, out)` over all rows of `out`, `width` elements each: in parallel if that pays off,
-/// with the widest vector instructions of the machine.
+/// with the widest vector instructions of the machine if `f` is inlined, as for [`vectorised`].
 pub(crate) fn for_rows<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     for_rows_of(out, width, width, f);
 }
@@ -225,14 +226,16 @@ pub(crate) fn for_rows_of<T: Real>(
 ) {
     use rayon::prelude::*;
     let width = width.max(1);
-    let arch = pulp::Arch::new();
     let rows = (PARALLEL / cost.max(1)).max(1);
     out.par_chunks_mut(width * rows).enumerate().for_each(|(block, chunk)| {
-        arch.dispatch(|| {
-            for (i, row) in chunk.chunks_mut(width).enumerate() {
-                f(block * rows + i, row);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, row) in chunk.chunks_mut(width).enumerate() {
+                    f(block * rows + i, row);
+                }
+            },
+        );
     });
 }
 
@@ -243,9 +246,13 @@ pub(crate) fn for_pieces<T: Real>(
     f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) {
     use rayon::prelude::*;
-    let arch = pulp::Arch::new();
     let pieces = a.par_chunks_mut(PARALLEL).zip(b.par_chunks_mut(PARALLEL)).enumerate();
-    pieces.for_each(|(i, (a, b))| arch.dispatch(|| f(i * PARALLEL, a, b)));
+    pieces.for_each(|(i, (a, b))| {
+        vectorised(
+            #[inline(always)]
+            || f(i * PARALLEL, a, b),
+        )
+    });
 }
 
 #[cfg(test)]

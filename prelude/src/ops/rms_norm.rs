@@ -9,6 +9,8 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor
 
 use rayon::prelude::*;
 
+use crate::vectorised::vectorised;
+
 use super::kernels::has_kernels;
 #[cfg(feature = "cuda")]
 use super::kernels::on_cuda;
@@ -43,7 +45,7 @@ impl CustomOp2 for RmsNorm {
             let (x, w) = (elements::<T>(x, xl)?, elements::<T>(w, wl)?);
             let n = w.len();
             let mut y = vec![T::default(); x.len()];
-            for_rows(&mut y, n, |row, y| {
+            for_rows(&mut y, n, #[inline(always)] |row, y| {
                 let x = &x[row * n..][..n];
                 let r = inverse_rms(x, self.eps);
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
@@ -92,29 +94,36 @@ fn backward<T: Real>(
     with_elements([x, w, dy], |[xs, ws, dys]: [&[T]; 3]| {
         let n = ws.len();
         let mut dx = vec![T::default(); xs.len()];
-        for_rows(&mut dx, n, |row, dx| {
-            let (x, dy) = (&xs[row * n..][..n], &dys[row * n..][..n]);
-            let r = inverse_rms(x, eps);
-            let mean = sum_of([x, dy, ws], |[x, dy, w]| x * dy * w) / T::from_f64(n as f64);
-            let pull = r * r * r * mean;
-            for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(ws) {
-                *dx = r * *dy * *w - *x * pull;
-            }
-        });
+        for_rows(
+            &mut dx,
+            n,
+            #[inline(always)]
+            |row, dx| {
+                let (x, dy) = (&xs[row * n..][..n], &dys[row * n..][..n]);
+                let r = inverse_rms(x, eps);
+                let mean = sum_of([x, dy, ws], |[x, dy, w]| x * dy * w) / T::from_f64(n as f64);
+                let pull = r * r * r * mean;
+                for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(ws) {
+                    *dx = r * *dy * *w - *x * pull;
+                }
+            },
+        );
         // Blocks of rows are summed separately, then in order, whatever the number of threads.
         let blocks = xs.par_chunks(n * BLOCK).zip(dys.par_chunks(n * BLOCK));
-        let arch = pulp::Arch::new();
         let sums: Vec<Vec<T>> = blocks
             .map(|(xs, dys)| {
                 let mut dw = vec![T::default(); n];
-                arch.dispatch(|| {
-                    for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
-                        let r = inverse_rms(x, eps);
-                        for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                            *dw += *dy * *x * r;
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
+                            let r = inverse_rms(x, eps);
+                            for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                                *dw += *dy * *x * r;
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 dw
             })
             .collect();

@@ -91,23 +91,29 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     let cos: Vec<T> = table.cos.iter().map(|c| <T as WithDType>::from_f64(*c)).collect();
     let sin: Vec<T> = table.sin.iter().map(|s| <T as WithDType>::from_f64(s * direction)).collect();
     let mut y = vec![T::default(); x.len()];
-    for_rows(&mut y, 2 * half, |row, y| {
-        let x = &x[row * 2 * half..][..2 * half];
-        let at = row / heads * half;
-        let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
-        if table.pairs == Pairs::Neighbours {
-            let (x, y) = (x.as_chunks::<2>().0, y.as_chunks_mut::<2>().0);
-            for (k, (x, y)) in x.iter().zip(y).enumerate() {
-                *y = [x[0] * cos[k] - x[1] * sin[k], x[1] * cos[k] + x[0] * sin[k]];
+    for_rows(
+        &mut y,
+        2 * half,
+        #[inline(always)]
+        |row, y| {
+            let x = &x[row * 2 * half..][..2 * half];
+            let at = row / heads * half;
+            let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
+            if table.pairs == Pairs::Neighbours {
+                let (x, y) = (x.as_chunks::<2>().0, y.as_chunks_mut::<2>().0);
+                for (k, (x, y)) in x.iter().zip(y).enumerate() {
+                    *y = [x[0] * cos[k] - x[1] * sin[k], x[1] * cos[k] + x[0] * sin[k]];
+                }
+                return;
             }
-            return;
-        }
-        let ((first, second), (out_first, out_second)) = (x.split_at(half), y.split_at_mut(half));
-        for k in 0..half {
-            out_first[k] = first[k] * cos[k] - second[k] * sin[k];
-            out_second[k] = second[k] * cos[k] + first[k] * sin[k];
-        }
-    });
+            let ((first, second), (out_first, out_second)) =
+                (x.split_at(half), y.split_at_mut(half));
+            for k in 0..half {
+                out_first[k] = first[k] * cos[k] - second[k] * sin[k];
+                out_second[k] = second[k] * cos[k] + first[k] * sin[k];
+            }
+        },
+    );
     y
 }
 

@@ -53,12 +53,24 @@ impl<L: RowLoss> Op<L> {
         f: impl Fn(usize, &[T], &mut [T]) + Sync,
     ) -> Result<()> {
         let Some(teacher) = self.loss.teacher() else {
-            for_rows_of(out, width, cost, |row, out| f(row, &[], out));
+            for_rows_of(
+                out,
+                width,
+                cost,
+                #[inline(always)]
+                |row, out| f(row, &[], out),
+            );
             return Ok(());
         };
         with_elements([teacher], |[teacher]: [&[T]; 1]| {
             let n = teacher.len() / count.max(1);
-            for_rows_of(out, width, cost, |row, out| f(row, &teacher[row * n..][..n], out));
+            for_rows_of(
+                out,
+                width,
+                cost,
+                #[inline(always)]
+                |row, out| f(row, &teacher[row * n..][..n], out),
+            );
             Ok(())
         })
     }
@@ -67,18 +79,30 @@ impl<L: RowLoss> Op<L> {
     fn forward<T: Real>(&self, z: &[T], (count, width): (usize, usize)) -> Result<Vec<T>> {
         let mut losses = vec![T::default(); count];
         if !self.wanted {
-            self.rows((count, width), &mut losses, 1, |row, teacher, loss| {
-                loss[0] = self.loss.row(row, &z[row * width..][..width], teacher, None);
-            })?;
+            self.rows(
+                (count, width),
+                &mut losses,
+                1,
+                #[inline(always)]
+                |row, teacher, loss| {
+                    loss[0] = self.loss.row(row, &z[row * width..][..width], teacher, None);
+                },
+            )?;
             return Ok(losses);
         }
         // A row of the gradient, followed by its loss.
         let mut dz = vec![T::default(); z.len()];
         let sums: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
-        self.rows((count, width), &mut dz, width, |row, teacher, dz| {
-            let loss = self.loss.row(row, &z[row * width..][..width], teacher, Some(dz));
-            sums[row].store(WithDType::to_f64(loss).to_bits(), Ordering::Relaxed);
-        })?;
+        self.rows(
+            (count, width),
+            &mut dz,
+            width,
+            #[inline(always)]
+            |row, teacher, dz| {
+                let loss = self.loss.row(row, &z[row * width..][..width], teacher, Some(dz));
+                sums[row].store(WithDType::to_f64(loss).to_bits(), Ordering::Relaxed);
+            },
+        )?;
         for (loss, sum) in losses.iter_mut().zip(&sums) {
             *loss = <T as WithDType>::from_f64(f64::from_bits(sum.load(Ordering::Relaxed)));
         }

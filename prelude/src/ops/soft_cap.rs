@@ -19,7 +19,7 @@ impl CustomOp1 for SoftCap {
         with_real!(x, T => {
             let (x, cap) = (elements::<T>(x, xl)?, <T as WithDType>::from_f64(self.0));
             let mut y = vec![T::default(); x.len()];
-            for_rows(&mut y, WIDTH, |row, y| {
+            for_rows(&mut y, WIDTH, #[inline(always)] |row, y| {
                 for (y, x) in y.iter_mut().zip(&x[row * WIDTH..]) {
                     *y = cap * (*x / cap).tanh_fast();
                 }
@@ -40,12 +40,18 @@ fn backward<T: Real>(cap: f64, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>
     with_elements([y, dy], |[ys, dys]: [&[T]; 2]| {
         let cap = <T as WithDType>::from_f64(cap);
         let mut dx = vec![T::default(); ys.len()];
-        for_rows(&mut dx, WIDTH, |row, dx| {
-            for ((dx, y), dy) in dx.iter_mut().zip(&ys[row * WIDTH..]).zip(&dys[row * WIDTH..]) {
-                let tanh = *y / cap;
-                *dx = *dy * (T::one() - tanh * tanh);
-            }
-        });
+        for_rows(
+            &mut dx,
+            WIDTH,
+            #[inline(always)]
+            |row, dx| {
+                for ((dx, y), dy) in dx.iter_mut().zip(&ys[row * WIDTH..]).zip(&dys[row * WIDTH..])
+                {
+                    let tanh = *y / cap;
+                    *dx = *dy * (T::one() - tanh * tanh);
+                }
+            },
+        );
         Ok(Some(Tensor::from_vec(dx, y.shape(), y.device())?))
     })
 }

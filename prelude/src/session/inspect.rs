@@ -1,13 +1,12 @@
 //! inspect: statistics of the coefficients.
 
-use candle_core::DType;
-use globset::Glob;
-
 use crate::coefficients::MergedTensor;
-use crate::error::{Error, Result};
-use crate::show::{Along, Inspection, SourceStats, TensorStats, short_name};
+use crate::error::Result;
+use crate::show::{Along, Inspection, SourceStats, TensorStats};
+use candle_core::DType;
 
 use super::Session;
+use super::matching::matching;
 
 impl Session {
     pub(super) fn inspect(&self, pattern: &str) -> Result<Inspection> {
@@ -66,57 +65,5 @@ impl Session {
                 .collect(),
             columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
         })
-    }
-}
-
-/// Returns the `tensors` selected by `pattern`: a name, a glob or a part of a name, in its full or
-/// its short form.
-///
-/// # Errors
-/// The pattern matches no tensor.
-pub(crate) fn matching<'a, T>(
-    pattern: &str,
-    tensors: impl Iterator<Item = &'a T> + Clone,
-    name: impl Fn(&T) -> &str,
-) -> Result<Vec<&'a T>> {
-    // A pattern that ends with a dot matches all longer names.
-    let whole = if pattern.ends_with('.') { format!("{pattern}*") } else { pattern.to_owned() };
-    let glob = Glob::new(&whole)
-        .map_err(|_| Error::NoMatch { pattern: pattern.into() })?
-        .compile_matcher();
-    let exact = tensors.clone().any(|t| name(t) == pattern);
-    // Tries the full name, then its suffixes that start at a part, then any substring.
-    let starts = |name: &str| {
-        std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>()
-    };
-    let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
-    let fits = |name: &str| name.contains(pattern) || globbed(name) || globbed(short_name(name));
-    let matches = |name: &str| if exact { name == pattern } else { fits(name) };
-    let found: Vec<&T> = tensors.filter(|t| matches(name(t))).collect();
-    if found.is_empty() { Err(Error::NoMatch { pattern: pattern.into() }) } else { Ok(found) }
-}
-
-/// Returns the tensor whose full or short name is `pattern`, or the only one that matches it.
-///
-/// # Errors
-/// No match (the error names the nearest), or several matches.
-pub(crate) fn single<'a, T>(
-    pattern: &str,
-    tensors: impl Iterator<Item = &'a T> + Clone,
-    name: impl Fn(&T) -> &str,
-) -> Result<&'a T> {
-    if let Some(found) = tensors.clone().find(|t| short_name(name(t)) == short_name(pattern)) {
-        return Ok(found);
-    }
-    match matching(pattern, tensors.clone(), &name).unwrap_or_default()[..] {
-        [one] => Ok(one),
-        [] => Err(Error::unknown("tensor", pattern, tensors.map(|t| short_name(name(t))))),
-        [one, ..] => Err(Error::Sources {
-            what: format!(
-                "`{pattern}` matches several tensors, and a plot shows one, such as {}",
-                short_name(name(one))
-            ),
-            hint: "list the matches: inspect GLOB",
-        }),
     }
 }

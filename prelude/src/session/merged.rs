@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::adapter::AsAdapter;
 use super::bake_options::Bake;
-use super::inspect::matching;
+use super::matching::matching;
 use super::models::Models;
 use super::on_threads;
 use super::output::{Output, last};
@@ -82,7 +82,7 @@ impl Merged {
 
     /// Returns a report of the sources and the method.
     pub fn report(&self) -> MergeReport {
-        let Inner { models, plan, .. } = &*self.0;
+        let Inner { plan, .. } = &*self.0;
         MergeReport {
             method: plan.method.into(),
             sources: plan.sources.iter().map(|s| s.name().to_owned()).collect(),
@@ -91,7 +91,7 @@ impl Merged {
             parameters: plan.tensors.iter().map(|t| t.operands.elements()).sum(),
             written: None,
             copied: plan.buffers.keys().cloned().collect(),
-            notes: plan.notes.iter().cloned().chain(models.settings.driver_note()).collect(),
+            notes: plan.notes.clone(),
         }
     }
 

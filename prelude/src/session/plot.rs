@@ -7,7 +7,7 @@ use crate::coefficients::{MergedTensor, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::show::{Distances, Figure, short_name};
 
-use super::inspect::single;
+use super::matching::single;
 use super::merged::Merged;
 use super::models::Models;
 use super::{Dam, Session};

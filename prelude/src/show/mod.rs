@@ -69,6 +69,7 @@ mod inspect;
 mod lines;
 mod load;
 mod merge;
+mod mix;
 mod numbers;
 mod render;
 mod scores;
@@ -90,6 +91,7 @@ pub use inspect::{
 pub use lines::{COLUMNS, printable};
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
+pub use mix::{MixReport, MixedSource};
 pub(crate) use numbers::bytes;
 pub(crate) use render::Render;
 pub(crate) use scores::unused_columns;

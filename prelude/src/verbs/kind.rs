@@ -1,6 +1,7 @@
 //! The kinds of words and values: how each is shown, and what fits.
 
 use super::fault::Fault;
+use crate::Amount;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, split_name};
 use crate::coefficients::Builtin;
 use crate::error::Error;
@@ -9,6 +10,9 @@ use crate::train::{SETTINGS, Setting, Settings};
 
 /// The suffixes of mergekit recipes.
 pub const RECIPES: &[&str] = &[".yml", ".yaml"];
+
+/// What `mix` sets in place of a source, whose name follows.
+pub const LIKE: &str = "like";
 
 /// A kind of word or value.
 #[derive(Clone, Copy)]
@@ -33,6 +37,8 @@ pub enum Kind {
     Data,
     /// `NAME=FILE`, the data of a source.
     SourceData,
+    /// `SOURCE=VALUE` or `SOURCE=FACTORx`, coefficients of a source, or `like=SOURCE`.
+    SourceAmount,
     /// A directory.
     Directory,
     /// A file that `save` wrote.
@@ -105,6 +111,7 @@ impl Kind {
             Kind::Source => "[NAME=]SOURCE".into(),
             Kind::Data | Kind::Session => "FILE".into(),
             Kind::SourceData => "NAME=FILE".into(),
+            Kind::SourceAmount => format!("SOURCE=VALUE|SOURCE=FACTORx|{LIKE}=SOURCE"),
             Kind::Directory => "DIR".into(),
             Kind::Recipe => "RECIPE.yml".into(),
             Kind::New(NewFile { place, suffixes, .. }) => {
@@ -168,6 +175,7 @@ impl Kind {
             Kind::Text(_) => "the prompt is missing",
             Kind::Source => "no source given",
             Kind::SourceData => "no data given",
+            Kind::SourceAmount => "no coefficients given",
             _ => "an argument is missing",
         }
     }
@@ -233,6 +241,20 @@ impl Kind {
                     let error = Error::Refused {
                         message: format!("`{text}` does not name a source"),
                         hint: format!("usage: {verb} NAME=FILE..."),
+                    };
+                    Err(Fault::new(error, text).before([text]))
+                }
+            },
+            Kind::SourceAmount => match text.rsplit_once('=') {
+                Some((LIKE, _)) => Ok(()),
+                Some((_, value)) => {
+                    let amount = value.parse::<Amount>().map(drop);
+                    amount.map_err(|error| Fault::new(error, value).before([value]))
+                }
+                None => {
+                    let error = Error::Refused {
+                        message: format!("`{text}` does not name a source"),
+                        hint: format!("usage: {verb} TENSORS {}", self.usage()),
                     };
                     Err(Fault::new(error, text).before([text]))
                 }

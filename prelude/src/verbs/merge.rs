@@ -216,7 +216,9 @@ impl Command for Merge {
             }
             None => context.merged = Some(merged),
         }
-        Ok(Reply::shown(&report, fields))
+        let note =
+            if self.output.is_none() { context.current().settings.driver_note() } else { None };
+        Ok(Reply::shown(&report, fields).and(note.unwrap_or_default()))
     }
 
     fn rust(&self, code: &mut Code) -> Result<()> {

@@ -34,6 +34,7 @@ mod kind;
 mod load;
 mod loss;
 mod merge;
+mod mix;
 mod open;
 mod paths;
 mod plot;
@@ -63,7 +64,7 @@ pub(crate) use arguments::Reading;
 pub(crate) use data::split_source;
 pub(crate) use fault::Fault;
 pub use help::reference;
-pub(crate) use kind::{Kind, NewFile, RECIPES, Words};
+pub(crate) use kind::{Kind, LIKE, NewFile, RECIPES, Words};
 pub(crate) use paths::at_home;
 pub use reply::{Reply, columns};
 pub(crate) use run::replay;
@@ -77,6 +78,7 @@ pub const VERBS: &[&Verb] = &[
     &data::VERB,
     &wrap::VERB,
     &solve::VERB,
+    &mix::VERB,
     &set::VERB,
     &loss::VERB,
     &step::VERB,

@@ -5,7 +5,7 @@ use super::{Candidate, Found, Place, tensors};
 use crate::checkpoint::BASE;
 use crate::syntax::pair;
 use crate::train::{SETTINGS, Setting};
-use crate::verbs::{Kind, NewFile, RECIPES, Words, split_source};
+use crate::verbs::{Kind, LIKE, NewFile, RECIPES, Words, split_source};
 
 impl Place<'_> {
     /// The completions of `typed` as a word of this kind.
@@ -28,6 +28,7 @@ impl Place<'_> {
             Kind::List(kind) => return self.list(kind, typed),
             Kind::Source => return self.source(typed),
             Kind::SourceData => return self.source_data(typed),
+            Kind::SourceAmount => return self.source_amount(typed),
             Kind::Setting => return self.setting(typed),
             Kind::Data => files::data(typed),
             Kind::Directory => files::paths(typed, Wanted::Directories),
@@ -99,6 +100,25 @@ impl Place<'_> {
         let about = |word: &str| if value(key) == word { "current value" } else { "" };
         let one = |word: &&'static str| Candidate::whole(*word, about(word));
         (key.len() + 1, words.iter().map(one).collect())
+    }
+
+    /// The name of a source, before its coefficients or after `like=`.
+    fn source_amount(&self, typed: &str) -> Found {
+        let known = self.context.known().unwrap_or_default();
+        let names = known.names().map(str::to_owned);
+        match typed.split_once('=') {
+            Some((LIKE, _)) => {
+                let one = |name| Candidate::whole(name, "source");
+                (LIKE.len() + 1, names.map(one).collect())
+            }
+            Some(_) => (0, Vec::new()),
+            None => {
+                let unused = names.filter(|name| !self.has_key(name));
+                let one = |name| Candidate::open(format!("{name}="), "its coefficients");
+                let like = Candidate::open(format!("{LIKE}="), "those of a source");
+                (0, unused.map(one).chain([like]).collect())
+            }
+        }
     }
 
     /// The name of a source, or its data.

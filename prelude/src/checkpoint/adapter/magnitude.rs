@@ -1,6 +1,7 @@
 //! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, by rows; by columns for embeddings and
 //! layers that are stored transposed.
 
+use crate::vectorised::vectorised;
 use rayon::prelude::*;
 
 use crate::checkpoint::storage::LowRank;
@@ -24,23 +25,26 @@ pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Norm
         let numbers = *start..rows.min(start + ROWS);
         let mut sums = vec![0f64; if along == NormAxis::Rows { numbers.len() } else { columns }];
         let mut buffer = [0f32; TILE];
-        pulp::Arch::new().dispatch(|| {
-            for row in numbers.clone() {
-                for column in (0..columns).step_by(TILE) {
-                    let tile = &mut buffer[..TILE.min(columns - column)];
-                    view.decode(row * columns + column, tile);
-                    term.add(row, column, tile);
-                    let squares = tile.iter().map(|x| f64::from(*x) * f64::from(*x));
-                    match along {
-                        NormAxis::Rows => sums[row - start] += squares.sum::<f64>(),
-                        NormAxis::Columns => sums[column..]
-                            .iter_mut()
-                            .zip(squares)
-                            .for_each(|(sum, square)| *sum += square),
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in numbers.clone() {
+                    for column in (0..columns).step_by(TILE) {
+                        let tile = &mut buffer[..TILE.min(columns - column)];
+                        view.decode(row * columns + column, tile);
+                        term.add(row, column, tile);
+                        let squares = tile.iter().map(|x| f64::from(*x) * f64::from(*x));
+                        match along {
+                            NormAxis::Rows => sums[row - start] += squares.sum::<f64>(),
+                            NormAxis::Columns => sums[column..]
+                                .iter_mut()
+                                .zip(squares)
+                                .for_each(|(sum, square)| *sum += square),
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         sums
     });
     let parts: Vec<Vec<f64>> = squares.collect();

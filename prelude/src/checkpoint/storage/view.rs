@@ -1,6 +1,7 @@
 //! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on
 //! top, decoded to f32 a piece of a row at a time.
 
+use crate::vectorised::vectorised;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -190,13 +191,16 @@ impl View {
                 .zip(other.bytes().par_chunks(BLOCK))
                 .all(|(a, b)| a == b),
             false => {
-                let (columns, arch) = (self.columns().max(1), pulp::Arch::new());
+                let columns = self.columns().max(1);
                 (0..self.shape.iter().product::<usize>() / columns).into_par_iter().all(|row| {
                     let (mut a, mut b) = (vec![0f32; columns], vec![0f32; columns]);
-                    arch.dispatch(|| {
-                        self.read(row * columns, &mut a);
-                        other.read(row * columns, &mut b);
-                    });
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            self.read(row * columns, &mut a);
+                            other.read(row * columns, &mut b);
+                        },
+                    );
                     a == b
                 })
             }
@@ -222,13 +226,16 @@ impl View {
     }
 
     fn decode_all(&self, values: &mut [f32]) {
-        let (columns, arch) = (self.columns().max(1), pulp::Arch::new());
+        let columns = self.columns().max(1);
         values.par_chunks_mut(columns).enumerate().for_each(|(row, values)| {
-            arch.dispatch(|| {
-                for (i, tile) in values.chunks_mut(TILE).enumerate() {
-                    self.decode(row * columns + i * TILE, tile);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (i, tile) in values.chunks_mut(TILE).enumerate() {
+                        self.decode(row * columns + i * TILE, tile);
+                    }
+                },
+            );
         });
     }
 
@@ -413,20 +420,26 @@ impl View {
     fn first_bad_value(&self, work: &Work) -> Result<Option<usize>> {
         let columns = self.columns().max(1);
         let rows = self.shape.iter().product::<usize>() / columns;
-        let (arch, bytes) = (pulp::Arch::new(), (self.bytes().len() / rows.max(1)) as u64);
+        let bytes = (self.bytes().len() / rows.max(1)) as u64;
         first((0..rows).into_par_iter().map(|row| {
             work.advance(bytes)?;
             let mut buffer = [0f32; TILE];
-            Ok(arch.dispatch(|| {
-                (0..columns).step_by(TILE).find_map(|column| {
-                    let tile = self
-                        .decode(row * columns + column, &mut buffer[..TILE.min(columns - column)]);
-                    // Finite numbers times zero add up to zero.
-                    let finite = tile.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
-                    let at = if finite { None } else { tile.iter().position(|x| !x.is_finite()) };
-                    at.map(|at| row * columns + column + at)
-                })
-            }))
+            Ok(vectorised(
+                #[inline(always)]
+                || {
+                    (0..columns).step_by(TILE).find_map(|column| {
+                        let tile = self.decode(
+                            row * columns + column,
+                            &mut buffer[..TILE.min(columns - column)],
+                        );
+                        // Finite numbers times zero add up to zero.
+                        let finite = tile.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
+                        let at =
+                            if finite { None } else { tile.iter().position(|x| !x.is_finite()) };
+                        at.map(|at| row * columns + column + at)
+                    })
+                },
+            ))
         }))
     }
 }
@@ -443,9 +456,12 @@ impl Gathered {
     fn decode(&self, row: usize, column: usize, into: &mut [f32]) {
         let (view, row) = self.from[row];
         let view = &self.views[view];
-        pulp::Arch::new().dispatch(|| {
-            view.decode(row as usize * view.columns() + column, into);
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                view.decode(row as usize * view.columns() + column, into);
+            },
+        );
     }
 }
 

@@ -1,9 +1,9 @@
 //! Encodes f32 values as the bytes of a stored dtype and checks them.
 
+use crate::vectorised::vectorised;
 use candle_core::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::Arch;
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +95,15 @@ pub(crate) fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Option<u
     let tiles = values.chunks(TILE).zip(bytes.chunks_mut(TILE * width)).enumerate();
     for (tile, (values, bytes)) in tiles {
         let fits = match dtype {
-            DType::BF16 => Arch::new().dispatch(|| encode_bf16(values, bytes)),
+            DType::BF16 => vectorised(
+                #[inline(always)]
+                || encode_bf16(values, bytes),
+            ),
             DType::F16 => encode_f16(values, bytes),
-            _ => Arch::new().dispatch(|| encode_f32(values, bytes)),
+            _ => vectorised(
+                #[inline(always)]
+                || encode_f32(values, bytes),
+            ),
         };
         if !fits {
             return values.iter().position(|x| !fits_in(*x, dtype)).map(|at| tile * TILE + at);

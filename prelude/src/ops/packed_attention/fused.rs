@@ -1,5 +1,6 @@
 //! The kernel for CPUs: a block of queries and a head at a time, in both directions.
 
+use crate::vectorised::vectorised;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -103,26 +104,28 @@ impl Packed {
                 rest = more;
             }
         }
-        let arch = pulp::Arch::new();
         tasks.into_par_iter().for_each_init(Scratch::new, |scratch, (block, out)| {
-            arch.dispatch(|| {
-                for head in 0..self.attention.heads {
-                    self.weights(block, head, q, k, scratch);
-                    let seen = self.seen(block.position, block.rows);
-                    let p = Matrix::new(&scratch.p, block.rows, seen.len(), seen.len());
-                    let at = (block.key + seen.start) * self.keys_width()
-                        + head / self.group() * self.dim;
-                    let v = Matrix::new(&v[at..], seen.len(), self.dim, self.keys_width());
-                    product(
-                        p,
-                        v,
-                        T::one(),
-                        (&mut out[head * self.dim..], self.width()),
-                        Into::Replace,
-                        false,
-                    );
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for head in 0..self.attention.heads {
+                        self.weights(block, head, q, k, scratch);
+                        let seen = self.seen(block.position, block.rows);
+                        let p = Matrix::new(&scratch.p, block.rows, seen.len(), seen.len());
+                        let at = (block.key + seen.start) * self.keys_width()
+                            + head / self.group() * self.dim;
+                        let v = Matrix::new(&v[at..], seen.len(), self.dim, self.keys_width());
+                        product(
+                            p,
+                            v,
+                            T::one(),
+                            (&mut out[head * self.dim..], self.width()),
+                            Into::Replace,
+                            false,
+                        );
+                    }
+                },
+            );
         });
         out
     }
@@ -185,14 +188,21 @@ impl Packed {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         with_elements([q, k, v, dout], |slices: [&[T]; 4]| {
-            let (heads, arch) = (self.attention.key_value_heads, pulp::Arch::new());
+            let heads = self.attention.key_value_heads;
             let tasks = self
                 .sequences()
                 .into_iter()
                 .flat_map(|s| (0..heads).map(move |kv| (s, kv)))
                 .collect::<Vec<_>>();
             let one = |scratch: &mut Scratch<T>, (sequence, kv)| {
-                (sequence, kv, arch.dispatch(|| self.head_backward(sequence, kv, slices, scratch)))
+                (
+                    sequence,
+                    kv,
+                    vectorised(
+                        #[inline(always)]
+                        || self.head_backward(sequence, kv, slices, scratch),
+                    ),
+                )
             };
             let parts: Vec<_> = tasks.into_par_iter().map_init(Scratch::new, one).collect();
             let [mut dq, mut dk, mut dv] =

@@ -1,6 +1,7 @@
 //! The scaled sum and its gradient over memory-mapped sources, a tile of a row at a time, on all
 //! cores.
 
+use crate::vectorised::vectorised;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
@@ -104,22 +105,27 @@ impl Fused<'_> {
         source_row: impl Fn(usize) -> usize + Sync,
     ) {
         let n = self.columns;
-        for_rows(merged, n, |row, out| {
-            let mut buffer = [0f32; TILE];
-            let row = source_row(row);
-            for (i, view) in self.views.iter().enumerate() {
-                for start in (0..n).step_by(TILE) {
-                    let end = n.min(start + TILE);
-                    let w = view.decode(row * n + start, &mut buffer[..end - start]);
-                    add_scaled(
-                        &mut out[start..end],
-                        self.scales(scales, i, row, start, end),
-                        w,
-                        i == 0,
-                    );
+        for_rows(
+            merged,
+            n,
+            #[inline(always)]
+            |row, out| {
+                let mut buffer = [0f32; TILE];
+                let row = source_row(row);
+                for (i, view) in self.views.iter().enumerate() {
+                    for start in (0..n).step_by(TILE) {
+                        let end = n.min(start + TILE);
+                        let w = view.decode(row * n + start, &mut buffer[..end - start]);
+                        add_scaled(
+                            &mut out[start..end],
+                            self.scales(scales, i, row, start, end),
+                            w,
+                            i == 0,
+                        );
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Computes elements of the sum from `start` on; neither end needs to be at a row boundary.
@@ -165,25 +171,28 @@ impl Fused<'_> {
         source_row: impl Fn(usize) -> usize + Sync,
     ) -> Vec<T> {
         let (n, scales, sources) = (self.columns, self.form.columns, self.views.len());
-        let arch = pulp::Arch::new();
         let partial: Vec<Vec<T>> = gradient
             .par_chunks(n * BLOCK)
             .enumerate()
             .map(|(block, gradient)| {
                 let mut sums = vec![T::zero(); sources * scales];
-                arch.dispatch(|| {
-                    let mut buffer = [0f32; TILE];
-                    for (i, gradient) in gradient.chunks(n).enumerate() {
-                        let row = source_row(block * BLOCK + i);
-                        for (view, sums) in self.views.iter().zip(sums.chunks_mut(scales)) {
-                            for start in (0..n).step_by(TILE) {
-                                let end = n.min(start + TILE);
-                                let w = view.decode(row * n + start, &mut buffer[..end - start]);
-                                add_products(sums, start, &gradient[start..end], w);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let mut buffer = [0f32; TILE];
+                        for (i, gradient) in gradient.chunks(n).enumerate() {
+                            let row = source_row(block * BLOCK + i);
+                            for (view, sums) in self.views.iter().zip(sums.chunks_mut(scales)) {
+                                for start in (0..n).step_by(TILE) {
+                                    let end = n.min(start + TILE);
+                                    let w =
+                                        view.decode(row * n + start, &mut buffer[..end - start]);
+                                    add_products(sums, start, &gradient[start..end], w);
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
                 sums
             })
             .collect();
@@ -203,22 +212,29 @@ impl Fused<'_> {
     ) -> Vec<T> {
         let (n, Form { rows, columns }) = (self.columns, self.form);
         let mut sums = vec![T::zero(); self.views.len() * rows * columns];
-        for_rows_of(&mut sums, columns, n, |place, sums| {
-            let (view, row, mut buffer) = (&self.views[place / rows], place % rows, [0f32; TILE]);
-            let own = [row];
-            let places =
-                places.map_or(&own[..], |places| places.get(&row).map_or(&[], Vec::as_slice));
-            if places.is_empty() {
-                return;
-            }
-            for start in (0..n).step_by(TILE) {
-                let end = n.min(start + TILE);
-                let w = view.decode(row * n + start, &mut buffer[..end - start]);
-                for place in places {
-                    add_products(sums, start, &gradient[place * n + start..place * n + end], w);
+        for_rows_of(
+            &mut sums,
+            columns,
+            n,
+            #[inline(always)]
+            |place, sums| {
+                let (view, row, mut buffer) =
+                    (&self.views[place / rows], place % rows, [0f32; TILE]);
+                let own = [row];
+                let places =
+                    places.map_or(&own[..], |places| places.get(&row).map_or(&[], Vec::as_slice));
+                if places.is_empty() {
+                    return;
                 }
-            }
-        });
+                for start in (0..n).step_by(TILE) {
+                    let end = n.min(start + TILE);
+                    let w = view.decode(row * n + start, &mut buffer[..end - start]);
+                    for place in places {
+                        add_products(sums, start, &gradient[place * n + start..place * n + end], w);
+                    }
+                }
+            },
+        );
         sums
     }
 }

@@ -15,6 +15,7 @@ mod composed;
 mod fused;
 mod on_device;
 
+use crate::vectorised::vectorised;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
@@ -276,7 +277,10 @@ impl ScaledSum {
                     scales.flatten_all()?.to_vec1::<f32>()?,
                 );
                 Ok(Box::new(move |start, out| {
-                    pulp::Arch::new().dispatch(|| fused.piece(&scales, start, out))
+                    vectorised(
+                        #[inline(always)]
+                        || fused.piece(&scales, start, out),
+                    )
                 }))
             }
         }

@@ -14,6 +14,7 @@
 
 mod files;
 
+use crate::vectorised::vectorised;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -308,7 +309,10 @@ impl<'a> Compared<'a> {
 }
 
 fn read(view: &View, start: usize, into: &mut [f32]) {
-    pulp::Arch::new().dispatch(|| view.read(start, into));
+    vectorised(
+        #[inline(always)]
+        || view.read(start, into),
+    );
 }
 
 /// Measures how much of the difference the adapter retains.
