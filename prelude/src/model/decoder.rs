@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
+use crate::checkpoint::{Architecture, LAYERS_AHEAD, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::device::of_layer;
 use crate::error::Result;
@@ -188,7 +188,9 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         let positions: Vec<Positions> =
             batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
         let specs = a.tensors();
+        (0..LAYERS_AHEAD).for_each(|layer| self.weights.read_ahead(layer));
         for layer in 0..a.layers {
+            self.weights.read_ahead(layer + LAYERS_AHEAD);
             let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
             let held = own.map(|spec| Ok((spec.name.clone(), self.weights.weight(&spec.name)?)));
             let held = held.collect::<Result<BTreeMap<String, Tensor>>>()?;
@@ -197,6 +199,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             for (x, positions) in states.iter_mut().zip(&positions) {
                 *x = decoder.layer(layer, x, positions)?;
             }
+            drop(held);
+            self.weights.let_go(layer);
         }
         let norm = format!("{LAST_NORM}.weight");
         let held = BTreeMap::from([(norm.clone(), self.weights.weight(&norm)?)]);

@@ -8,13 +8,13 @@ use super::{Session, Terms};
 use crate::checkpoint::{BASE, Source, views};
 use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
-use crate::device::to_host;
+use crate::device::{is_composed, to_host};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
 use crate::objective::{self, Distillation};
 use crate::train::{
-    Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes,
+    Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes, plan_sources,
 };
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
@@ -86,14 +86,6 @@ impl Session {
         if runs.is_empty() {
             return Ok((Terms::new(), Gradients::default()));
         }
-        // The teachers run first, with one layer of one teacher in memory at a time.
-        let before = teachers.tokens_run();
-        let outputs = runs.iter().map(|(run, examples)| teachers.outputs(run, examples));
-        let outputs = outputs.collect::<Result<Vec<_>>>();
-        // Cached outputs are kept, even after a stop.
-        *tokens_run += teachers.tokens_run() - before;
-        let outputs = outputs?;
-
         // The examples of all sources go through the merge in one batch.
         let sequences =
             runs.iter().flat_map(|(run, examples)| examples.iter().map(|e| run.tokens(*e)));
@@ -106,12 +98,25 @@ impl Session {
                 let asked = settings.recompute;
                 let tokens = batch.tokens();
                 let shape = step_shape(merge, *dtype, tokens);
-                let on = asked.decide(shape, merged, available_bytes())?;
+                let available = available_bytes();
+                let on = asked.decide(shape, merged, available)?;
+                if !is_composed(&merge.device) {
+                    plan_sources(merged, available, shape.bytes(on));
+                }
                 RecomputePlan { tokens, asked, on }
             }
         };
         *planned = Some(plan);
         let recompute = plan.on;
+
+        // The teachers run first, with one layer of one teacher in memory at a time.
+        let before = teachers.tokens_run();
+        let outputs = runs.iter().map(|(run, examples)| teachers.outputs(run, examples));
+        let outputs = outputs.collect::<Result<Vec<_>>>();
+        // Cached outputs are kept, even after a stop.
+        *tokens_run += teachers.tokens_run() - before;
+        let outputs = outputs?;
+
         let mut pass =
             Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
         // The values stay on the device until all of them are brought to main memory at once.
