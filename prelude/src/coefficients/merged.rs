@@ -41,6 +41,8 @@ pub struct Merge {
     sources: usize,
     /// The sources, if their weights are copied to a device.
     copied: Vec<Source>,
+    /// The sources, if their weights are read from mapped files.
+    mapped: Vec<Source>,
     base: Option<usize>,
     /// The largest number of coefficients of any tensor.
     most: usize,
@@ -65,6 +67,7 @@ impl Merge {
             variables: Vec::new(),
             wrap,
             copied: if is_composed(&device) { sources.to_vec() } else { Vec::new() },
+            mapped: if is_composed(&device) { Vec::new() } else { sources.to_vec() },
             device,
             architecture,
             sources: sources.len(),
@@ -275,6 +278,16 @@ impl Merge {
         for source in &self.copied {
             source.copy_ahead(names.clone().collect(), &device);
         }
+    }
+
+    /// Begins to read the weights of layer `layer` from mapped files.
+    pub(crate) fn read_ahead(&self, layer: usize) {
+        self.mapped.iter().for_each(|source| source.read_ahead(layer));
+    }
+
+    /// Lets go of the weights of layer `layer`, whose use has ended, unless they stay in memory.
+    pub(crate) fn let_go(&self, layer: usize) {
+        self.mapped.iter().for_each(|source| source.let_go(layer));
     }
 
     /// Returns the weights of layer `layer`, or with `None` those after the last layer, for one

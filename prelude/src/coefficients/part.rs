@@ -40,6 +40,14 @@ impl Weights for MergedWeights<'_> {
     fn copy_ahead(&self, layer: usize) {
         self.merge.copy_ahead(layer);
     }
+
+    fn read_ahead(&self, layer: usize) {
+        self.merge.read_ahead(layer);
+    }
+
+    fn let_go(&self, layer: usize) {
+        self.merge.let_go(layer);
+    }
 }
 
 /// Merged weights in memory that is shared with the same weights of other layers: valid until the

@@ -91,6 +91,7 @@ impl Planned {
     /// # Errors
     /// The method cannot merge the tensor, or a stop was requested.
     pub fn prepare(&self) -> Result<Prepared<'_>> {
+        self.operands.prefetch();
         let blend = self.method.prepare(&self.operands);
         // After a stop, the operands were not read completely.
         interrupt::check()?;

@@ -159,6 +159,11 @@ impl Operands {
         Block { start, length, sources: self.sources.len(), has_base: self.base.is_some(), values }
     }
 
+    /// Begins to read the tensor of every source from its file.
+    pub(crate) fn prefetch(&self) {
+        self.sources.iter().chain(&self.base).for_each(View::prefetch);
+    }
+
     /// Releases mapped memory: a merge reads every byte once, in order.
     pub(crate) fn release(&self) {
         self.sources.iter().chain(&self.base).for_each(View::release);

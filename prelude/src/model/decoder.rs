@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
+use crate::checkpoint::{Architecture, LAYERS_AHEAD, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::device::of_layer;
 use crate::error::Result;
@@ -155,7 +155,9 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         drop(all);
         let positions: Vec<Positions> =
             batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
+        (0..LAYERS_AHEAD).for_each(|layer| self.weights.read_ahead(layer));
         for layer in 0..a.layers {
+            self.weights.read_ahead(layer + LAYERS_AHEAD);
             let own = a.layer_tensors(layer).into_iter();
             let held = own.map(|TensorSpec { name, .. }| {
                 let weight = self.weights.weight(&name)?;
@@ -167,6 +169,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             for (x, positions) in states.iter_mut().zip(&positions) {
                 *x = decoder.layer(layer, x, positions)?;
             }
+            drop(held);
+            self.weights.let_go(layer);
         }
         let norm = format!("{LAST_NORM}.weight");
         let held = BTreeMap::from([(norm.clone(), self.weights.weight(&norm)?)]);

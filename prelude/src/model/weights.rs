@@ -30,6 +30,14 @@ pub trait Weights {
     /// weights of the layer before have been requested.
     fn copy_ahead(&self, _layer: usize) {}
 
+    /// Begins to read the weights of layer `layer` from the disk, if they are in mapped files. It is
+    /// called two layers before they are requested.
+    fn read_ahead(&self, _layer: usize) {}
+
+    /// Lets go of the weights of layer `layer`, whose use has ended, if main memory has no room for
+    /// those of all layers.
+    fn let_go(&self, _layer: usize) {}
+
     /// Returns the accumulator for the gradient of the linear weight `name`; `None` if the weight
     /// is an ordinary operand.
     fn gradient(&self, _name: &str) -> Option<&Gradient> {
@@ -103,6 +111,18 @@ impl Weights for SourceWeights<'_> {
             let own = own.into_iter().map(|spec| spec.name);
             let device = of_layer(self.device, Some(layer), architecture.layers);
             self.source.copy_ahead(own.collect(), &device);
+        }
+    }
+
+    fn read_ahead(&self, layer: usize) {
+        if !is_composed(self.device) {
+            self.source.read_ahead(layer);
+        }
+    }
+
+    fn let_go(&self, layer: usize) {
+        if !is_composed(self.device) {
+            self.source.let_go(layer);
         }
     }
 

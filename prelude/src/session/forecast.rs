@@ -19,6 +19,7 @@ impl Session {
         forecast.working_bytes += self.merge.coefficient_bytes();
         if self.merge.device.is_cpu() {
             forecast.solve_bytes = bytes(&self.merge, self.tokens_to_solve(), false);
+            forecast = forecast.with_disk(&self.sources);
         }
         forecast
     }

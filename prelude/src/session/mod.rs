@@ -475,7 +475,7 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::make_room;
+    use crate::checkpoint::{keep_in_memory, make_room};
     use crate::coefficients::Columns;
 
     /// Guards against an operation without a backward pass and against a weight that no operation
@@ -531,6 +531,29 @@ mod tests {
             (report.losses, dam.eval(&[]).unwrap().mean_loss())
         };
         assert_eq!(run(true), run(false));
+    }
+
+    /// Layers that are let go of after their use and read again are merged to the same numbers.
+    #[test]
+    fn sources_that_do_not_fit_into_memory_give_the_same_steps() {
+        let run = |free: u64| {
+            let names = ["japanese", "math"];
+            let place = |n| format!("{n}={}/builtin/{n}", env!("CARGO_MANIFEST_DIR"));
+            let mut models = load(names.map(place)).unwrap();
+            for name in names {
+                models.data(name, &format!("builtin:{name}")).unwrap();
+            }
+            let dam = models.wrap(Columns::default()).unwrap();
+            {
+                let mut session = dam.session();
+                session.plan = Some(RecomputePlan::for_any_length());
+                let passing = keep_in_memory(&session.sources, free);
+                assert_eq!(passing == 0, free > 0);
+            }
+            let report = dam.train(3).unwrap();
+            (report.losses, dam.eval(&[]).unwrap().mean_loss())
+        };
+        assert_eq!(run(0), run(u64::MAX));
     }
 
     /// On the path of other devices, everything is done in bf16 too, close to f32.

@@ -8,12 +8,15 @@ use super::{Session, Terms};
 use crate::checkpoint::{BASE, Source, views};
 use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
-use crate::device::to_host;
+use crate::device::{is_composed, to_host};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
 use crate::objective::{self, Distillation};
-use crate::train::{Gradients, Pass, PassOptions, Recompute, Settings, StepPlan, TeacherRun};
+use crate::train::{
+    Gradients, Pass, PassOptions, Recompute, Settings, StepPlan, TeacherRun, available_bytes,
+    plan_sources,
+};
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
@@ -84,14 +87,6 @@ impl Session {
         if runs.is_empty() {
             return Ok((Terms::new(), Gradients::default()));
         }
-        // The teachers run first, with one layer of one teacher in memory at a time.
-        let before = teachers.tokens_run();
-        let outputs = runs.iter().map(|(run, examples)| teachers.outputs(run, examples));
-        let outputs = outputs.collect::<Result<Vec<_>>>();
-        // Cached outputs are kept, even after a stop.
-        *tokens_run += teachers.tokens_run() - before;
-        let outputs = outputs?;
-
         // The examples of all sources go through the merge in one batch.
         let sequences =
             runs.iter().flat_map(|(run, examples)| examples.iter().map(|e| run.tokens(*e)));
@@ -104,12 +99,25 @@ impl Session {
                 let asked = settings.recompute;
                 let tokens = batch.tokens();
                 let shape = step_shape(merge, *dtype, tokens);
-                let on = StepPlan::checked(asked, shape, merged)?.recompute;
-                RecomputePlan { tokens, asked, on }
+                let StepPlan { recompute, step_bytes, .. } =
+                    StepPlan::checked(asked, shape, merged)?;
+                if !is_composed(&merge.device) {
+                    plan_sources(merged, available_bytes(), step_bytes);
+                }
+                RecomputePlan { tokens, asked, on: recompute }
             }
         };
         *planned = Some(plan);
         let recompute = plan.on;
+
+        // The teachers run first, with one layer of one teacher in memory at a time.
+        let before = teachers.tokens_run();
+        let outputs = runs.iter().map(|(run, examples)| teachers.outputs(run, examples));
+        let outputs = outputs.collect::<Result<Vec<_>>>();
+        // Cached outputs are kept, even after a stop.
+        *tokens_run += teachers.tokens_run() - before;
+        let outputs = outputs?;
+
         let mut pass =
             Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
         // The values stay on the device until all of them are brought to main memory at once.

@@ -88,12 +88,25 @@ fn forecast(f: &Forecast) -> Vec<String> {
             bytes(f.mapped_bytes),
             bytes(f.available_bytes),
         ),
-        format!("disk: {} for the baked merge", bytes(f.disk_bytes)),
+        format!("disk: {} for the baked merge{}", bytes(f.disk_bytes), reading(f)),
     ];
     if let Some(gpu) = gpu {
         lines.insert(1, gpu);
     }
     lines
+}
+
+/// Describes what steps read from the disk, if sources do not stay in memory.
+fn reading(f: &Forecast) -> String {
+    let Some(disk) = &f.disk else { return String::new() };
+    let speed = match disk.bytes_per_second {
+        Some(speed) => format!(" (it reads {} per second)", bytes(speed as u64)),
+        None => String::new(),
+    };
+    format!(
+        "; {} of sources do not stay in memory, and each pass reads them{speed}",
+        bytes(disk.passing_bytes)
+    )
 }
 
 impl SchemeReport {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::Settings;
+use super::disk::DiskForecast;
 use super::memory::{Room, StepPlan, StepShape, elements};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::device::available_bytes;
@@ -66,6 +67,8 @@ pub struct Forecast {
     pub teacher_bytes: u64,
     /// The size of the merge on disk.
     pub disk_bytes: u64,
+    /// What steps read from the disk; `None` if the sources stay in main memory, and on a GPU.
+    pub disk: Option<DiskForecast>,
     /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` on a
     /// GPU.
     pub minutes: Option<f64>,
@@ -145,6 +148,7 @@ impl Forecast {
             mapped_bytes: *source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
             disk_bytes: workload.baked_bytes,
+            disk: None,
             minutes: device.is_cpu().then(|| 100.0 / 60.0 * step()),
             available_bytes: available,
             tokens: usual,

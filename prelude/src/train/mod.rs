@@ -20,6 +20,7 @@
 //! or without code, if it is started with `MALLOC_MMAP_THRESHOLD_=1073741824` and
 //! `MALLOC_TRIM_THRESHOLD_=2147483647` in its environment.
 
+mod disk;
 mod forecast;
 mod history;
 mod memory;
@@ -29,6 +30,8 @@ mod settings;
 mod teacher;
 
 pub use crate::device::available_bytes;
+pub use disk::DiskForecast;
+pub(crate) use disk::plan_sources;
 pub use forecast::{Forecast, GpuForecast, Workload};
 pub use history::History;
 pub use memory::{Recompute, Room};

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
 
+use crate::checkpoint::LAYERS_AHEAD;
 use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
 use crate::device::to_host;
@@ -108,7 +109,10 @@ impl<'a> Pass<'a> {
         let embedded = tracked(&embedded, options.with_gradient)?;
         let mut x = Decoder::new(&merge.architecture, &Embedded(&embedded)).embed(&ids)?;
         let mut layers = Vec::new();
-        for layer in 0..merge.architecture.layers {
+        let count = merge.architecture.layers;
+        (0..LAYERS_AHEAD).for_each(|layer| merge.read_ahead(layer));
+        for layer in 0..count {
+            merge.read_ahead(layer + LAYERS_AHEAD);
             let graph = options.with_gradient && !options.recompute;
             let weights = merge.part(Some(layer), options.dtype, graph)?;
             merge.copy_ahead(layer + 1);
@@ -118,6 +122,11 @@ impl<'a> Pass<'a> {
             x = output.detach();
             if options.with_gradient {
                 layers.push(Layer { input, output: graph.then_some(output) });
+            }
+            drop(weights);
+            // The way down begins with the last layers.
+            if !options.with_gradient || layer + LAYERS_AHEAD < count {
+                merge.let_go(layer);
             }
         }
         let top = merge.part(None, options.dtype, options.with_gradient)?;
@@ -178,6 +187,9 @@ impl<'a> Pass<'a> {
         while let Some(Layer { input, output }) = self.layers.pop() {
             interrupt::check()?;
             let layer = self.layers.len();
+            if let Some(below) = layer.checked_sub(LAYERS_AHEAD) {
+                self.merge.read_ahead(below);
+            }
             let weights = self.merge.part(Some(layer), self.options.dtype, true)?;
             if let Some(next) = layer.checked_sub(1) {
                 self.merge.copy_ahead(next);
@@ -197,6 +209,11 @@ impl<'a> Pass<'a> {
             for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums())
             {
                 self.add(tensor, &gradient)?;
+            }
+            drop(weights);
+            // The next step begins with the first layers.
+            if layer >= LAYERS_AHEAD {
+                self.merge.let_go(layer);
             }
         }
         let embedding = self.merge.embedding()?;

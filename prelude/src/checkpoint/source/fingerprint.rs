@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::loaded::Source;
-use crate::checkpoint::storage::View;
+use crate::checkpoint::storage::{HASHED_BYTES, View, hash, mix};
 use crate::error::Result;
 use crate::work::Work;
 
@@ -45,8 +45,14 @@ impl Source {
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
             let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
-            let blocks =
-                view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
+            let blocks = match self.0.hashes.get(*name) {
+                // They were made when the source was opened, or before.
+                Some(known) => known.clone(),
+                None => {
+                    let blocks = view.bytes().par_chunks(HASHED_BYTES);
+                    blocks.map(block).collect::<Result<Vec<u64>>>()?
+                }
+            };
             let added = view
                 .layout()
                 .into_iter()
@@ -59,16 +65,4 @@ impl Source {
             .fingerprint
             .get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
-}
-
-/// One step of a hash that detects accidental changes, not forgery.
-pub(crate) fn mix(hash: u64, word: u64) -> u64 {
-    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-}
-
-/// A hash that detects accidental changes, not forgery.
-pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let start = rest.iter().fold(bytes.len() as u64, |h, b| mix(h, u64::from(*b)));
-    words.iter().fold(start, |h, word| mix(h, u64::from_le_bytes(*word)))
 }

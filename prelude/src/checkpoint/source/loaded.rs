@@ -9,8 +9,10 @@ use candle_core::DType;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use super::checked::Hashes;
 use super::files::{Files, Stamps};
 use super::numbering::Numbering;
+use super::paging::Paging;
 use super::resident::Resident;
 use super::specifier::split_adapters;
 use crate::checkpoint::config::{Architecture, Kind, TensorSpec, is_wrapper};
@@ -56,10 +58,15 @@ pub(super) struct Inner {
     pub replaced: BTreeMap<&'static str, Option<Bytes>>,
     /// The copies of its weights on a device.
     pub resident: Resident,
+    /// The layers that stay in main memory.
+    pub paging: Paging,
+    /// The hashes of blocks of its tensors, by name, of those that are known.
+    pub hashes: Hashes,
 }
 
 impl Inner {
-    /// A copy without its fingerprint and its weights on a device.
+    /// A copy without what is known of its weights: the fingerprint, the hashes of blocks, and where
+    /// they are in memory or on a device.
     pub fn copy(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -82,6 +89,8 @@ impl Inner {
             numbering: self.numbering.clone(),
             replaced: self.replaced.clone(),
             resident: Resident::default(),
+            paging: Paging::default(),
+            hashes: Hashes::default(),
         }
     }
 }

@@ -6,8 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
+use super::checked::{Checks, cache_directory};
 use super::files::Files;
 use super::loaded::{Inner, Source, rows_of};
+use super::paging::Paging;
 use super::resident::Resident;
 use super::specifier::{default_name, split_adapters, split_name};
 use super::weights;
@@ -104,10 +106,14 @@ impl Source {
         }
         let bytes = archive.tensors.values().map(|view| view.bytes().len() as u64).sum();
         let work = Work::begin("load", place, Some(bytes));
-        let views = tensors
-            .par_iter()
-            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape, &work)?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
+        let checks = Checks::new(cache_directory(), archive.tensors.values());
+        let views = tensors.par_iter().map(|spec| {
+            let view = archive.shaped(&spec.name, &spec.shape)?;
+            checks.check(&spec.name, &view, &work)?;
+            Ok((spec.name.clone(), view))
+        });
+        let views = views.collect::<Result<BTreeMap<_, _>>>()?;
+        let hashes = checks.finish();
         drop(work);
         let unused =
             archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
@@ -170,6 +176,8 @@ impl Source {
             numbering: None,
             replaced,
             resident: Resident::default(),
+            paging: Paging::default(),
+            hashes,
         })))
     }
 }

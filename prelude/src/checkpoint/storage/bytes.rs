@@ -4,8 +4,6 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::UncheckedAdvice;
-
 use super::mapped::Mapped;
 use super::regular_file::open_file;
 use crate::error::{Error, Result};
@@ -21,18 +19,8 @@ pub(crate) enum Bytes {
 impl Bytes {
     /// Releases the memory behind `range`; later reads load it from the file again.
     pub fn release(&self, range: Range<usize>) {
-        if let Bytes::Mapped(map) = self
-            && !range.is_empty()
-        {
-            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is
-            // only advice to the kernel: a failure does not matter.
-            let _ = unsafe {
-                map.map().unchecked_advise_range(
-                    UncheckedAdvice::DontNeed,
-                    range.start,
-                    range.len(),
-                )
-            };
+        if let Bytes::Mapped(map) = self {
+            map.release(range);
         }
     }
 }

@@ -6,7 +6,9 @@ mod bytes;
 mod change;
 mod file_names;
 mod float8;
+mod hash;
 mod mapped;
+mod read_ahead;
 mod regular_file;
 mod view;
 
@@ -20,7 +22,10 @@ pub(crate) use file_names::{
     WEIGHTS, is_index,
 };
 pub(crate) use float8::{Codes, Float8, power};
+pub(crate) use hash::{HASHED_BYTES, hash, mix};
+pub(in crate::checkpoint) use mapped::Mapped;
 pub(crate) use mapped::Stamp;
+pub(in crate::checkpoint) use read_ahead::read_ahead;
 pub(crate) use regular_file::other_kind;
 pub use regular_file::{open_file, open_to_write, private_directory, read_file};
 pub use view::View;

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use super::bytes::Bytes;
 use super::change::Change;
 use super::float8::Float8;
+use super::hash::{HASHED_BYTES, hash};
 use super::mapped::Mapped;
 use crate::device::upload;
 use crate::error::{Error, Result};
@@ -301,6 +302,43 @@ impl View {
         }
     }
 
+    /// Begins to read it from its file, as [`Mapped::read_ahead`] says.
+    pub(in crate::checkpoint) fn read_ahead(&self) {
+        self.each_mapped(&|map, range| map.read_ahead(range));
+    }
+
+    /// Gives the memory that it was read into back to the system, and tells it that the file's
+    /// pages are not needed soon.
+    pub(in crate::checkpoint) fn forget(&self) {
+        self.each_mapped(&|map, range| map.forget(range));
+    }
+
+    /// Calls `f` for every mapped file that it is read from, with the range of its bytes there.
+    fn each_mapped(&self, f: &impl Fn(&Mapped, std::ops::Range<usize>)) {
+        match (&self.stored, &self.bytes) {
+            (Stored::Gathered(rows), _) => rows.views.iter().for_each(|view| view.each_mapped(f)),
+            (_, Bytes::Mapped(map)) => f(map, self.range.clone()),
+            _ => {}
+        }
+    }
+
+    /// The mapped file that its own bytes are in, and their range.
+    pub(in crate::checkpoint) fn mapped(&self) -> Option<(&Mapped, std::ops::Range<usize>)> {
+        match &self.bytes {
+            Bytes::Mapped(map) => Some((map, self.range.clone())),
+            _ => None,
+        }
+    }
+
+    /// The bytes of mapped files that it is read from.
+    pub(in crate::checkpoint) fn mapped_bytes(&self) -> u64 {
+        match (&self.stored, &self.bytes) {
+            (Stored::Gathered(rows), _) => rows.views.iter().map(View::mapped_bytes).sum(),
+            (_, Bytes::Mapped(_)) => self.range.len() as u64,
+            _ => 0,
+        }
+    }
+
     /// Gives the memory that it was read into back to the system, until it is read again.
     pub(crate) fn release(&self) {
         match &self.stored {
@@ -379,16 +417,24 @@ impl View {
 
     /// An error for the first NaN or infinity.
     pub(in crate::checkpoint) fn check_finite(&self, tensor: &str) -> Result<()> {
-        self.check_finite_in(tensor, &Work::begin("load", tensor, None))
+        self.check_finite_in(tensor, &Work::begin("load", tensor, None)).map(drop)
     }
 
     /// [`View::check_finite`] as a part of `work`, which counts the bytes; a stop is an error.
-    pub(in crate::checkpoint) fn check_finite_in(&self, tensor: &str, work: &Work) -> Result<()> {
-        let bad =
-            if self.is_plain() { self.first_bad_bits(work) } else { self.first_bad_value(work) };
+    /// Returns the hashes of its blocks of [`HASHED_BYTES`] bytes; none unless it is plain.
+    pub(in crate::checkpoint) fn check_finite_in(
+        &self,
+        tensor: &str,
+        work: &Work,
+    ) -> Result<Vec<u64>> {
+        let found = match self.is_plain() {
+            true => self.bad_bits_and_hashes(work),
+            false => self.first_bad_value(work).map(|bad| (bad, Vec::new())),
+        };
         // Whole sources would fill memory that nothing needs yet.
         self.release();
-        let Some(position) = bad? else { return Ok(()) };
+        let (bad, hashes) = found?;
+        let Some(position) = bad else { return Ok(hashes) };
         let value = self
             .to_tensor(&Device::Cpu)?
             .flatten_all()?
@@ -398,10 +444,10 @@ impl View {
         Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })
     }
 
-    fn first_bad_bits(&self, work: &Work) -> Result<Option<usize>> {
-        const BLOCK: usize = 1 << 20;
+    /// The first position with a NaN or infinity, and the hashes of all blocks before it.
+    fn bad_bits_and_hashes(&self, work: &Work) -> Result<(Option<usize>, Vec<u64>)> {
         let width = self.dtype.size_in_bytes();
-        let blocks = self.bytes().par_chunks(BLOCK).enumerate().map(|(block, bytes)| {
+        let blocks = self.bytes().par_chunks(HASHED_BYTES).enumerate().map(|(block, bytes)| {
             work.advance(bytes.len() as u64)?;
             let at = match self.dtype {
                 DType::F32 => {
@@ -412,9 +458,26 @@ impl View {
                 }
                 _ => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
             };
-            Ok(at.map(|at| block * BLOCK / width + at))
+            Ok((at.map(|at| block * HASHED_BYTES / width + at), hash(bytes)))
         });
-        first(blocks)
+        let blocks = blocks.collect::<Result<Vec<_>>>()?;
+        let bad = blocks.iter().find_map(|(bad, _)| *bad);
+        Ok((bad, blocks.into_iter().map(|(_, hash)| hash).collect()))
+    }
+
+    /// The file whose bytes alone decide its values, and a name for which bytes and how; `None` if
+    /// something else does, such as an adapter or scales.
+    pub(in crate::checkpoint) fn place(&self) -> Option<(&Arc<Mapped>, String)> {
+        let own = match &self.stored {
+            Stored::Plain | Stored::Double | Stored::Blocks(_) | Stored::Interleaved(..) => true,
+            Stored::Strided(_) | Stored::Float8(_) | Stored::Gathered(_) => false,
+        };
+        match &self.bytes {
+            Bytes::Mapped(map) if own && self.deltas.is_empty() => {
+                Some((map, format!("{}-{} {}", self.range.start, self.range.end, self.format())))
+            }
+            _ => None,
+        }
     }
 
     fn first_bad_value(&self, work: &Work) -> Result<Option<usize>> {

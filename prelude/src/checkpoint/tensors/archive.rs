@@ -9,7 +9,6 @@ use safetensors::Dtype;
 
 use crate::checkpoint::storage::{Bytes, Stored, View};
 use crate::error::{Error, Result};
-use crate::work::Work;
 
 /// A stored tensor that is not a plain float: integers, booleans, or floats that need a scale.
 #[derive(Clone)]
@@ -64,9 +63,8 @@ impl Archive {
             .insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
     }
 
-    /// Returns the tensor `name` after checking that it has `shape` and only finite values; reports
-    /// progress to `work`.
-    pub fn checked(&self, name: &str, shape: &[usize], work: &Work) -> Result<View> {
+    /// Returns the tensor `name` after checking that it has `shape`.
+    pub fn shaped(&self, name: &str, shape: &[usize]) -> Result<View> {
         let view = self.tensors.get(name);
         let view = view
             .ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
@@ -78,7 +76,6 @@ impl Archive {
                 found: view.shape.clone(),
             });
         }
-        view.check_finite_in(name, work)?;
         Ok(view.clone())
     }
 }

@@ -272,6 +272,7 @@ impl ScaledSum {
                 }))
             }
             Operands::Mapped(views) => {
+                views.iter().for_each(View::prefetch);
                 let (fused, scales) = (
                     Fused { views, columns: self.columns, form },
                     scales.flatten_all()?.to_vec1::<f32>()?,
