@@ -8,7 +8,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::jupyter::{CellResult, Kernel};
+use common::jupyter::{CellResult, shared};
 use common::text::{same_text, without_numbers};
 use serde_json::{Value, json};
 
@@ -52,8 +52,7 @@ fn run(name: &str) {
     let mut notebook: Value =
         serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let update = std::env::var("DAM_NOTEBOOKS").is_ok_and(|what| what == "update");
-    let place = tempfile::tempdir().unwrap();
-    let mut kernel = Kernel::start(place.path());
+    let mut kernel = shared();
     let mut wrong = Vec::new();
     let mut count = 0;
     for cell in notebook["cells"]
@@ -71,15 +70,16 @@ fn run(name: &str) {
         let done = kernel.run(&source);
         wrong.extend(faults(&done).map(|fault| format!("{source}\n  {fault}")));
         if update {
-            cell["outputs"] = kept(&done);
+            cell["outputs"] = kept(&done, count);
             cell["execution_count"] = count.into();
-        } else if let Err(difference) =
-            compare(cell["outputs"].as_array().unwrap(), kept(&done).as_array().unwrap(), chaotic)
-        {
+        } else if let Err(difference) = compare(
+            cell["outputs"].as_array().unwrap(),
+            kept(&done, count).as_array().unwrap(),
+            chaotic,
+        ) {
             wrong.push(format!("{source}\n  {difference}"));
         }
     }
-    kernel.shut_down();
     assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n"));
     assert!(count >= 3, "{name} has {count} cells of code");
     if update {
@@ -112,12 +112,14 @@ fn faults(cell: &CellResult) -> impl Iterator<Item = String> {
         .map(|(kind, text)| format!("{kind}: {text}"))
 }
 
-/// The outputs as stored in a notebook.
-fn kept(cell: &CellResult) -> Value {
+/// The outputs as stored in a notebook, where this is cell `count`.
+fn kept(cell: &CellResult, count: usize) -> Value {
     let one = |output: &Value| {
         let mut output = output.clone();
         if let Some(output) = output.as_object_mut() {
             output.remove("id");
+            // The kernel may have run cells before this notebook.
+            output.entry("execution_count").and_modify(|number| *number = count.into());
         }
         output
     };

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use common::{json, verbs};
 use dam_prelude::candle_core::{D, DType, Device, Tensor};
@@ -29,13 +29,17 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// A merge of the built-in models, trained enough to answer.
+/// A merge of the built-in models, trained once, enough to answer. No test changes it.
 fn merge() -> Dam {
-    let mut models = load(SOURCES.map(|name| format!("builtin:{name}"))).unwrap();
-    (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
-    let dam = models.wrap(Columns::default()).unwrap();
-    dam.train(40).unwrap();
-    dam
+    static MERGE: OnceLock<Dam> = OnceLock::new();
+    let train = || {
+        let mut models = load(SOURCES.map(|name| format!("builtin:{name}"))).unwrap();
+        (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
+        let dam = models.wrap(Columns::default()).unwrap();
+        dam.train(40).unwrap();
+        dam
+    };
+    MERGE.get_or_init(train).clone()
 }
 
 /// The prompt in the template of the built-in models.

@@ -16,6 +16,9 @@ pub const SOCKET: &str = "DAM_BUILDS";
 /// The environment variable that evcxr sets for its own calls of cargo.
 pub const EVCXR: &str = "EVCXR_CORE_EXTERN";
 
+/// The environment variable with the build directory of the cells, which evcxr and its children read.
+pub const BUILD_DIRECTORY: &str = "EVCXR_TMPDIR";
+
 /// The environment variable with the real `CARGO_HOME`, which rust-analyzer does not see.
 pub const HOME: &str = "DAM_CARGO_HOME";
 

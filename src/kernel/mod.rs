@@ -25,16 +25,19 @@ pub use environment::forget_cargo;
 pub use jupyter::command::{Jupyter, jupyter};
 pub use rust_session::RustSession;
 
-use cargo::wrapper;
+use cargo::{direct, wrapper};
 use process::link::SOCKET;
 use process::relay;
 use sockets::server;
 
-/// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as
+/// Runs this process as the wrapper of cargo or rustc, the relay or the cells' process, if it was started as
 /// one. Then it returns the exit code or does not return.
 pub fn hook() -> Option<ExitCode> {
     if wrapper::is_cargo() {
         return Some(wrapper::cargo());
+    }
+    if direct::is_rustc() {
+        return Some(direct::rustc());
     }
     if relay::is_relay() {
         return Some(relay::relay());

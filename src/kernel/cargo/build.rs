@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::kernel::environment::{SOCKET, status};
 
 /// The crate that evcxr generates from a cell.
-const CELL: &str = "ctx";
+pub const CELL: &str = "ctx";
 
 /// Runs cargo with progress reports, and passes its messages to standard output.
 pub fn run(command: Command) -> ExitCode {
@@ -31,8 +31,7 @@ pub fn run(command: Command) -> ExitCode {
 
 /// The same, with each of cargo's messages passed to `each`.
 pub fn run_with_messages(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
-    let kernel = std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok());
-    run_reporting(command, kernel, each)
+    run_reporting(command, kernel(), each)
 }
 
 /// The same, with progress sent to `kernel`.
@@ -65,6 +64,46 @@ fn run_reporting(
         listener.end();
     }
     status(ended)
+}
+
+/// Runs rustc for the cell, and passes its messages to standard output as cargo does.
+pub fn run_rustc(mut command: Command) -> ExitCode {
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("rustc does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let group = Group::of(&child);
+    let kernel = kernel();
+    if let Some(mut kernel) = kernel.as_ref() {
+        let _ = writeln!(kernel, "{}", json!({"hello": "cargo"}));
+    }
+    let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
+    for line in child.stderr.take().into_iter().flat_map(|err| BufReader::new(err).lines()) {
+        let Ok(line) = line else { break };
+        match serde_json::from_str::<Value>(&line) {
+            Ok(message) if message["message"].is_string() => println!(
+                "{}",
+                json!({"reason": "compiler-message", "target": {"name": CELL}, "message": message})
+            ),
+            // A file that was written.
+            Ok(_) => {}
+            Err(_) => eprintln!("{line}"),
+        }
+    }
+    let ended = group.wait(child);
+    if let Some(listener) = listener {
+        listener.end();
+    }
+    status(ended)
+}
+
+/// A connection to the kernel.
+fn kernel() -> Option<UnixStream> {
+    std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok())
 }
 
 /// The process group of a child; none once the child has been waited for, because its id may then

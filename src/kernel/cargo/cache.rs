@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! CACHE/dam/.cargo/config.toml      build settings: dependencies optimised, cells not
-//! CACHE/dam/prelude-KEY/            the built prelude; KEY: a hash of its source, the compiler and the settings
+//! CACHE/dam/prelude-KEY/            the built prelude, and what cargo answered; KEY: a hash of its source, the compiler and the settings
 //! CACHE/dam/notebooks/PID/          the build directory of one kernel, with links to the built prelude
 //! ```
 
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::answers::ANSWERS;
+use super::direct::CALLS;
 use crate::kernel::files::text;
 
 /// Cargo settings that give crates an optimisation level.
@@ -26,7 +28,7 @@ macro_rules! optimised {
 /// few crates are fully optimised: those that compute, read weights or tokenize. All others account
 /// for half of the build time.
 pub const CARGO: &str = concat!(
-    "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\n",
+    "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\nlto = \"off\"\n",
     "[profile.dev.package.\"*\"]\nopt-level = 1\ndebug-assertions = false\noverflow-checks = false\n",
     optimised!(
         3: "dam-prelude" "candle-core" "gemm" "gemm-common" "gemm-f16" "gemm-f32" "gemm-f64" "pulp" "half" "float8" "rayon" "rayon-core"
@@ -35,9 +37,10 @@ pub const CARGO: &str = concat!(
         "serde_json" "parquet" "zstd-sys" "zstd-safe" "snap" "simdutf8" "twox-hash" "flate2" "zlib-rs" "miniz_oxide" "crc32fast"
         "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer" "sha1" "sha2"
     ),
-    // Complex products are never used, and these others only generate code at compile time.
+    // Complex products are never used, the next ones parse little or wait for the network, and the others only generate code at
+    // compile time.
     optimised!(
-        0: "gemm-c32" "gemm-c64" "syn" "quote" "proc-macro2" "unicode-ident" "serde_derive" "darling" "darling_core" "darling_macro"
+        0: "gemm-c32" "gemm-c64" "annotate-snippets" "encoding_rs" "idna" "serde-saphyr" "sysinfo" "ureq" "ureq-proto" "url" "syn" "quote" "proc-macro2" "unicode-ident" "serde_derive" "darling" "darling_core" "darling_macro"
         "derive_builder_core" "derive_builder_macro" "nalgebra-macros" "zerocopy-derive" "synstructure" "yoke-derive" "zerofrom-derive"
         "thiserror-impl" "bytemuck_derive" "dyn-stack-macros" "monostate-impl" "macro_rules_attribute-proc_macro" "cc"
     ),
@@ -87,6 +90,8 @@ impl BuildDirectory {
     pub fn new() -> Result<Self> {
         let notebooks = cache()?.join("notebooks");
         fs::create_dir_all(&notebooks)?;
+        // Cargo resolves links in some of the paths that it writes.
+        let notebooks = notebooks.canonicalize()?;
         for entry in fs::read_dir(&notebooks)?.flatten() {
             let process = entry.file_name().to_string_lossy().parse::<i32>().unwrap_or(0);
             if !is_alive(process) || process == std::process::id().cast_signed() {
@@ -108,6 +113,11 @@ impl BuildDirectory {
     /// # Errors
     /// The disk is full.
     pub fn fill(&self, prepared: &Path) -> Result<()> {
+        for known in [CALLS, ANSWERS] {
+            if prepared.join(known).is_dir() {
+                link(&prepared.join(known), &self.0.join(known), true)?;
+            }
+        }
         link(&prepared.join("target"), &self.0.join("target"), false)
     }
 
@@ -176,7 +186,7 @@ fn link(from: &Path, to: &Path, copies: bool) -> Result<()> {
         }
         let (source, target) = (entry.path(), to.join(&name));
         let copies = copies
-            || ["dam-prelude", "dam_prelude", "libdam_prelude"]
+            || ["dam-prelude", "dam_prelude", "libdam_prelude", ".fingerprint", "build"]
                 .iter()
                 .any(|own| text.starts_with(own));
         if entry.file_type()?.is_dir() {

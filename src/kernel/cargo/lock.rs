@@ -23,7 +23,7 @@ use super::prelude::{LOCK, PRELUDE};
 const DUMMY: &str = "evcxr_dummy_validate_dep";
 
 const MANIFEST: &str = "Cargo.toml";
-const LOCK_FILE: &str = "Cargo.lock";
+pub const LOCK_FILE: &str = "Cargo.lock";
 
 /// The files that list, one per line, the dependencies of the last build, and those built
 /// separately.
@@ -148,14 +148,14 @@ fn known_dependencies() -> Vec<String> {
 }
 
 /// The dependency lines of a manifest written by evcxr.
-fn dependencies(manifest: &str) -> Vec<String> {
+pub fn dependencies(manifest: &str) -> Vec<String> {
     let lines =
         manifest.lines().map(str::trim).skip_while(|line| *line != "[dependencies]").skip(1);
     lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// The name in a dependency line.
-fn name(line: &str) -> &str {
+pub fn name(line: &str) -> &str {
     line.split('=').next().unwrap_or_default().trim()
 }
 

@@ -1,7 +1,10 @@
 //! How cells are built: cargo behind a wrapper, with versions fixed and the prelude built once.
 
+mod answers;
 pub mod build;
 pub mod cache;
+pub mod direct;
+mod known_types;
 pub mod lock;
 pub mod prelude;
 pub mod separate;

@@ -1,27 +1,21 @@
 //! A wrapper for cargo, which evcxr and rust-analyzer call instead of it.
 //!
-//! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists
-//! of its own types and those of candle and the standard library; but rust-analyzer would first
-//! read the source of all two hundred dependencies, and the first cell would wait for that. So the
-//! wrapper reports only those few crates to rust-analyzer. Cells are built by cargo itself with all
-//! dependencies: the build is reported to the kernel (`build.rs`), and dependencies that a cell
+//! rust-analyzer sees only the crates whose types cells use (`known_types.rs`). Cells are built with
+//! all dependencies: by rustc alone if dependencies are the same as for an earlier cell (`direct.rs`),
+//! otherwise by cargo. The build is reported to the kernel (`build.rs`), and dependencies that a cell
 //! adds change nothing that is already built (`lock.rs`).
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
-
+use super::answers::answer;
 use super::build::run;
 use super::lock::{check_build, check_dependency, preserving_lock};
 use super::separate;
+use super::{direct, known_types};
 use crate::kernel::environment::{self, EVCXR, HOME, REAL, SOCKET, on_path, status};
-
-/// The packages whose types cells use, beside those a notebook adds with `:dep`.
-const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
+use anyhow::{Context, Result};
 
 /// Whether this process was started as the wrapper.
 pub fn is_cargo() -> bool {
@@ -60,7 +54,9 @@ pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
     let (bin, rustup) = (directory.join(HOME_BIN), directory.join(RUSTUP_BIN));
     std::fs::create_dir_all(&bin)?;
     std::fs::create_dir_all(&rustup)?;
-    std::os::unix::fs::symlink(std::env::current_exe()?, bin.join("cargo"))?;
+    for name in ["cargo", direct::RUSTC] {
+        std::os::unix::fs::symlink(std::env::current_exe()?, bin.join(name))?;
+    }
     std::os::unix::fs::symlink(tool("rustc")?, bin.join("rustc"))?;
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
     let script = format!("#!/bin/sh\n[ \"$1\" = which ] && echo {}/\"$2\"\n", quoted(&bin));
@@ -117,10 +113,11 @@ pub fn cargo() -> ExitCode {
                 .map(|a| if a == "check" { "build".into() } else { a.clone() })
                 .collect();
             let done = check_build(&cargo).and_then(|separate| match separate[..] {
-                [] => Ok(run({
+                [] => Ok(direct::build(&arguments).unwrap_or_else(|| {
                     let mut command = cargo();
                     command.args(&arguments);
-                    command
+                    direct::record(&mut command, &arguments);
+                    run(command)
                 })),
                 _ => separate::build(&cargo, &arguments, &separate),
             });
@@ -131,103 +128,41 @@ pub fn cargo() -> ExitCode {
         }
         ("metadata", true) => match check_dependency(&cargo) {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => status(preserving_lock(|| command.status())),
+            Ok(false) => metadata(&arguments, command, |text| text),
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
             }
         },
         ("metadata", false) => {
-            command.stderr(std::process::Stdio::inherit());
-            let Ok(output) = preserving_lock(|| command.output()) else {
-                return ExitCode::FAILURE;
-            };
-            match serde_json::from_slice(&output.stdout) {
-                Ok(all) => println!("{}", without_prelude_dependencies(all)),
-                Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
-            }
-            status(Ok(output.status))
+            metadata(&arguments, command, |text| match serde_json::from_str(&text) {
+                Ok(all) => known_types::only(all).to_string(),
+                Err(_) => text,
+            })
         }
         _ => status(command.status()),
     }
 }
 
-/// The metadata of a workspace without the dependencies of the prelude, except the known packages.
-fn without_prelude_dependencies(mut all: Value) -> Value {
-    let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
-    let is_prelude = |package: &Value| name(package) == KNOWN[0];
-    let packages = all["packages"].as_array().cloned().unwrap_or_default();
-    let Some(prelude) = packages.iter().find(|p| is_prelude(p)).map(|p| p["id"].clone()) else {
-        return all;
-    };
-    let known =
-        |id: &Value| packages.iter().any(|p| p["id"] == *id && KNOWN.contains(&name(p).as_str()));
-    let nodes = all["resolve"]["nodes"].as_array().cloned().unwrap_or_default();
-    // Everything reachable without passing through a known package.
-    let mut kept: BTreeSet<String> = BTreeSet::new();
-    let mut waiting: Vec<Value> = all["workspace_members"].as_array().cloned().unwrap_or_default();
-    waiting.push(prelude);
-    let mut nodes_kept = Vec::new();
-    while let Some(id) = waiting.pop() {
-        let Some(node) = nodes.iter().find(|node| node["id"] == id) else { continue };
-        if !kept.insert(id.to_string()) {
-            continue;
+/// Prints what `cargo metadata` answers, as `change` makes it.
+fn metadata(
+    arguments: &[OsString],
+    mut command: Command,
+    change: impl FnOnce(String) -> String,
+) -> ExitCode {
+    let mut ended = None;
+    let answer = answer(arguments, || {
+        command.stderr(std::process::Stdio::inherit());
+        let output = preserving_lock(|| command.output()).ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        ended = Some(output.status);
+        output.status.success().then(|| change(text))
+    });
+    match answer {
+        Some(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
         }
-        let mut node = node.clone();
-        if known(&id) {
-            let is_known = |dep: &Value| known(&dep["pkg"]);
-            let deps: Vec<Value> = node["deps"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|d| is_known(d))
-                .cloned()
-                .collect();
-            node["dependencies"] = deps.iter().map(|dep| dep["pkg"].clone()).collect();
-            node["deps"] = deps.into();
-        }
-        waiting.extend(node["deps"].as_array().into_iter().flatten().map(|dep| dep["pkg"].clone()));
-        nodes_kept.push(node);
-    }
-    let package_kept = |package: &&Value| kept.contains(&package["id"].to_string());
-    all["packages"] = packages.iter().filter(package_kept).cloned().collect();
-    all["resolve"]["nodes"] = nodes_kept.into();
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::without_prelude_dependencies;
-
-    #[test]
-    fn only_dependencies_of_the_prelude_are_left_out() {
-        let package = |name: &str| json!({"id": name, "name": name});
-        let node = |id: &str, deps: &[&str]| {
-            let deps: Vec<_> = deps.iter().map(|dep| json!({"name": dep, "pkg": dep})).collect();
-            json!({"id": id, "deps": deps, "dependencies": []})
-        };
-        let packages =
-            ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package);
-        let all = json!({
-            "packages": packages,
-            "workspace_members": ["ctx"],
-            "resolve": {"nodes": [
-                node("ctx", &["dam-prelude", "regex"]), node("dam-prelude", &["candle-core", "gemm"]),
-                node("candle-core", &["gemm"]), node("gemm", &[]), node("regex", &["memchr"]), node("memchr", &[]),
-            ]},
-        });
-        let few = without_prelude_dependencies(all);
-        let names: Vec<_> = few["packages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|p| p["name"].as_str().unwrap())
-            .collect();
-        assert_eq!(names, ["ctx", "dam-prelude", "candle-core", "regex", "memchr"]);
-        let nodes = few["resolve"]["nodes"].as_array().unwrap();
-        let prelude = nodes.iter().find(|node| node["id"] == "dam-prelude").unwrap();
-        assert_eq!(prelude["dependencies"], json!(["candle-core"]));
+        None => ended.map_or(ExitCode::FAILURE, |ended| status(Ok(ended))),
     }
 }

@@ -182,10 +182,12 @@ impl Cells {
                 if !outputs.is_empty() {
                     self.output.show(&json!(outputs.content_by_mime_type));
                 }
-                if command(&[":restart", ":clear"]) {
-                    engine.attach().map_err(|e| Failure::new("error", &e.to_string(), ""))?;
-                }
-                Ok(())
+                let connected = match (command(&[":clear"]), command(&[":restart"])) {
+                    (true, _) => engine.begin_again(),
+                    (_, true) => engine.attach(),
+                    _ => Ok(()),
+                };
+                connected.map_err(|error| Failure::new("error", &error.to_string(), ""))
             }
             Err(_) if self.link.was_build_stopped() => Err(Failure::new(
                 "interrupted",

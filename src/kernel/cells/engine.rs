@@ -13,7 +13,7 @@ use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 use crate::kernel::cargo::cache::{BuildDirectory, latest_build};
 use crate::kernel::cargo::prelude::{LOCK, build_path, dependency};
 use crate::kernel::cargo::wrapper::with_wrapper_on_path;
-use crate::kernel::environment::{self, BACKTRACE, HOME, program};
+use crate::kernel::environment::{self, BACKTRACE, BUILD_DIRECTORY, HOME, program};
 use crate::kernel::process::link::Link;
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that
@@ -64,6 +64,15 @@ impl Engine {
     /// The error of evcxr.
     pub fn attach(&mut self) -> Result<()> {
         self.context.execute(ATTACH).map_err(compiler_error)?;
+        self.wait_until_attached()
+    }
+
+    /// The same after evcxr has forgotten everything: the prelude is in scope again.
+    ///
+    /// # Errors
+    /// The error of evcxr.
+    pub fn begin_again(&mut self) -> Result<()> {
+        self.context.execute(&begin()).map_err(compiler_error)?;
         self.wait_until_attached()
     }
 
@@ -159,7 +168,7 @@ pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
 
 /// evcxr with the prelude in scope, building in `directory`.
 fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
-    environment::set("EVCXR_TMPDIR", directory);
+    environment::set(BUILD_DIRECTORY, directory);
     let mut command = Command::new(program()?);
     if let Some(wanted) = std::env::var_os("RUST_BACKTRACE") {
         command.env(BACKTRACE, wanted);
@@ -188,12 +197,16 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     let home = std::env::var(HOME)
         .map(|home| format!(":build_env CARGO_HOME={home}\n"))
         .unwrap_or_default();
-    let begin = format!("{home}:dep {}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}", dependency());
     context
-        .execute(&begin)
+        .execute(&format!("{home}:opt 0\n:efmt {{:?}}\n{}", begin()))
         .map_err(compiler_error)
         .context("the prelude does not build for cells")?;
     Ok(context)
+}
+
+/// The code that takes the prelude into scope and connects the cells' process.
+fn begin() -> String {
+    format!(":dep {}\n{BEGIN} {ATTACH}", dependency())
 }
 
 /// The environment variable with the directories that the dynamic loader searches first.

@@ -26,7 +26,6 @@ use super::proxy::{PAUSE, internal_info, serve_clients};
 use super::replies::{kernel_info, unsupported};
 use super::worker::Kernel;
 use crate::kernel::cells::cell::Cells;
-use crate::kernel::cells::members::Members;
 use crate::kernel::cells::output::CellOutput;
 use crate::kernel::files;
 use crate::kernel::process::link::{Link, SOCKET};
@@ -52,7 +51,10 @@ pub fn serve(file: &Path, directory: &Path) -> Result<()> {
     })?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(sockets(info, directory))
+    let done = runtime.block_on(sockets(info, directory));
+    // The worker may be in the middle of something long, for which the end does not wait.
+    runtime.shutdown_background();
+    done
 }
 
 async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
@@ -116,8 +118,6 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     });
     tokio::spawn(receive_shell(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(exit_with_parent());
-    // The member index is read now, so that the first Tab does not wait for it.
-    std::thread::spawn(Members::known);
 
     loop {
         let Ok(message) = control.read().await else { continue };

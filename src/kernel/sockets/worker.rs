@@ -18,6 +18,7 @@ use crate::kernel::cells::cell::Cells;
 use crate::kernel::cells::complete::{Completer, inspect};
 use crate::kernel::cells::engine::Engine;
 use crate::kernel::cells::failure::Failure;
+use crate::kernel::cells::members::Members;
 use crate::kernel::cells::output::CellOutput;
 
 /// How often a cell that is waiting for input checks whether it was interrupted.
@@ -278,6 +279,8 @@ impl Worker {
             return true;
         }
         if !std::mem::replace(&mut self.is_warm, true) {
+            // The member index is read beside it, so that the first Tab does not wait for it.
+            std::thread::spawn(Members::known);
             engine.warm_up();
             return true;
         }

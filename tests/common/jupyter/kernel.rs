@@ -1,59 +1,30 @@
-//! Starts a kernel of this program and talks to it as a Jupyter client.
+//! A running kernel, and a Jupyter client of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::connection_info::Transport;
 use jupyter_protocol::messaging::{
-    CompleteRequest, ExecuteRequest, HistoryRequest, InputReply, InspectRequest, InterruptRequest,
-    IsCompleteRequest, JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
+    ExecuteRequest, InterruptRequest, JupyterMessage, JupyterMessageContent, KernelInfoRequest,
+    ShutdownRequest,
 };
 use jupyter_zmq_client::{
-    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, ClientStdinConnection,
+    ClientControlConnection, ClientIoPubConnection, ClientShellConnection,
     create_client_control_connection, create_client_iopub_connection,
-    create_client_shell_connection_with_identity, create_client_stdin_connection_with_identity,
-    peek_ports_with_listeners, peer_identity_for_session,
+    create_client_shell_connection_with_identity, peek_ports_with_listeners,
+    peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::installed::{dam, prepare};
+use super::result::CellResult;
+
 /// The timeout of each operation.
-const TIMEOUT: Duration = Duration::from_secs(300);
-
-/// One output of a cell as in a notebook file, with its display id.
-pub type Output = Value;
-
-/// The result of a cell.
-#[derive(Debug, Default)]
-pub struct CellResult {
-    pub outputs: Vec<Output>,
-    pub status: String,
-    /// The times at which live displays were updated.
-    pub updates: Vec<Instant>,
-    pub seconds: f64,
-}
-
-impl CellResult {
-    /// All output of one kind: `stdout`, `stderr`, `error`, or `shown` for plain text.
-    pub fn text(&self, kind: &str) -> String {
-        let text = |output: &Output| match (output["output_type"].as_str(), kind) {
-            (Some("stream"), _) if output["name"] == kind => {
-                output["text"].as_str().map(str::to_owned)
-            }
-            (Some("error"), "error") => {
-                Some(format!("{}: {}\n{}", output["ename"], output["evalue"], output["traceback"]))
-            }
-            (Some("execute_result" | "display_data"), "shown") => {
-                output["data"]["text/plain"].as_str().map(str::to_owned)
-            }
-            _ => None,
-        };
-        self.outputs.iter().filter_map(text).collect::<Vec<_>>().join("\n")
-    }
-}
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The process of a kernel, killed on drop.
 pub struct Process(Child);
@@ -65,11 +36,11 @@ impl Drop for Process {
     }
 }
 
-type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
+pub type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
 
 /// Connects to a kernel that may still be starting. Another test that is starting a process may
 /// briefly hold the ports open, which resets the connection, so this is retried.
-async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
+pub async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     let sockets = || async {
         let identity = peer_identity_for_session(session)?;
         let shell = create_client_shell_connection_with_identity(info, session, identity).await?;
@@ -91,39 +62,12 @@ async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
 
 /// A running kernel.
 pub struct Kernel {
-    runtime: Runtime,
+    pub(super) runtime: Runtime,
     process: Process,
     shell: ClientShellConnection,
     control: ClientControlConnection,
-    iopub: ClientIoPubConnection,
-    info: ConnectionInfo,
-    _directory: tempfile::TempDir,
-}
-
-/// The cache directory of the prelude built for tests, inside the target directory.
-pub fn cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
-}
-
-/// `dam` with the environment for notebooks.
-pub fn dam(directory: &Path) -> Command {
-    let mut command = super::dam(directory);
-    command.env("XDG_CACHE_HOME", cache()).env_remove("RUST_BACKTRACE");
-    command
-}
-
-/// Builds the prelude for cells once; the lock file makes tests in other processes wait.
-pub fn prepare() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        std::fs::create_dir_all(cache()).unwrap();
-        let lock = std::fs::File::create(cache().join("lock")).unwrap();
-        lock.lock().unwrap();
-        let place = tempfile::tempdir().unwrap();
-        let output =
-            dam(place.path()).args(["jupyter", "install", "--prefix", "."]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    });
+    pub(super) iopub: ClientIoPubConnection,
+    pub(super) info: ConnectionInfo,
 }
 
 impl Kernel {
@@ -157,94 +101,9 @@ impl Kernel {
         let process =
             Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
         let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
-        let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
+        let mut kernel = Self { runtime, process, shell, control, iopub, info };
         kernel.wait_until_ready();
         kernel
-    }
-
-    /// Sends a cell as another client, which disconnects before the reply.
-    pub fn send_and_disconnect(&mut self, code: &str) {
-        let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
-        self.runtime.block_on(async {
-            let (mut shell, ..) = connect(&self.info, "another").await;
-            shell.send(request.clone()).await.unwrap();
-            // The request has arrived when the kernel reports busy for it.
-            while self
-                .iopub
-                .read()
-                .await
-                .unwrap()
-                .parent_header
-                .is_none_or(|parent| parent.msg_id != request.header.msg_id)
-            {}
-        });
-    }
-
-    /// The status of the reply to `code`, sent by the first of two clients with the same identity.
-    pub fn run_with_shared_identity(&mut self, code: &str) -> Value {
-        let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
-        self.runtime.block_on(async {
-            let (mut shell, ..) = connect(&self.info, "twins").await;
-            let _twin = connect(&self.info, "twins").await;
-            shell.send(request).await.unwrap();
-            json!(timeout(TIMEOUT, shell.read()).await.unwrap().unwrap().content)["status"].clone()
-        })
-    }
-
-    /// Runs a cell that requests input; returns the prompt and the standard output.
-    pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
-        let mut stdin = self.stdin();
-        let request = self
-            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
-        let question = self.runtime.block_on(async {
-            let question = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
-            let answer = InputReply { value: line.into(), ..InputReply::default() };
-            stdin.send(JupyterMessage::new(answer, Some(&question))).await.unwrap();
-            json!(question.content)["prompt"].as_str().unwrap().to_owned()
-        });
-        let cell = self.outputs(&request, |_, _| {});
-        assert_eq!(self.reply()["status"], "ok");
-        (question, cell.text("stdout"))
-    }
-
-    /// Runs a cell that requests input and interrupts it. A reply to that request is sent after the
-    /// cell has ended, and again while the cell `next` is requesting input. Returns the standard
-    /// output of both.
-    pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
-        let mut stdin = self.stdin();
-        let request = self
-            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
-        let question =
-            self.runtime.block_on(async { timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap() });
-        self.interrupt();
-        let first = self.outputs(&request, |_, _| {});
-        self.reply();
-        let answer = |value: &str, question: &JupyterMessage| {
-            JupyterMessage::new(
-                InputReply { value: value.into(), ..InputReply::default() },
-                Some(question),
-            )
-        };
-        self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
-        let request = self
-            .send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
-        self.runtime.block_on(async {
-            let own = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
-            stdin.send(answer("later", &question)).await.unwrap();
-            stdin.send(answer("own", &own)).await.unwrap();
-        });
-        let second = self.outputs(&request, |_, _| {});
-        assert_eq!(self.reply()["status"], "ok");
-        (first.text("stdout"), second.text("stdout"))
-    }
-
-    fn stdin(&self) -> ClientStdinConnection {
-        self.runtime.block_on(async {
-            let identity = peer_identity_for_session("tests").unwrap();
-            create_client_stdin_connection_with_identity(&self.info, "tests", identity)
-                .await
-                .unwrap()
-        })
     }
 
     /// The ports of the five sockets.
@@ -257,23 +116,32 @@ impl Kernel {
     /// Waits until the kernel replies and its iopub messages arrive.
     fn wait_until_ready(&mut self) {
         let begin = Instant::now();
-        let (mut answers, mut publishes) = (false, false);
-        while !(answers && publishes) {
+        let (mut sent, mut answers, mut publishes) = (0, 0, false);
+        let soon = Duration::from_millis(500);
+        while !(answers > 0 && publishes) {
             assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not answer");
             self.send_request(KernelInfoRequest {});
-            let soon = Duration::from_millis(500);
+            sent += 1;
             let (shell, iopub) = (&mut self.shell, &mut self.iopub);
             self.runtime.block_on(async {
-                answers |= timeout(soon, shell.read()).await.is_ok_and(|reply| reply.is_ok());
+                let answered = timeout(soon, shell.read()).await.is_ok_and(|reply| reply.is_ok());
+                answers += usize::from(answered);
                 publishes |= timeout(soon, iopub.read()).await.is_ok_and(|message| message.is_ok());
             });
         }
-        // Discards the replies to all requests.
-        let (shell, soon) = (&mut self.shell, Duration::from_millis(300));
-        self.runtime.block_on(async { while timeout(soon, shell.read()).await.is_ok() {} });
+        // Discards the other replies.
+        let shell = &mut self.shell;
+        self.runtime.block_on(async {
+            while answers < sent && timeout(soon, shell.read()).await.is_ok() {
+                answers += 1;
+            }
+        });
     }
 
-    fn send_request(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
+    pub(super) fn send_request(
+        &mut self,
+        content: impl Into<JupyterMessageContent>,
+    ) -> JupyterMessage {
         let message = JupyterMessage::new(content, None);
         self.runtime.block_on(self.shell.send(message.clone())).unwrap();
         message
@@ -435,38 +303,6 @@ impl Kernel {
                 _ => {}
             }
         }
-    }
-
-    /// The completions at the end of `code`.
-    pub fn complete(&mut self, code: &str) -> Vec<String> {
-        let reply =
-            self.request(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
-        reply["matches"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|word| word.as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// The documentation at the end of `code`.
-    pub fn inspect(&mut self, code: &str) -> String {
-        self.request(InspectRequest {
-            code: code.into(),
-            cursor_pos: code.chars().count(),
-            detail_level: Some(0),
-        })["data"]["text/plain"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    }
-
-    pub fn is_complete(&mut self, code: &str) -> String {
-        self.request(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
-    }
-
-    pub fn history(&mut self) -> Value {
-        self.request(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
     }
 
     /// The process id.
