@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! CACHE/dam/.cargo/config.toml      build settings: dependencies optimised, cells not
-//! CACHE/dam/prelude-KEY/            the built prelude, and what cargo answered; KEY: a hash of its source, the compiler and the settings
+//! CACHE/dam/prelude-KEY/            the built prelude, what cargo answered, and the standard library's source; KEY: a hash of its source, the compiler and the settings
 //! CACHE/dam/notebooks/PID/          the build directory of one kernel, with links to the built prelude
 //! ```
 
@@ -107,8 +107,8 @@ impl BuildDirectory {
         &self.0
     }
 
-    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would
-    /// overwrite.
+    /// Fills the directory from `prepared`, which is built for this kernel: its crates, and what
+    /// cargo did and answered.
     ///
     /// # Errors
     /// The disk is full.
@@ -118,7 +118,16 @@ impl BuildDirectory {
                 link(&prepared.join(known), &self.0.join(known), true)?;
             }
         }
-        link(&prepared.join("target"), &self.0.join("target"), false)
+        self.reuse(prepared)
+    }
+
+    /// Fills the directory with the crates of an earlier build: hard links, and copies of files that
+    /// cargo would overwrite. Cargo finds which of them it has to build again.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn reuse(&self, earlier: &Path) -> Result<()> {
+        link(&earlier.join("target"), &self.0.join("target"), false)
     }
 
     /// Moves the build to `prepared`, unless another process has done so meanwhile.

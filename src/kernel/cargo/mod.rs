@@ -5,6 +5,7 @@ pub mod build;
 pub mod cache;
 pub mod direct;
 mod known_types;
+pub mod library;
 pub mod lock;
 pub mod prelude;
 pub mod separate;

@@ -11,6 +11,7 @@ use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
 use crate::kernel::cargo::cache::{BuildDirectory, latest_build};
+use crate::kernel::cargo::library;
 use crate::kernel::cargo::prelude::{LOCK, build_path, dependency};
 use crate::kernel::cargo::wrapper::with_wrapper_on_path;
 use crate::kernel::environment::{self, BACKTRACE, BUILD_DIRECTORY, HOME, program};
@@ -47,6 +48,7 @@ impl Engine {
         let prepared = prepare(before_build)?;
         let build_directory = BuildDirectory::new()?;
         build_directory.fill(&prepared)?;
+        library::choose(&prepared)?;
         let context = context(build_directory.path(), Some(socket))?;
         let engine = Self { context, link, _build_directory: build_directory };
         engine.wait_until_attached()?;
@@ -159,8 +161,10 @@ pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
     let build_directory = BuildDirectory::new()?;
     // Most of an earlier build can be reused.
     if let Some(earlier) = latest_build()? {
-        build_directory.fill(&earlier)?;
+        build_directory.reuse(&earlier)?;
     }
+    library::write(build_directory.path())?;
+    library::choose(build_directory.path())?;
     drop(context(build_directory.path(), None)?);
     build_directory.publish(&prepared)?;
     Ok(prepared)

@@ -13,6 +13,7 @@ use dam_prelude::notebook::SOURCE;
 use ra_ap_syntax::ast::{HasName, HasVisibility};
 use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 
+use crate::kernel::cargo::library;
 use crate::kernel::cargo::prelude::LOCK;
 use crate::kernel::environment::HOME;
 use crate::kernel::files::text;
@@ -95,7 +96,7 @@ impl Members {
             let mut members = Self::default();
             let sources = [Some(PathBuf::from(SOURCE).join("src")), candle()];
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
-            let library = library().unwrap_or_default();
+            let library = library::original().unwrap_or_default();
             LIBRARY
                 .iter()
                 .for_each(|file| members.source(&text(&library.join(file)).unwrap_or_default()));
@@ -186,15 +187,6 @@ fn candle() -> Option<PathBuf> {
     let mut sources = registries
         .map(|registry| registry.path().join(format!("candle-core-{version}")).join("src"));
     sources.find(|source| source.is_dir())
-}
-
-/// The directory of the standard library's source, if it is installed.
-fn library() -> Option<PathBuf> {
-    let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    Some(
-        Path::new(String::from_utf8(output.stdout).ok()?.trim())
-            .join("lib/rustlib/src/rust/library"),
-    )
 }
 
 #[cfg(test)]
