@@ -47,7 +47,10 @@ impl Source {
             let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
             let blocks = match self.0.hashes.get(*name) {
                 // They were made when the source was opened, or before.
-                Some(known) => known.clone(),
+                Some(known) => {
+                    work.advance(view.bytes().len() as u64)?;
+                    known.clone()
+                }
                 None => {
                     let blocks = view.bytes().par_chunks(HASHED_BYTES);
                     blocks.map(block).collect::<Result<Vec<u64>>>()?
