@@ -7,6 +7,7 @@ mod generate;
 mod groups;
 mod likelihood;
 mod score;
+mod tasks;
 
 pub use choose::{Choices, choose, option_likelihoods};
 pub use continuations::likelihoods;
@@ -14,3 +15,8 @@ pub use cost::{Cost, measured};
 pub use generate::{Generation, generate};
 pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};
 pub use score::{Score, score};
+pub(crate) use tasks::harness_json;
+pub use tasks::{
+    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskLimits, TaskMetric, TaskQuestion, TaskScores,
+    mean_error,
+};
