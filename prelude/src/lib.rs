@@ -98,7 +98,8 @@ pub use coefficients::{
 pub use error::{Error, Result};
 pub use objective::Reduction;
 pub use session::{
-    Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load,
+    Bake, Compare, Dam, Evaluation, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme,
+    latest, load,
 };
 pub use solve::SolveSettings;
 pub use train::{Optimizer, Schedule, Settings};

@@ -47,7 +47,7 @@ pub(crate) fn with_document_templates<T: Send>(
     let none = |reason: String| bad("", reason);
     std::thread::scope(|scope| {
         let run = || {
-            let env = environment(bytes);
+            let env = environment(bytes).map_err(none)?;
             let mut compiled = BTreeMap::new();
             for template in templates {
                 let read = guarded(|| env.template_from_str(template).map_err(|e| e.to_string()));
@@ -74,9 +74,10 @@ impl DocumentTemplates<'_> {
     }
 }
 
-fn environment(bytes: usize) -> Environment<'static> {
+fn environment(bytes: usize) -> Result<Environment<'static>, String> {
     let mut env = Environment::new();
-    env.set_keep_trailing_newline(true);
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    env.set_syntax(syntax.map_err(|e| e.to_string())?);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     template_limits::bound(&mut env, 1, bytes);
     env.set_formatter(|out, state, value| {
@@ -86,7 +87,7 @@ fn environment(bytes: usize) -> Environment<'static> {
     env.add_filter("string", |state: &State<'_, '_>, value: Value| python_text(state, &value));
     env.add_filter("regex_replace", regex_replace);
     env.set_unknown_method_callback(method);
-    env
+    Ok(env)
 }
 
 /// Python's text of `value`, as far as the fuel lasts.
@@ -217,7 +218,10 @@ mod tests {
             ("{{solution.split('#### ')[-1].rstrip()}}", "3"),
             ("{{solution.rsplit(' ', 1)[1]}}{{solution[:5]}}{{'x'.zfill(3)}}", "31 + 200x"),
             ("{% if none is none %}-{% endif %}{{ [n, x] | string }}", "-[3, 1.0]"),
-            ("{% for t in choices.text %}\n{{loop.index}}. {{t}}\n{% endfor %}", "\n1. one\n\n2. two\n"),
+            (
+                "{% for t in choices.text %}\n{{loop.index}}. {{t}}\n{% endfor %}",
+                "\n1. one\n\n2. two\n",
+            ),
             ("{{'abc'|regex_replace('(b)', '<\\\\1>')}}", "a<b>c"),
             ("{{ {'A': 0, 'B': 1}[key] }}", "1"),
             ("{{ 'B' in choices.label and not none }}", "True"),
@@ -230,7 +234,10 @@ mod tests {
             ("{{ choices.label.index('Z') }}", "not in list"),
             ("{{ q.swapcase() }}", "swapcase"),
             ("{{ q", "expected"),
-            ("{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}", "fuel"),
+            (
+                "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}",
+                "fuel",
+            ),
         ] {
             let error = render(template).unwrap_err();
             assert!(error.contains(word), "{template}: {error}");

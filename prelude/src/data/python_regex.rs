@@ -83,7 +83,7 @@ impl PythonRegex {
             let Some(captures) = found else { break };
             let whole = captures.get(0).map_or(at..at, |whole| whole.range());
             take(&captures);
-            at = if whole.is_empty() { next(whole.end()) } else { whole.end() };
+            at = if whole.is_empty() { next(whole.end) } else { whole.end };
         }
         Ok(())
     }

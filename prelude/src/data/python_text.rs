@@ -150,11 +150,9 @@ impl Reader<'_> {
         if depth > DEPTH {
             return None;
         }
-        for (word, value) in [
-            ("None", Value::from(())),
-            ("True", Value::from(true)),
-            ("False", Value::from(false)),
-        ] {
+        for (word, value) in
+            [("None", Value::from(())), ("True", Value::from(true)), ("False", Value::from(false))]
+        {
             if self.take(word) {
                 return Some(value);
             }
@@ -319,7 +317,9 @@ mod tests {
         ] {
             assert_eq!(shown(from).as_deref(), Some(to), "{from}");
         }
-        for bad in ["", "a", "[1", "[1 2]", "07", "'a", "'a\nb'", "f(x)", "1 +", "b'x'", "inf", "{1}"] {
+        for bad in
+            ["", "a", "[1", "[1 2]", "07", "'a", "'a\nb'", "f(x)", "1 +", "b'x'", "inf", "{1}"]
+        {
             assert_eq!(shown(bad), None, "{bad}");
         }
         assert_eq!(shown(&format!("{}1{}", "[".repeat(100), "]".repeat(100))), None);

@@ -158,7 +158,7 @@ fn for_continuations<'e, W: Weights + ?Sized>(
             }
         }
         let loss = |one: &Scored<'_>| cross_entropy(&one.logits, one.targets);
-        let losses = scored.iter().map(loss).collect::<Result<Vec<_>>>()?;
+        let losses = scored.iter().map(loss).collect::<candle_core::Result<Vec<_>>>()?;
         // One copy from the device for all.
         let losses = Tensor::stack(&losses, 0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         for (Scored { index: (question, i), .. }, loss) in scored.iter().zip(losses) {

@@ -6,6 +6,7 @@ mod cost;
 mod generate;
 mod groups;
 mod likelihood;
+mod paired;
 mod score;
 mod tasks;
 
@@ -14,6 +15,7 @@ pub use continuations::likelihoods;
 pub use cost::{Cost, measured};
 pub use generate::{Generation, generate};
 pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};
+pub use paired::{Paired, paired};
 pub use score::{Score, score};
 pub(crate) use tasks::harness_json;
 pub use tasks::{

@@ -90,8 +90,6 @@ pub(super) struct GenerationLimits {
 pub(super) struct Config {
     pub file: PathBuf,
     pub name: String,
-    pub alias: String,
-    pub version: Option<Value>,
     pub output: Output,
     pub data: DataFiles,
     pub training_split: Option<String>,
@@ -127,12 +125,14 @@ impl Config {
         refuse_groups(&keys)?;
         let stem = file.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         let name = keys.text("task")?.unwrap_or(stem);
-        let alias = keys.text("task_alias")?.unwrap_or_else(|| name.clone());
-        let metadata = keys.take("metadata");
-        let version = metadata.and_then(|m| m.get_attr("version").ok());
-        let version = version.filter(|version| !version.is_undefined());
-        // They group tasks, or look for test data in training data.
-        keys.skip(&["tag", "should_decontaminate", "doc_to_decontamination_query"]);
+        // They describe the task, group tasks, or look for test data in training data.
+        keys.skip(&[
+            "task_alias",
+            "metadata",
+            "tag",
+            "should_decontaminate",
+            "doc_to_decontamination_query",
+        ]);
         let output = output(&mut keys)?;
         let data = data_files(&mut keys)?;
         let splits = [
@@ -140,7 +140,8 @@ impl Config {
             keys.text("validation_split")?,
             keys.text("test_split")?,
         ];
-        for (split, key) in splits.iter().zip(["training_split", "validation_split", "test_split"]) {
+        for (split, key) in splits.iter().zip(["training_split", "validation_split", "test_split"])
+        {
             check_split(&keys, &data, key, split.as_deref())?;
         }
         let [training_split, validation_split, test_split] = splits;
@@ -170,8 +171,6 @@ impl Config {
         Ok(Self {
             file: file.into(),
             name,
-            alias,
-            version,
             output,
             data,
             training_split,
@@ -292,7 +291,9 @@ fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
     let names = |value: &Value| -> Option<Vec<String>> {
         match value.kind() {
             ValueKind::String => Some(vec![value.as_str()?.to_owned()]),
-            ValueKind::Seq => value.try_iter().ok()?.map(|v| v.as_str().map(str::to_owned)).collect(),
+            ValueKind::Seq => {
+                value.try_iter().ok()?.map(|v| v.as_str().map(str::to_owned)).collect()
+            }
             _ => None,
         }
     };
@@ -386,7 +387,11 @@ fn examples(keys: &mut Keys<'_>, parent: &Layout, split: Option<String>) -> Resu
     let split = inside.text("split")?.or(split);
     let documents = inside.list("samples");
     if documents.iter().flatten().any(|document| document.kind() != ValueKind::Map) {
-        return Err(inside.bad("samples", "it is not a list of objects", "write a list of objects"));
+        return Err(inside.bad(
+            "samples",
+            "it is not a list of objects",
+            "write a list of objects",
+        ));
     }
     let layout = layout(&mut inside, Some(parent))?;
     inside.finish()?;

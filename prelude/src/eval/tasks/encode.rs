@@ -76,10 +76,8 @@ impl<'a> Encoder<'a> {
                 let pair = |(context, continuation): (&String, &String)| {
                     self.pair(context, continuation, question)
                 };
-                let mut pairs = contexts
-                    .zip(&question.continuations)
-                    .map(pair)
-                    .collect::<Result<Vec<_>>>()?;
+                let mut pairs =
+                    contexts.zip(&question.continuations).map(pair).collect::<Result<Vec<_>>>()?;
                 if self.config.metrics.iter().any(|metric| metric.is_mutual()) {
                     for continuation in &question.continuations {
                         pairs.push(self.pair("", continuation, question)?);
@@ -108,7 +106,11 @@ impl<'a> Encoder<'a> {
             Some((token, id)) => Ok((token, self.row(id, question)?)),
             None => {
                 let reason = "a text without a context follows the BOS or EOS token, and the tokenizer names neither";
-                Err(self.bad(question, reason, "set bos_token or eos_token in tokenizer_config.json"))
+                Err(self.bad(
+                    question,
+                    reason,
+                    "set bos_token or eos_token in tokenizer_config.json",
+                ))
             }
         }
     }
@@ -128,8 +130,10 @@ impl<'a> Encoder<'a> {
     fn encode(&self, text: &str, special: bool, question: &Question) -> Result<Vec<u32>> {
         let longest = self.source.longest_text();
         if text.len() > longest {
-            let reason =
-                format!("its text has {} bytes; the tokenizer accepts at most {longest}", text.len());
+            let reason = format!(
+                "its text has {} bytes; the tokenizer accepts at most {longest}",
+                text.len()
+            );
             return Err(self.bad(question, &reason, "shorten it, or use fewer examples"));
         }
         let file = self.source.path().join("tokenizer.json");
@@ -156,7 +160,8 @@ impl<'a> Encoder<'a> {
             }
             Example { ids, prompt: 1 }
         } else {
-            let end = context.trim_end_matches(|c: char| strip(c.encode_utf8(&mut [0; 4])).is_empty());
+            let end =
+                context.trim_end_matches(|c: char| strip(c.encode_utf8(&mut [0; 4])).is_empty());
             let mut ids = self.encode_whole(end, question)?;
             let whole = self.encode_whole(&format!("{context}{continuation}"), question)?;
             let prompt = ids.len();
@@ -174,7 +179,10 @@ impl<'a> Encoder<'a> {
                 "reword it, or change target_delimiter",
             ),
             count if count > self.max_length => refuse(
-                format!("a continuation has {count} tokens; the model has {} positions", self.max_length),
+                format!(
+                    "a continuation has {count} tokens; the model has {} positions",
+                    self.max_length
+                ),
                 "shorten it",
             ),
             _ => Ok(example),

@@ -49,12 +49,18 @@ impl Fields<'_> {
         hint: &str,
     ) -> Error {
         let Document { split, index, .. } = document;
-        bad(&self.config.file, format!("`{key}` in document {} of {split}", index + 1), reason, hint)
+        bad(
+            &self.config.file,
+            format!("`{key}` in document {} of {split}", index + 1),
+            reason,
+            hint,
+        )
     }
 
     fn render(&self, key: &str, document: Document<'_>, template: &str) -> Result<String> {
         let rendered = self.templates.render(template, document.value);
-        let hint = "correct the template or the data; templates are Jinja, with the columns as variables";
+        let hint =
+            "correct the template or the data; templates are Jinja, with the columns as variables";
         rendered.map_err(|reason| self.bad(key, document, reason, hint))
     }
 

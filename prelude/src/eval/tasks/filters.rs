@@ -18,14 +18,24 @@ pub(super) struct Pipeline {
 #[derive(Clone, Debug)]
 enum Step {
     /// A match of a pattern, or the fallback.
-    Regex { pattern: PythonRegex, select: i64, fallback: String },
+    Regex {
+        pattern: PythonRegex,
+        select: i64,
+        fallback: String,
+    },
     /// The tags of words in a list of pairs, or the fallback.
-    Tags { pattern: PythonRegex, fallback: Vec<String> },
+    Tags {
+        pattern: PythonRegex,
+        fallback: Vec<String>,
+    },
     Strip,
     Lowercase,
     Uppercase,
     /// What a table has for the answer, or the default.
-    Map { table: Vec<(String, String)>, default: String },
+    Map {
+        table: Vec<(String, String)>,
+        default: String,
+    },
 }
 
 /// An answer after its filters.
@@ -70,7 +80,11 @@ pub(super) fn pipelines(keys: &mut Keys<'_>, output: Output) -> Result<Vec<Pipel
             let is_last = j + 1 == filters.len();
             if step.is_none() != is_last {
                 let hint = "end every pipeline with one `- function: take_first`";
-                let reason = if is_last { "the last filter is not take_first" } else { "take_first is not the last filter" };
+                let reason = if is_last {
+                    "the last filter is not take_first"
+                } else {
+                    "take_first is not the last filter"
+                };
                 return Err(inside.bad("function", reason, hint));
             }
             inside.finish()?;
@@ -134,7 +148,8 @@ fn map(keys: &mut Keys<'_>) -> Result<Step> {
     let pairs = Some(&table).filter(|table| table.kind() == ValueKind::Map);
     let pairs: Option<Vec<_>> =
         pairs.and_then(|table| table.try_iter().ok()).and_then(|keys| keys.map(pair).collect());
-    let pairs = pairs.ok_or_else(|| keys.bad("mapping_dict", "it is not a table of texts", hint))?;
+    let pairs =
+        pairs.ok_or_else(|| keys.bad("mapping_dict", "it is not a table of texts", hint))?;
     let default = keys.required("default_value")?;
     Ok(Step::Map { table: pairs, default })
 }
@@ -223,7 +238,8 @@ mod tests {
 
     #[test]
     fn tags_are_the_second_of_each_pair() {
-        let tags = Step::Tags { pattern: PythonRegex::new(PAIRS).unwrap(), fallback: vec!["?".into()] };
+        let tags =
+            Step::Tags { pattern: PythonRegex::new(PAIRS).unwrap(), fallback: vec!["?".into()] };
         let texts = |texts: &[&str]| Filtered::Tags(texts.iter().map(|t| (*t).into()).collect());
         let apply = |text: &str| tags.apply(text.into()).unwrap();
         assert_eq!(apply("[('a', 'NOUN'), ('b', 'VERB')]"), texts(&["NOUN", "VERB"]));

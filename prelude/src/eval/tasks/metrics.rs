@@ -188,8 +188,7 @@ impl Ignore {
             text = text.to_lowercase();
         }
         let is_kept = |c: &char| {
-            !(self.punctuation && c.is_ascii_punctuation())
-                && !(self.numbers && c.is_ascii_digit())
+            !(self.punctuation && c.is_ascii_punctuation()) && !(self.numbers && c.is_ascii_digit())
         };
         text.retain(|c| is_kept(&c));
         Ok(text)
@@ -284,9 +283,8 @@ impl Metric {
     /// [`Error::Interrupted`].
     pub fn score(&self, items: &[Item]) -> Result<(f64, Option<f64>)> {
         let values: Vec<f64> = items.iter().map(|item| item.value()).collect();
-        let weight = || {
-            items.iter().map(|item| if let Item::Weighted(_, w) = item { *w } else { 1.0 })
-        };
+        let weight =
+            || items.iter().map(|item| if let Item::Weighted(_, w) = item { *w } else { 1.0 });
         let weighted = values.iter().sum::<f64>() / weight().sum::<f64>();
         Ok(match self.measure {
             Measure::Perplexity => ((-mean(&values)).exp(), perplexity_error(&values)?),

@@ -152,7 +152,11 @@ impl Task {
     /// # Errors
     /// A template that does not render or a field that does not fit, with its document; a text that
     /// cannot be encoded; or a length that leaves no room for an answer.
-    pub fn encode<'a>(&'a self, source: &'a Source, limits: &TaskLimits) -> Result<EncodedTask<'a>> {
+    pub fn encode<'a>(
+        &'a self,
+        source: &'a Source,
+        limits: &TaskLimits,
+    ) -> Result<EncodedTask<'a>> {
         let Self { config, documents, examples, .. } = self;
         let positions = source.architecture()?.max_positions;
         let max_length = limits.max_length.unwrap_or(positions).min(positions);

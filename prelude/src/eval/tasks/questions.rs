@@ -22,7 +22,6 @@ const SEED: u32 = 1234;
 pub(super) struct Question {
     /// The index of its document in the split, from 0.
     pub index: usize,
-    pub document: Value,
     /// The context, or one for each choice.
     pub contexts: Vec<String>,
     /// What follows a context, if its likelihood is computed.
@@ -124,7 +123,6 @@ fn question(
     };
     let mut question = Question {
         index: document.index,
-        document: document.value.clone(),
         contexts,
         continuations: Vec::new(),
         choices,
@@ -160,7 +158,8 @@ fn question(
 
 /// Whether a text and what follows it need no delimiter.
 fn joins(before: &str, after: &str) -> bool {
-    let is_space = |c: Option<char>| c.is_some_and(|c| crate::data::strip(&c.to_string()).is_empty());
+    let is_space =
+        |c: Option<char>| c.is_some_and(|c| crate::data::strip(&c.to_string()).is_empty());
     before.is_empty()
         || after.is_empty()
         || is_space(before.chars().next_back())
@@ -243,8 +242,12 @@ fn indices(
     }
     let index = match right.as_str() {
         // What is not a choice is never right.
-        Some(text) => question.choices.iter().position(|own| own == text).map_or(-100, |i| i as i64),
-        None => integer(right).ok_or_else(|| bad(format!("`{}` is no index", python_str(right))))?,
+        Some(text) => {
+            question.choices.iter().position(|own| own == text).map_or(-100, |i| i as i64)
+        }
+        None => {
+            integer(right).ok_or_else(|| bad(format!("`{}` is no index", python_str(right))))?
+        }
     };
     Ok(vec![index])
 }

@@ -34,7 +34,8 @@ impl Random {
             advance(&mut state, &mut i);
         }
         for _ in 1..SIZE {
-            state[i] = (state[i] ^ mix(&state, i).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
+            state[i] =
+                (state[i] ^ mix(&state, i).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
             advance(&mut state, &mut i);
         }
         state[0] = 0x8000_0000;

@@ -13,7 +13,8 @@ pub struct TaskMetric {
     pub name: String,
     /// The name of the filters that its answers went through; `none` if there are none.
     pub filter: String,
-    /// The score: a share from 0 to 1, a perplexity, or bits.
+    /// The score: a share from 0 to 1, a perplexity, or bits. Infinite if it is too large.
+    #[serde(deserialize_with = "or_infinite")]
     pub value: f64,
     /// Its standard error; `None` for fewer than two questions and for perplexities of words and
     /// bytes.
@@ -22,6 +23,11 @@ pub struct TaskMetric {
     pub higher_is_better: bool,
     /// Whether it is a share of right answers, from 0 to 1.
     pub is_share: bool,
+}
+
+/// JSON has no infinite numbers; they are written as null.
+fn or_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 impl TaskMetric {
@@ -117,14 +123,21 @@ impl TaskScores {
     }
 }
 
-/// Returns the results of `tasks` in the form of lm-evaluation-harness's `results.json`, for `model`
-/// with a context of `max_length` tokens; with `samples`, also every question with its answers.
+/// Returns the results of `tasks` in the form of lm-evaluation-harness's `results.json`, for `model`,
+/// and every question with its answers.
 pub(crate) fn harness_json<'a>(
     tasks: impl IntoIterator<Item = &'a TaskScores>,
     model: &str,
-    samples: bool,
 ) -> Value {
-    let parts = ["results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"];
+    let parts = [
+        "results",
+        "group_subtasks",
+        "configs",
+        "versions",
+        "n-shot",
+        "higher_is_better",
+        "n-samples",
+    ];
     let mut maps: BTreeMap<&str, Map<String, Value>> =
         parts.into_iter().map(|part| (part, Map::new())).collect();
     let mut answered = Map::new();
@@ -142,7 +155,8 @@ pub(crate) fn harness_json<'a>(
             results[format!("{name}_stderr,{filter}")] = stderr;
             better.insert(name.clone(), json!(higher_is_better));
         }
-        let version = keys.get("metadata").and_then(|m| m.get("version")).unwrap_or(&json!("Yaml")).clone();
+        let version =
+            keys.get("metadata").and_then(|m| m.get("version")).unwrap_or(&json!("Yaml")).clone();
         for (part, value) in parts.into_iter().zip([
             results,
             json!([]),
@@ -156,18 +170,14 @@ pub(crate) fn harness_json<'a>(
                 map.insert(task.name.clone(), value);
             }
         }
-        if samples {
-            answered.insert(task.name.clone(), json!(task.metrics.first().map(|_| sample_json(task))));
-        }
+        answered.insert(task.name.clone(), json!(sample_json(task)));
     }
     let mut all: Map<String, Value> =
         maps.into_iter().map(|(part, map)| (part.to_owned(), Value::Object(map))).collect();
     all.insert("config".into(), json!({"model": "dam", "model_args": model, "fewshot_seed": 1234}));
     all.insert("model_source".into(), json!("dam"));
     all.insert("model_name".into(), json!(model));
-    if samples {
-        all.insert("samples".into(), Value::Object(answered));
-    }
+    all.insert("samples".into(), Value::Object(answered));
     Value::Object(all)
 }
 

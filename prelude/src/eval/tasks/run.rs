@@ -85,7 +85,8 @@ impl<'a> Stops<'a> {
         let mut texts = config.generation.until.clone();
         texts.extend(end.filter(|end| !texts.contains(end)).cloned());
         for text in texts.into_iter().filter(|text| !text.is_empty()) {
-            let encode = |tokenizer: &Tokenizer| Ok(tokenizer.encode_fast(text.as_str(), false)?.len());
+            let encode =
+                |tokenizer: &Tokenizer| Ok(tokenizer.encode_fast(text.as_str(), false)?.len());
             // Two more than it takes, since other tokens may make the same text.
             let tokens = stops.with_tokenizer(encode)? + 2;
             stops.texts.push((text, tokens));
