@@ -168,7 +168,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ("dataset_kwargs: {data_files: missing.jsonl}", &["missing.jsonl"]),
         ("dataset_kwargs: {data_files: '*.jsonl'}", &["data_files", "*.jsonl"]),
         ("dataset_kwargs: {data_files: q.jsonl, field: x}", &["dataset_kwargs.field"]),
-        ("num_fewshot: 1", &["num_fewshot", "fewer than 1"]),
+        ("num_fewshot: 1\nfewshot_split: train", &["num_fewshot", "fewer than 1"]),
         ("num_fewshot: many", &["num_fewshot", "integer"]),
         ("fewshot_config: {sampler: balanced}", &["fewshot_config.sampler", "balanced"]),
         ("fewshot_config: {fewshot_indices: [1]}", &["fewshot_config.fewshot_indices"]),

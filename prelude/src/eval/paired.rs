@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::tasks::mean_error;
+use super::standard_error::mean_error;
 
 /// The number of bootstrap samples.
 const SAMPLES: usize = 10_000;

@@ -11,7 +11,7 @@ use candle_core::{D, DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::groups::{Inputs, for_logits};
-use super::tasks::mean_error;
+use super::standard_error::mean_error;
 use crate::checkpoint::Architecture;
 use crate::data::Example;
 use crate::error::Result;

@@ -2,40 +2,17 @@
 //!
 //! Every key is followed as there, or refused by name.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::{Value, ValueKind};
 
+use super::data_files::{DataFiles, check_split, data_files, known};
 use super::filters::{Pipeline, pipelines};
 use super::keys::Keys;
-use super::metrics::{Metric, metrics};
+use super::metric_list::{Metric, metrics};
+use super::output::Output;
 use super::yaml;
-use crate::data::DocumentFormat;
 use crate::error::Result;
-
-/// What a task asks of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Output {
-    MultipleChoice,
-    Generate,
-    Likelihood,
-    Rolling,
-}
-
-impl Output {
-    /// All, by their names.
-    pub const ALL: [(&'static str, Self); 4] = [
-        ("multiple_choice", Self::MultipleChoice),
-        ("generate_until", Self::Generate),
-        ("loglikelihood", Self::Likelihood),
-        ("loglikelihood_rolling", Self::Rolling),
-    ];
-
-    pub fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(_, own)| *own == self).map_or("", |(name, _)| name)
-    }
-}
 
 /// How a field of a document is made.
 #[derive(Clone, Debug)]
@@ -66,14 +43,6 @@ pub(super) enum Sampler {
     /// At random, with the harness's seed.
     Random,
     FirstN,
-}
-
-/// Where the documents are.
-#[derive(Clone, Debug)]
-pub(super) struct DataFiles {
-    pub format: DocumentFormat,
-    /// The files of each split.
-    pub splits: BTreeMap<String, Vec<String>>,
 }
 
 /// Limits of generated answers.
@@ -241,90 +210,6 @@ fn output(keys: &mut Keys<'_>) -> Result<Output> {
     found
         .map(|(_, output)| output)
         .ok_or_else(|| keys.bad("output_type", format!("unknown output type `{name}`"), hint))
-}
-
-/// The splits of `data`, for messages.
-fn known(data: &DataFiles) -> String {
-    data.splits.keys().cloned().collect::<Vec<_>>().join(", ")
-}
-
-fn check_split(keys: &Keys<'_>, data: &DataFiles, key: &str, split: Option<&str>) -> Result<()> {
-    match split.filter(|split| !data.splits.contains_key(*split)) {
-        None => Ok(()),
-        Some(split) => {
-            let reason = format!("the data has no split `{split}`");
-            let hint = format!("its splits are: {}; they are the keys of data_files", known(data));
-            Err(keys.bad(key, reason, hint))
-        }
-    }
-}
-
-fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
-    const FORMATS: &str = "write dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}; a data set of the hub is read from a file that you downloaded";
-    let path = keys.required("dataset_path")?;
-    let arguments = keys.take("dataset_kwargs").unwrap_or_else(|| Value::from_pairs([("", ())]));
-    let mut inside = Keys::within(keys.file, "dataset_kwargs", &arguments)?;
-    inside.skip(&["trust_remote_code", ""]);
-    let format = match path.as_str() {
-        "json" => DocumentFormat::Json,
-        "parquet" => DocumentFormat::Parquet,
-        "csv" => {
-            let delimiter = inside.text("delimiter")?.or(inside.text("sep")?);
-            let delimiter = delimiter.unwrap_or_else(|| ",".into());
-            let [delimiter] = delimiter.as_bytes() else {
-                return Err(inside.bad("delimiter", "it is not one ASCII character", "use ,"));
-            };
-            DocumentFormat::Csv { delimiter: *delimiter }
-        }
-        _ => {
-            let reason = format!("`{path}` is not a format of data files");
-            return Err(keys.bad("dataset_path", reason, FORMATS));
-        }
-    };
-    if keys.has("dataset_name") {
-        let hint = "remove it: data files have no named parts";
-        return Err(keys.bad("dataset_name", format!("`{path}` has none"), hint));
-    }
-    keys.skip(&["dataset_name"]);
-    let missing = || inside_missing(keys.file);
-    let files = inside.take("data_files").ok_or_else(missing)?;
-    let names = |value: &Value| -> Option<Vec<String>> {
-        match value.kind() {
-            ValueKind::String => Some(vec![value.as_str()?.to_owned()]),
-            ValueKind::Seq => {
-                value.try_iter().ok()?.map(|v| v.as_str().map(str::to_owned)).collect()
-            }
-            _ => None,
-        }
-    };
-    let mut splits = BTreeMap::new();
-    let listed: Vec<(String, Value)> = match files.kind() {
-        ValueKind::Map => (files.try_iter().into_iter().flatten())
-            .map(|key| (key.to_string(), files.get_item(&key).unwrap_or_default()))
-            .collect(),
-        _ => vec![("train".into(), files)],
-    };
-    for (split, value) in listed {
-        let names = names(&value).filter(|names| !names.is_empty());
-        let names = names.ok_or_else(|| {
-            let hint = "write one name, a list, or an object of splits with names";
-            inside.bad("data_files", format!("the files of `{split}` are not names"), hint)
-        })?;
-        for name in &names {
-            if name.contains(['*', '?', '[']) || name.contains("://") {
-                let reason = format!("`{name}` is a pattern or an address");
-                return Err(inside.bad("data_files", reason, "name local files"));
-            }
-        }
-        splits.insert(split, names);
-    }
-    inside.finish()?;
-    Ok(DataFiles { format, splits })
-}
-
-fn inside_missing(file: &Path) -> crate::error::Error {
-    let hint = "add dataset_kwargs: {data_files: {test: FILE}}";
-    super::keys::bad(file, "`dataset_kwargs.data_files`", "it is missing", hint)
 }
 
 /// The layout in `keys`; what is missing is that of `parent`.

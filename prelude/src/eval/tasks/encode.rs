@@ -5,8 +5,9 @@
 //! follows the BOS token, or else the EOS token, which also precedes whole texts. Special tokens are
 //! those that the tokenizer adds, unless the text begins with the BOS token itself.
 
-use super::config::{Config, Output};
+use super::config::Config;
 use super::keys::bad;
+use super::output::Output;
 use super::questions::Question;
 use crate::checkpoint::{Source, guard_tokenizer};
 use crate::data::{Example, strip};

@@ -2,8 +2,8 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::config::Output;
 use super::keys::Keys;
+use super::output::Output;
 use crate::data::{PythonRegex, strip};
 use crate::error::{Error, Result};
 

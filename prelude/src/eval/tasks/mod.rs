@@ -6,7 +6,8 @@
 //! ```text
 //! yaml.rs       a task file, with its includes
 //! keys.rs       typed keys, and the refusal of unknown ones
-//! filters.rs    filters of generated answers
+//! output.rs     what a task asks of the model
+//! data_files.rs, filters.rs, metric_list.rs  parts of a task
 //! config.rs     a task: all keys
 //! random.rs     Python's random numbers, which draw examples and bootstrap samples
 //! fields.rs     the text, target and choices of a document
@@ -21,11 +22,14 @@
 //! (`tests/merging/tasks.rs`).
 
 mod config;
+mod data_files;
 mod encode;
 mod fields;
 mod filters;
 mod keys;
+mod metric_list;
 mod metrics;
+mod output;
 mod questions;
 mod random;
 mod report;
@@ -39,7 +43,6 @@ use std::sync::Arc;
 use candle_core::Device;
 use minijinja::value::Value;
 
-pub use metrics::mean_error;
 pub(crate) use report::harness_json;
 pub use report::{TaskAnswer, TaskMetric, TaskQuestion, TaskScores};
 

@@ -7,8 +7,9 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::config::{Config, Layout, Output, Sampler};
+use super::config::{Config, Layout, Sampler};
 use super::fields::{Document, Fields};
+use super::output::Output;
 use super::random::Random;
 use crate::data::{integer, python_str};
 use crate::error::Result;

@@ -3,8 +3,9 @@
 use candle_core::Device;
 use tokenizers::Tokenizer;
 
-use super::config::{Config, Output};
+use super::config::Config;
 use super::encode::Request;
+use super::output::Output;
 use crate::checkpoint::{Architecture, Source, guard_tokenizer};
 use crate::data::Example;
 use crate::error::Result;
