@@ -12,6 +12,9 @@ pub mod notebooks {}
 #[doc = include_str!("../guide/models.md")]
 pub mod models {}
 
+#[doc = include_str!("../guide/tasks.md")]
+pub mod tasks {}
+
 #[doc = include_str!("../guide/methods.md")]
 pub mod methods {}
 

@@ -99,8 +99,8 @@ pub use coefficients::{
 pub use error::{Error, Result};
 pub use objective::Reduction;
 pub use session::{
-    Amount, Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme,
-    latest, load,
+    Amount, Bake, Compare, Dam, Evaluation, Evolve, EvolveProgress, Evolved, Merged, Models,
+    check_scheme, latest, load,
 };
 pub use solve::SolveSettings;
 pub use train::{Optimizer, Schedule, Settings};

@@ -14,3 +14,4 @@ mod schemes;
 mod session;
 mod show;
 mod solve;
+mod tasks;

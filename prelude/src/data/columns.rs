@@ -15,6 +15,11 @@ impl Columns {
         Self { used: vec![false; all.len()], all }
     }
 
+    /// Returns all columns with their values, including null ones.
+    pub fn into_pairs(self) -> Vec<(String, Value)> {
+        self.all
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.all.iter().position(|(column, value)| column == name && !value.is_none())
     }

@@ -88,6 +88,19 @@ pub(super) fn read_rows(file: &Path, bytes: &Bytes) -> Result<Vec<(RowPosition, 
     Ok(rows)
 }
 
+/// Reads every row of a table with its position, whatever its file is called.
+///
+/// # Errors
+/// A row that cannot be read.
+pub(super) fn read_table(
+    file: &Path,
+    bytes: &Bytes,
+    delimiter: u8,
+) -> Result<Vec<(RowPosition, RawRow)>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    columns(file, table::read(bytes, delimiter))
+}
+
 /// Converts the result of a reader of columns.
 fn columns(
     file: &Path,

@@ -17,7 +17,7 @@ use crate::guard::{CONTRADICTS, guarded};
 const MAX_CHARACTERS: usize = 1 << 16;
 
 /// Stack size in bytes for a template that nests as deeply as [`MAX_CHARACTERS`] allows.
-const STACK_BYTES: usize = 1 << 28;
+pub(super) const STACK_BYTES: usize = 1 << 28;
 
 /// The size of the largest conversation that a template renders.
 pub(super) struct ConversationSize {
@@ -91,7 +91,7 @@ pub(super) fn text_bytes(messages: &[Value], tools: Option<&Value>) -> usize {
 }
 
 /// Bytes of all text in `value`, plus one per other value.
-pub(super) fn value_bytes(value: &Value) -> usize {
+pub(crate) fn value_bytes(value: &Value) -> usize {
     match value.kind() {
         ValueKind::String => value.as_str().map_or(0, str::len),
         ValueKind::Map => {

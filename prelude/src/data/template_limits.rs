@@ -55,7 +55,7 @@ pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
 }
 
 /// Python's methods of strings, lists and maps; each consumes fuel for what it reads and creates.
-fn method(
+pub(super) fn method(
     state: &mut State<'_, '_>,
     value: &Value,
     name: &str,
@@ -131,7 +131,7 @@ fn joined(
     between: &str,
     attribute: Option<&str>,
 ) -> Result<String, Error> {
-    let mut all = FueledText { text: String::new(), state };
+    let mut all = FueledText::new(state);
     let out_of_fuel = |_| Error::from(ErrorKind::OutOfFuel);
     if value.is_undefined() || value.is_none() {
         return Ok(all.text);
@@ -155,15 +155,21 @@ fn joined(
 
 /// The text of `value`, as far as the fuel lasts.
 fn text_of(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
-    let mut all = FueledText { text: String::new(), state };
+    let mut all = FueledText::new(state);
     write!(all, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
     Ok(all.text)
 }
 
 /// A text buffer that consumes fuel.
-struct FueledText<'a, 't, 'e> {
-    text: String,
+pub(super) struct FueledText<'a, 't, 'e> {
+    pub text: String,
     state: &'a State<'t, 'e>,
+}
+
+impl<'a, 't, 'e> FueledText<'a, 't, 'e> {
+    pub fn new(state: &'a State<'t, 'e>) -> Self {
+        Self { text: String::new(), state }
+    }
 }
 
 impl fmt::Write for FueledText<'_, '_, '_> {

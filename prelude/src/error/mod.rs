@@ -170,6 +170,9 @@ pub enum Error {
     Yaml { file: PathBuf, reason: String },
     #[error("cannot apply `{key}` of the recipe `{}`: {reason}", file.display())]
     Recipe { file: PathBuf, key: String, reason: String, hint: String },
+    /// A part of a benchmark task that cannot be followed.
+    #[error("cannot follow {place} of the task `{}`: {reason}", file.display())]
+    Task { file: PathBuf, place: String, reason: String, hint: String },
     #[error("tensor `{tensor}` cannot be merged: {reason}")]
     BadTensor { tensor: String, reason: String },
     #[error("`{}` uses the scheme `{scheme}`, which is not built in", file.display())]
@@ -351,7 +354,7 @@ impl Error {
             Error::Yaml { .. } => {
                 "a recipe is a mergekit configuration: merge_method, models or slices, base_model, parameters, dtype"
             }
-            Error::Recipe { hint, .. } => return Some(hint.clone()),
+            Error::Recipe { hint, .. } | Error::Task { hint, .. } => return Some(hint.clone()),
             Error::BadTensor { .. } => "use different weights, or another method",
             Error::UnknownScheme { scheme, .. } => {
                 return Some(format!(

@@ -67,6 +67,7 @@ fn number(error: &Error) -> usize {
         Error::TensorNames { .. } => 57,
         Error::Changed { .. } => 58,
         Error::NotAFile { .. } => 59,
+        Error::Task { .. } => 60,
     }
 }
 
@@ -178,6 +179,7 @@ fn examples() -> Vec<Error> {
         Error::SessionFile { file: file(), reason: text() },
         Error::Yaml { file: file(), reason: text() },
         Error::Recipe { file: file(), key: text(), reason: text(), hint: "leave it out".into() },
+        Error::Task { file: file(), place: text(), reason: text(), hint: "remove it".into() },
         Error::BadTensor { tensor: tensor(), reason: text() },
         Error::UnknownScheme { file: file(), scheme: text() },
         Error::Picture { reason: text() },

@@ -17,6 +17,8 @@ pub struct Choices {
     pub accuracy: f64,
     /// The likelihood of all correct options.
     pub right: Likelihood,
+    /// Whether the correct option of each question is the most likely one, in order.
+    pub outcomes: Vec<bool>,
 }
 
 /// Answers `questions` with `weights`, with a context of `max_length` tokens.
@@ -30,7 +32,7 @@ pub fn choose<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Choices> {
-    let mut correct = 0;
+    let mut outcomes = Vec::with_capacity(questions.len());
     let mut right = Likelihood::default();
     let options: Vec<&[Example]> = questions.iter().map(|q| q.options.as_slice()).collect();
     let scored = likelihoods(architecture, weights, &options, max_length, device)?;
@@ -40,11 +42,12 @@ pub fn choose<W: Weights + ?Sized>(
         let after = &options[question.right + 1..];
         let is_best = before.iter().all(|other| other.log_likelihood < found.log_likelihood)
             && after.iter().all(|other| other.log_likelihood <= found.log_likelihood);
-        correct += usize::from(is_best);
+        outcomes.push(is_best);
         right.tokens += found.tokens;
         right.log_likelihood += found.log_likelihood;
     }
-    Ok(Choices { accuracy: correct as f64 / questions.len().max(1) as f64, right })
+    let correct = outcomes.iter().filter(|right| **right).count();
+    Ok(Choices { accuracy: correct as f64 / questions.len().max(1) as f64, right, outcomes })
 }
 
 /// Returns the likelihood of each option of `question` under `weights`, as [`likelihoods`] does.

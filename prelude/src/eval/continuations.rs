@@ -1,9 +1,10 @@
 //! The likelihood of continuations of prompts, as in lm-evaluation-harness: the sum over the
 //! continuation's tokens of `log p(token | previous tokens)`.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::Likelihood;
 use super::groups::{Inputs, for_logits};
@@ -59,9 +60,63 @@ pub fn likelihoods<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Vec<Vec<Likelihood>>> {
+    let mut found = Vec::new();
+    let ignore = |_: &[Scored<'_>]| Ok(());
+    for_continuations(architecture, weights, questions, max_length, device, &mut found, ignore)?;
+    Ok(found)
+}
+
+/// Returns likelihoods as [`likelihoods`] does, and whether every token of a continuation is the
+/// most likely one in its place, so that greedy decoding would continue in the same way.
+///
+/// # Errors
+/// As for [`likelihoods`].
+pub(super) fn greedy_likelihoods<W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+    questions: &[&[Example]],
+    max_length: usize,
+    device: &Device,
+) -> Result<Vec<Vec<(Likelihood, bool)>>> {
+    let (mut found, mut unlikely) = (Vec::new(), BTreeSet::new());
+    let compare = |scored: &[Scored<'_>]| {
+        for Scored { index, logits, targets } in scored {
+            if logits.argmax(D::Minus1)?.to_vec1::<u32>()? != *targets {
+                unlikely.insert(*index);
+            }
+        }
+        Ok(())
+    };
+    for_continuations(architecture, weights, questions, max_length, device, &mut found, compare)?;
+    let is_greedy = |question, i, likelihood: &Likelihood| {
+        likelihood.tokens > 0 && !unlikely.contains(&(question, i))
+    };
+    let each = (0..).zip(found).map(|(question, all)| {
+        (0..).zip(all).map(|(i, one)| (one, is_greedy(question, i, &one))).collect()
+    });
+    Ok(each.collect())
+}
+
+/// Tokens of a continuation with their logits (tokens x vocabulary).
+struct Scored<'a> {
+    /// The question, and the continuation in it.
+    index: (usize, usize),
+    logits: Tensor,
+    targets: &'a [u32],
+}
+
+/// Computes likelihoods into `found`, and calls `take` with all logits.
+fn for_continuations<'e, W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+    questions: &[&'e [Example]],
+    max_length: usize,
+    device: &Device,
+    found: &mut Vec<Vec<Likelihood>>,
+    mut take: impl FnMut(&[Scored<'e>]) -> Result<()>,
+) -> Result<()> {
     let none = Likelihood { tokens: 0, log_likelihood: f64::NEG_INFINITY };
-    let mut found: Vec<Vec<Likelihood>> =
-        questions.iter().map(|examples| vec![none; examples.len()]).collect();
+    *found = questions.iter().map(|examples| vec![none; examples.len()]).collect();
     let (mut inputs, mut places) = (Vec::new(), Vec::new());
     for (question, examples) in questions.iter().enumerate() {
         // A batch has examples of one question only, or its last digits would depend on others.
@@ -92,23 +147,23 @@ pub fn likelihoods<W: Weights + ?Sized>(
         places.push(own);
     }
     for_logits(architecture, weights, &inputs, device, |batch, rows, logits| {
-        let (mut indices, mut losses) = (Vec::new(), Vec::new());
+        let mut scored = Vec::new();
         for place in &places[batch] {
             let begin = place.rows.start.max(rows.start);
             let end = place.rows.end.min(rows.end);
             if begin < end {
                 let targets = &place.targets[begin - place.rows.start..end - place.rows.start];
                 let logits = logits.narrow(0, begin - rows.start, end - begin)?;
-                indices.push(place.index);
-                losses.push(cross_entropy(&logits, targets)?);
+                scored.push(Scored { index: place.index, logits, targets });
             }
         }
+        let loss = |one: &Scored<'_>| cross_entropy(&one.logits, one.targets);
+        let losses = scored.iter().map(loss).collect::<candle_core::Result<Vec<_>>>()?;
         // One copy from the device for all.
         let losses = Tensor::stack(&losses, 0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        for ((question, i), loss) in indices.into_iter().zip(losses) {
-            found[question][i].log_likelihood -= f64::from(loss);
+        for (Scored { index: (question, i), .. }, loss) in scored.iter().zip(losses) {
+            found[*question][*i].log_likelihood -= f64::from(loss);
         }
-        Ok(())
-    })?;
-    Ok(found)
+        take(&scored)
+    })
 }

@@ -6,11 +6,20 @@ mod cost;
 mod generate;
 mod groups;
 mod likelihood;
+mod paired;
 mod score;
+mod standard_error;
+mod tasks;
 
 pub use choose::{Choices, choose, option_likelihoods};
 pub use continuations::likelihoods;
 pub use cost::{Cost, measured};
 pub use generate::{Generation, generate};
 pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};
+pub use paired::{Paired, paired};
 pub use score::{Score, score};
+pub use standard_error::mean_error;
+pub(crate) use tasks::harness_json;
+pub use tasks::{
+    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskLimits, TaskMetric, TaskQuestion, TaskScores,
+};

@@ -5,11 +5,13 @@
 //! over question and answer is enough.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{D, DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::groups::{Inputs, for_logits};
+use super::standard_error::mean_error;
 use crate::checkpoint::Architecture;
 use crate::data::Example;
 use crate::error::Result;
@@ -31,6 +33,12 @@ pub struct Score {
     /// `None` without such questions.
     #[serde(default)]
     pub multiple_choice: Option<f64>,
+    /// The standard error of [`Score::accuracy`]; `None` for fewer than two questions.
+    #[serde(default)]
+    pub stderr: Option<f64>,
+    /// Whether each question is answered right by that score, in order; not saved with a session.
+    #[serde(skip)]
+    pub right: Arc<Vec<bool>>,
 }
 
 impl Score {
@@ -38,6 +46,13 @@ impl Score {
     /// match.
     pub fn accuracy(&self) -> Option<f64> {
         self.multiple_choice.or(self.exact_match)
+    }
+
+    /// Sets the outcomes of the questions, and their standard error.
+    pub(crate) fn set_right(&mut self, right: Vec<bool>) {
+        let values: Vec<f64> = right.iter().map(|right| f64::from(u8::from(*right))).collect();
+        self.stderr = mean_error(&values);
+        self.right = Arc::new(right);
     }
 }
 
@@ -104,13 +119,23 @@ pub fn score<W: Weights + ?Sized>(
     // Questions of a batch without any token to predict do not count.
     targets.retain(|batch| !batch.ids.is_empty());
     let tokens: usize = targets.iter().map(|batch| batch.ids.len()).sum();
-    let questions: usize = targets.iter().map(|batch| batch.answers.len()).sum();
     let exact = |batch: &Targets| {
         let right = |answer: &Range<usize>| batch.best[answer.clone()] == batch.ids[answer.clone()];
-        batch.answers.iter().filter(|(answer, kept)| *kept && right(answer)).count()
+        batch.answers.iter().map(|(answer, kept)| *kept && right(answer)).collect::<Vec<bool>>()
     };
-    let exact: usize = targets.iter().map(exact).sum();
+    let right: Vec<bool> = targets.iter().flat_map(exact).collect();
+    let exact = right.iter().filter(|right| **right).count();
     let loss = loss / tokens.max(1) as f64;
-    let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
-    Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match, multiple_choice: None })
+    let exact_match = (!right.is_empty()).then(|| exact as f64 / right.len() as f64);
+    let mut score = Score {
+        tokens,
+        loss,
+        perplexity: loss.exp(),
+        exact_match,
+        multiple_choice: None,
+        stderr: None,
+        right: Arc::default(),
+    };
+    score.set_right(right);
+    Ok(score)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Result as CandleResult, Tensor};
 
-use super::weights::{Weights, collect};
+use super::weights::{Weights, collect_as};
 use crate::checkpoint::Architecture;
 use crate::error::Result;
 
@@ -32,7 +32,7 @@ impl Held {
             let is_product = weight.rank() == 2 && name.ends_with(".weight");
             if as_bf16 && is_product { weight.to_dtype(DType::BF16) } else { Ok(weight) }
         };
-        Ok(Self { by_name: collect(architecture, weights, rounded)?, dtype })
+        Ok(Self { by_name: collect_as(architecture, weights, rounded)?, dtype })
     }
 }
 

@@ -11,4 +11,5 @@ pub use cache::Cache;
 pub use chunks::chunks;
 pub use decoder::{Decoder, Half, Positions, capped};
 pub(crate) use held::Held;
+pub(crate) use weights::collect;
 pub use weights::{SourceWeights, Weights};

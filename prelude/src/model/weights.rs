@@ -68,15 +68,26 @@ impl SourceWeights<'_> {
     /// # Errors
     /// A family that cannot be run, or out of memory on the device.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        collect(self.source.architecture()?, self, |_, weight| Ok(weight))
+        collect(self.source.architecture()?, self)
     }
+}
+
+/// Loads all weights of a decoder of `architecture`.
+///
+/// # Errors
+/// As for [`collect_as`].
+pub(crate) fn collect<W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+) -> Result<BTreeMap<String, Tensor>> {
+    collect_as(architecture, weights, |_, weight| Ok(weight))
 }
 
 /// Loads all weights of a decoder of `architecture`, each as `map` makes it from its name and value.
 ///
 /// # Errors
 /// A missing weight, out of memory on the device, or [`Error::Interrupted`].
-pub(super) fn collect<W: Weights + ?Sized>(
+pub(super) fn collect_as<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
     map: impl Fn(&str, Tensor) -> candle_core::Result<Tensor>,

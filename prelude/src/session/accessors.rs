@@ -15,6 +15,7 @@ use crate::train::{History, Settings};
 
 use super::Dam;
 use super::models::Models;
+use super::score::Evaluation;
 use super::snapshot::new_state;
 
 /// The result of [`Dam::status`].
@@ -243,8 +244,16 @@ impl Dam {
     /// # Errors
     /// The data is invalid.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
+        self.eval_with(&Evaluation::of(files))
+    }
+
+    /// Scores the merge on data files and tasks, with limits.
+    ///
+    /// # Errors
+    /// The data is invalid, or a task cannot be followed.
+    pub fn eval_with(&self, evaluation: &Evaluation) -> Result<Scores> {
         self.with_weights(|session| {
-            let scores = session.scores_on(files)?;
+            let scores = session.scores_on(evaluation)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })
@@ -255,11 +264,19 @@ impl Dam {
     /// # Errors
     /// The data is invalid.
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
+        self.scoreboard_with(&Evaluation::of(files))
+    }
+
+    /// Scores every source, their average and the merge as [`Dam::eval_with`] does.
+    ///
+    /// # Errors
+    /// As for [`Dam::eval_with`].
+    pub fn scoreboard_with(&self, evaluation: &Evaluation) -> Result<Scoreboard> {
         self.with_weights(|session| {
             let board = session.scorer().scoreboard(
                 MERGED,
                 &session.merge.as_weights(session.dtype),
-                files,
+                evaluation,
             )?;
             session.scores = board.row(MERGED).cloned();
             Ok(board)

@@ -112,10 +112,32 @@ impl Session {
             let held_out =
                 if scores.held_out { "On held-out data." } else { "On the training data." };
             line(format!("\n## Scores\n\n{held_out}"));
-            line("\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
+            if !scores.data.is_empty() {
+                line(
+                    "\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |"
+                        .into(),
+                );
+            }
             for (name, s) in &scores.data {
                 let exact = s.exact_match.map_or("-".into(), |x| format!("{:.1}%", 100.0 * x));
                 line(format!("| {name} | {:.4} | {:.3} | {exact} |", s.loss, s.perplexity));
+            }
+            if !scores.tasks.is_empty() {
+                line("\n| task | examples | metric | filters | score | standard error | questions |\n| --- | --- | --- | --- | --- | --- | --- |".into());
+            }
+            for task in scores.tasks.values() {
+                for metric in &task.metrics {
+                    let stderr = metric.stderr.map_or("-".into(), |x| format!("{x:.4}"));
+                    line(format!(
+                        "| {} | {} | {} | {} | {:.4} | {stderr} | {} |",
+                        task.name,
+                        task.shots,
+                        metric.name,
+                        metric.filter,
+                        metric.value,
+                        task.questions
+                    ));
+                }
             }
         }
         card

@@ -11,6 +11,7 @@ use super::Dam;
 use super::evolve::Evolve;
 use super::models::Models;
 use super::progress::Task;
+use super::score::Evaluation;
 use super::tune::{EXAMPLES, greedy_soup, tune};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
@@ -46,9 +47,11 @@ pub struct Compare {
     /// `dam`, `solve`, `evolve`, `greedy_soup`, and names of static methods and of
     /// [`SOLVED_METHODS`]; one row each.
     pub methods: Vec<String>,
-    /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's
+    /// Data files to score on, and tasks as `task:FILE.yaml`. Empty: the held-out data of built-in sources, or else the session's
     /// own data.
     pub files: Vec<String>,
+    /// The maximum number of questions of a task; `None` for all.
+    pub limit: Option<usize>,
     /// Training steps of DAM, with the session's settings.
     pub steps: usize,
     /// Candidates of the evolutionary search.
@@ -73,10 +76,17 @@ impl Default for Compare {
         Self {
             methods: methods.map(str::to_owned).into(),
             files: Vec::new(),
+            limit: None,
             steps: 150,
             budget: 200,
             examples: EXAMPLES,
         }
+    }
+}
+
+impl Compare {
+    fn evaluation(&self) -> Evaluation {
+        Evaluation { files: self.files.clone(), limit: self.limit, max_length: None }
     }
 }
 
@@ -154,7 +164,7 @@ impl Models {
         match name {
             DAM => {
                 let ((dam, chosen), cost) = measured(|| self.train_dam(options, watch))?;
-                Ok((chosen, dam.eval(&options.files)?, cost))
+                Ok((chosen, dam.eval_with(&options.evaluation())?, cost))
             }
             EVOLVE => {
                 let search = Evolve {
@@ -174,7 +184,7 @@ impl Models {
                     );
                     Ok::<_, Error>(((evolved.merged.clone(), chosen), report.tokens))
                 })?;
-                Ok((chosen, merged.eval(&options.files)?, cost))
+                Ok((chosen, merged.eval_with(&options.evaluation())?, cost))
             }
             SOLVE => {
                 let settings = SolveSettings { unrestricted: false, ..SolveSettings::default() };
@@ -187,7 +197,7 @@ impl Models {
                     }
                     Ok::<_, Error>((dam, settings.runs() * report.tokens as u64))
                 })?;
-                Ok((dam.start().unwrap_or_default(), dam.eval(&options.files)?, cost))
+                Ok((dam.start().unwrap_or_default(), dam.eval_with(&options.evaluation())?, cost))
             }
             _ => {
                 let ((merged, chosen), cost) = measured(|| {
@@ -204,7 +214,7 @@ impl Models {
                     merged.inspect("")?;
                     Ok::<_, Error>(((merged, chosen), tokens))
                 })?;
-                Ok((chosen, merged.eval(&options.files)?, cost))
+                Ok((chosen, merged.eval_with(&options.evaluation())?, cost))
             }
         }
     }

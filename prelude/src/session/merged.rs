@@ -16,7 +16,7 @@ use super::matching::matching;
 use super::models::Models;
 use super::on_threads;
 use super::output::{Output, last};
-use super::score::{EvalData, Scorer};
+use super::score::{EvalData, Evaluation, Scorer};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -101,8 +101,17 @@ impl Merged {
     /// # Errors
     /// The data is invalid, or the model family cannot be run.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
+        self.eval_with(&Evaluation::of(files))
+    }
+
+    /// Scores the merge on data files and tasks, with limits.
+    ///
+    /// # Errors
+    /// The data is invalid, a task cannot be followed, or the model family cannot be run.
+    pub fn eval_with(&self, evaluation: &Evaluation) -> Result<Scores> {
         self.with_scorer(|scorer, plan| {
-            scorer.score(&plan.weights(scorer.device, scorer.dtype), &scorer.eval_data(files)?)
+            let data = scorer.eval_data(evaluation)?;
+            scorer.score(&plan.weights(scorer.device, scorer.dtype), &data)
         })
     }
 
@@ -117,8 +126,17 @@ impl Merged {
     /// # Errors
     /// As for [`Merged::eval`].
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
+        self.scoreboard_with(&Evaluation::of(files))
+    }
+
+    /// Scores every source, their average and the merge (the last row) as [`Merged::eval_with`]
+    /// does.
+    ///
+    /// # Errors
+    /// As for [`Merged::eval_with`].
+    pub fn scoreboard_with(&self, evaluation: &Evaluation) -> Result<Scoreboard> {
         self.with_scorer(|scorer, plan| {
-            scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), files)
+            scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), evaluation)
         })
     }
 

@@ -72,6 +72,7 @@ pub(crate) use session_file::step_of;
 pub use snapshot::Snapshot;
 
 use self::progress::Task;
+pub use self::score::Evaluation;
 use self::score::Scorer;
 use self::terms::RecomputePlan;
 use crate::checkpoint::{Kind, Source, Written};
@@ -189,10 +190,10 @@ impl Session {
         }
     }
 
-    /// Scores the merge on the data that [`Dam::eval`] uses for `files`.
-    fn scores_on(&self, files: &[String]) -> Result<Scores> {
+    /// Scores the merge as [`Dam::eval_with`] does.
+    fn scores_on(&self, evaluation: &Evaluation) -> Result<Scores> {
         let scorer = self.scorer();
-        scorer.score(&self.merge.as_weights(self.dtype), &scorer.eval_data(files)?)
+        scorer.score(&self.merge.as_weights(self.dtype), &scorer.eval_data(evaluation)?)
     }
 
     /// Makes one optimiser step. On an error, nothing changes.

@@ -8,16 +8,50 @@ use candle_core::{DType, Device};
 use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets};
-use crate::error::{Error, Result};
-use crate::eval::{Score, choose, score};
+use crate::error::{Error, Result, refuse};
+use crate::eval::{EncodedTask, Score, TASK_PREFIX, Task, TaskLimits, choose, score};
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Scoreboard, Scores};
 
 use super::models::Models;
 
-/// Data sets to score on, by name.
+/// What to score on.
+///
+/// ```
+/// use dam_prelude::{Columns, Evaluation, load};
+///
+/// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+/// let files = vec!["builtin:math-heldout".into()];
+/// let scores = dam.eval_with(&Evaluation { files, ..Evaluation::default() })?;
+/// let score = &scores.data["math-heldout"];
+/// assert_eq!((score.right.len(), score.stderr.is_some()), (200, true));
+/// # Ok::<(), dam_prelude::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Data files, data sets, and tasks as `task:FILE.yaml`. Empty: the held-out data of built-in
+    /// sources, or else the session's own data.
+    pub files: Vec<String>,
+    /// The maximum number of questions of a task, from the first; `None` for all.
+    pub limit: Option<usize>,
+    /// The maximum number of tokens that the model receives for a question of a task; `None` for the
+    /// model's positions. Data files have the setting `max_length`.
+    pub max_length: Option<usize>,
+}
+
+impl Evaluation {
+    /// Scoring on `files`, without limits.
+    pub(super) fn of(files: &[String]) -> Self {
+        Self { files: files.to_vec(), ..Self::default() }
+    }
+}
+
+/// Data sets and tasks to score on.
 pub(super) struct EvalData {
+    /// By name.
     sets: Vec<(String, Dataset)>,
+    tasks: Vec<Task>,
+    limits: TaskLimits,
     held_out: bool,
 }
 
@@ -35,7 +69,7 @@ pub(super) struct Scorer<'a> {
 
 impl EvalData {
     pub fn new(sets: Vec<(String, Dataset)>, held_out: bool) -> Self {
-        Self { sets, held_out }
+        Self { sets, tasks: Vec::new(), limits: TaskLimits::default(), held_out }
     }
 
     /// Returns the tokens of all examples, each truncated to `max_length`.
@@ -46,9 +80,19 @@ impl EvalData {
 }
 
 impl Scorer<'_> {
-    /// Scores `weights` on every data set of `data`.
+    /// Scores `weights` on every data set and task of `data`.
     pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &EvalData) -> Result<Scores> {
-        self.score_as(self.architecture, weights, data)
+        self.score_as(self.architecture, weights, data, &self.encode(data)?)
+    }
+
+    /// The source whose tokenizer encodes data.
+    fn reader(&self) -> &Source {
+        self.models.tokenizer_source().unwrap_or(&self.sources[0])
+    }
+
+    /// Makes the questions of all tasks.
+    fn encode<'d>(&'d self, data: &'d EvalData) -> Result<Vec<EncodedTask<'d>>> {
+        data.tasks.iter().map(|task| task.encode(self.reader(), &data.limits)).collect()
     }
 
     fn score_as<W: Weights + ?Sized>(
@@ -56,6 +100,7 @@ impl Scorer<'_> {
         architecture: &Architecture,
         weights: &W,
         data: &EvalData,
+        tasks: &[EncodedTask<'_>],
     ) -> Result<Scores> {
         let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
@@ -63,6 +108,7 @@ impl Scorer<'_> {
             if !d.questions.is_empty() {
                 let choices = choose(architecture, weights, &d.questions, limit, self.device)?;
                 score.multiple_choice = Some(choices.accuracy);
+                score.set_right(choices.outcomes);
                 // Multiple-choice questions are truncated on the left, so they can be scored even
                 // if `score` has no token left.
                 if let (0, Some(mean)) = (score.tokens, choices.right.nats_per_token()) {
@@ -91,36 +137,65 @@ impl Scorer<'_> {
             .filter(|(_, d)| !d.unused.is_empty())
             .map(|(name, d)| (name.clone(), d.unused.clone()));
         let scores = data.sets.iter().map(one).collect::<Result<_>>()?;
-        Ok(Scores { data: scores, held_out: data.held_out, unused: unused.collect() })
+        let task = |task: &EncodedTask<'_>| {
+            Ok((task.name().to_owned(), task.score(architecture, weights, self.device)?))
+        };
+        let tasks = tasks.iter().map(task).collect::<Result<_>>()?;
+        let (held_out, unused) = (data.held_out, unused.collect());
+        Ok(Scores { data: scores, tasks, held_out, unused })
     }
 
-    /// Returns the data to score on: the given files, or the held-out sets of built-in sources, or
-    /// else the session's own data.
-    pub fn eval_data(&self, files: &[String]) -> Result<EvalData> {
-        let mut sets = self.named(files)?;
-        if sets.is_empty() {
+    /// Returns what to score on: the given files and tasks, or the held-out sets of built-in sources,
+    /// or else the session's own data.
+    pub fn eval_data(&self, evaluation: &Evaluation) -> Result<EvalData> {
+        let is_task = |file: &&String| file.starts_with(TASK_PREFIX);
+        let (tasks, files): (Vec<&String>, Vec<&String>) =
+            evaluation.files.iter().partition(|file| is_task(file));
+        let open = |task: &&String| Task::open(task.trim_start_matches(TASK_PREFIX));
+        let tasks: Vec<Task> = tasks.iter().map(open).collect::<Result<_>>()?;
+        let names: BTreeSet<&str> = tasks.iter().map(Task::name).collect();
+        if names.len() < tasks.len() {
+            return refuse(
+                "two of the tasks have the same name",
+                "give each its own: the key `task` in its file",
+            );
+        }
+        if tasks.is_empty() && (evaluation.limit, evaluation.max_length) != (None, None) {
+            return refuse(
+                "there is no task whose questions a limit could count",
+                "name a task: eval task:FILE.yaml limit=100; data files have the setting max_length",
+            );
+        }
+        let mut sets = match files.is_empty() && !tasks.is_empty() {
+            true => Vec::new(),
+            false => self.named(&files)?,
+        };
+        if sets.is_empty() && tasks.is_empty() {
             sets = self.models.data.iter().map(|(name, d)| (name.clone(), (**d).clone())).collect();
         }
-        if sets.is_empty() {
+        if sets.is_empty() && tasks.is_empty() {
             return Err(Error::NoData { source_name: self.sources[0].name().into() });
         }
         // Training data is never held out, even if it is named explicitly.
         let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
-        let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
-        Ok(EvalData { sets, held_out })
+        let task_files = tasks.iter().flat_map(Task::files).map(|file| file.display().to_string());
+        let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec))
+            && !task_files.into_iter().any(|file| learnt(&file));
+        let limits = TaskLimits { questions: evaluation.limit, max_length: evaluation.max_length };
+        Ok(EvalData { sets, tasks, limits, held_out })
     }
 
     /// Returns the given files, or, if there are none, the held-out sets of built-in sources.
-    fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
-        let reader = self.models.tokenizer_source().unwrap_or(&self.sources[0]);
+    fn named(&self, files: &[&String]) -> Result<Vec<(String, Dataset)>> {
+        let reader = self.reader();
         if !files.is_empty() {
-            let stem = |f: &String| {
+            let stem = |f: &&String| {
                 Path::new(f)
                     .file_stem()
-                    .map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned())
+                    .map_or_else(|| (*f).clone(), |s| s.to_string_lossy().into_owned())
             };
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
-            let name = |f: &String| if unique { stem(f) } else { f.clone() };
+            let name = |f: &&String| if unique { stem(f) } else { (*f).clone() };
             return files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect();
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
@@ -142,24 +217,25 @@ impl Scorer<'_> {
         &self,
         name: &str,
         weights: &W,
-        files: &[String],
+        evaluation: &Evaluation,
     ) -> Result<Scoreboard> {
-        let data = self.eval_data(files)?;
+        let data = self.eval_data(evaluation)?;
+        let tasks = self.encode(&data)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
             let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
             rows.push((
                 source.name().to_owned(),
-                self.score_as(source.architecture()?, &weights, &data)?,
+                self.score_as(source.architecture()?, &weights, &data, &tasks)?,
             ));
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
         let average = Merge::new(self.sources, uniform, self.device.clone())?;
         rows.push((
             AVERAGE.into(),
-            self.score_as(&average.architecture, &average.as_weights(self.dtype), &data)?,
+            self.score_as(&average.architecture, &average.as_weights(self.dtype), &data, &tasks)?,
         ));
-        rows.push((name.into(), self.score(weights, &data)?));
+        rows.push((name.into(), self.score_as(self.architecture, weights, &data, &tasks)?));
         Ok(Scoreboard { rows })
     }
 }

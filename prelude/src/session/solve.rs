@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::DType;
 
 use super::progress::Task;
-use super::{Dam, Merged, Models, Session, on_threads};
+use super::{Dam, Evaluation, Merged, Models, Session, on_threads};
 use crate::checkpoint::{Source, capacity, make_room};
 use crate::coefficients::{BiasStart, Columns, Merge, Wrap};
 use crate::device::is_composed;
@@ -79,7 +79,8 @@ impl Dam {
             if settings.other.is_empty() {
                 return Ok(Vec::new());
             }
-            let scores = self.with_weights(|session| session.scores_on(&settings.other))?;
+            let scores =
+                self.with_weights(|session| session.scores_on(&Evaluation::of(&settings.other)))?;
             Ok(scores.data.into_iter().map(|(name, score)| (name, score.loss)).collect())
         };
         let before = score()?;

@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::figure::Figure;
-use super::numbers::{bytes, count, percent};
-use super::scores::Scores;
+use super::numbers::{bytes, count};
+use super::scores::{Scores, paired_note};
 use super::table::Table;
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
-use crate::eval::Cost;
+use crate::eval::{Cost, Paired};
 
 shown_with_picture!(Comparison);
 
@@ -39,11 +39,18 @@ pub struct Comparison {
 }
 
 impl MethodResult {
-    /// Returns the mean over data sets: of accuracies (higher is better) if all have them, else of
-    /// losses.
+    /// Returns the mean over data sets and tasks: of accuracies (higher is better) if any has one,
+    /// else of losses.
     pub fn mean(&self) -> Option<f64> {
         let scores = self.scores.as_ref()?;
-        Some(scores.mean_accuracy().unwrap_or_else(|| scores.mean_loss()))
+        scores.mean_accuracy().or(Some(scores.mean_loss()).filter(|loss| !loss.is_nan()))
+    }
+}
+
+impl MethodResult {
+    /// Returns the standard error of the mean accuracy.
+    pub fn stderr(&self) -> Option<f64> {
+        self.scores.as_ref().and_then(Scores::mean_stderr)
     }
 }
 
@@ -76,18 +83,26 @@ impl Comparison {
         Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 
+    /// Returns the paired comparisons of the first method that made a merge with the others.
+    pub fn paired(&self) -> Vec<(String, String, Paired)> {
+        let mut merged =
+            self.rows.iter().filter_map(|row| Some((&row.method, row.scores.as_ref()?)));
+        let Some((first, scores)) = merged.next() else { return Vec::new() };
+        let one = |(name, others): (&String, &Scores)| {
+            Some((first.clone(), name.clone(), scores.paired(others)?))
+        };
+        merged.filter_map(one).collect()
+    }
+
     fn table(&self) -> Table {
         let first = self.rows.iter().find_map(|row| row.scores.as_ref());
-        let data: Vec<String> =
-            first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
-        let exact = first.is_some_and(|scores| scores.mean_accuracy().is_some());
+        let columns = first.map(Scores::columns).unwrap_or_default();
         let header = [
             vec!["method".to_owned()],
-            data.clone(),
+            columns.clone(),
             ["mean", "tokens", "time", "memory"].map(str::to_owned).into(),
         ];
-        let mut table =
-            Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
+        let mut table = Table::new(first.map_or("loss", Scores::title), header.concat());
         // The values compared in each column; lower is better.
         let mut ranks: Vec<Vec<Option<f64>>> = Vec::new();
         for row in &self.rows {
@@ -96,23 +111,16 @@ impl Comparison {
                 table.notes.push(format!("{}: {why}", row.method));
                 table
                     .rows
-                    .push([vec![row.method.clone()], vec!["-".into(); data.len() + 4]].concat());
-                ranks.push(vec![None; data.len() + 5]);
+                    .push([vec![row.method.clone()], vec!["-".into(); columns.len() + 4]].concat());
+                ranks.push(vec![None; columns.len() + 5]);
                 continue;
             };
-            let shown = |exact: Option<f64>, loss: f64| match exact {
-                Some(exact) => format!("{} ({loss:.2})", percent(exact)),
-                None => format!("{loss:.4}"),
-            };
-            let rank = |exact: Option<f64>, loss: f64| Some(exact.map_or(loss, |x| -x));
             let (mut cells, mut numbers) = (vec![row.method.clone()], vec![None]);
-            for name in &data {
-                let score = scores.data.get(name);
-                cells.push(score.map_or("-".into(), |s| shown(s.accuracy(), s.loss)));
-                numbers.push(score.and_then(|s| rank(s.accuracy(), s.loss)));
+            let all = columns.iter().map(|name| scores.cell(name)).chain([scores.mean_cell()]);
+            for (cell, rank) in all {
+                cells.push(cell);
+                numbers.push(rank);
             }
-            cells.push(shown(scores.mean_accuracy(), scores.mean_loss()));
-            numbers.push(rank(scores.mean_accuracy(), scores.mean_loss()));
             let cost = row.cost.unwrap_or_default();
             cells.extend([
                 count(cost.tokens as usize),
@@ -133,6 +141,9 @@ impl Comparison {
             };
             table.best.extend(ranks.iter().enumerate().filter_map(is_best));
         }
+        let paired = self.paired();
+        let notes = paired.iter().map(|(a, b, paired)| paired_note(a, b, paired));
+        table.notes.extend(notes);
         table.notes.extend(first.map(Scores::notes).unwrap_or_default());
         table.notes.extend(self.notes.iter().cloned());
         table

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::inspect::short_name;
 use super::numbers::{count, number, percent};
-use super::scores::Scores;
+use super::scores::{Scores, metric_cell};
 use super::table::Table;
+use crate::eval::TaskScores;
 
 shown_as_table!(Difference);
 
@@ -94,7 +95,14 @@ impl Difference {
             Some(format!("{name}: a {a}, b {b}"))
         };
         let mut lines: Vec<String> = a.data.keys().filter_map(line).collect();
-        lines.push(format!("mean loss: a {:.4}, b {:.4}", a.mean_loss(), b.mean_loss()));
+        let task = |(name, task): (&String, &TaskScores)| {
+            let (a, b) = (task.main()?, b.tasks.get(name)?.main()?);
+            Some(format!("{name}, {}: a {}, b {}", a.key(), metric_cell(a), metric_cell(b)))
+        };
+        lines.extend(a.tasks.iter().filter_map(task));
+        if !a.data.is_empty() && !b.data.is_empty() {
+            lines.push(format!("mean loss: a {:.4}, b {:.4}", a.mean_loss(), b.mean_loss()));
+        }
         lines.insert(
             0,
             format!("a: step {}, b: step {}; exact match (loss):", self.steps.0, self.steps.1),

@@ -8,6 +8,14 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
+/// Formats a share with its standard error, both in percent: `79.5% ± 2.9`.
+pub(super) fn with_error(share: f64, stderr: Option<f64>) -> String {
+    match stderr {
+        Some(stderr) => format!("{} ± {:.1}", percent(share), 100.0 * stderr),
+        None => percent(share),
+    }
+}
+
 /// Formats six significant digits.
 pub(super) fn number(x: f64) -> String {
     if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }

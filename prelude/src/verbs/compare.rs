@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
+use super::eval::task_at_home;
 use super::merge::static_methods;
 use super::paths::{at_home, check_free};
 use super::prelude::*;
@@ -33,6 +34,7 @@ pub const VERB: Verb = Verb {
             option("budget", Kind::Count("200")),
             option("examples", Kind::Count("48")),
             option("on", Kind::List(&Kind::Data)),
+            option("limit", Kind::Count("100")),
         ],
         ..Signature::EMPTY
     },
@@ -49,7 +51,8 @@ pub const VERB: Verb = Verb {
                 steps: number("steps", default.steps),
                 budget: number("budget", default.budget),
                 examples: number("examples", default.examples),
-                files: arguments.list("on").map(at_home).collect(),
+                files: arguments.list("on").map(task_at_home).collect(),
+                limit: arguments.count("limit"),
                 methods: if methods.is_empty() { default.methods } else { methods.to_vec() },
             };
             Ok(Box::new(Contest { contest, file: arguments.word(1).map(at_home) }))
@@ -75,10 +78,16 @@ impl Command for Contest {
                     "scores": row.scores.as_ref().map(|s| &s.data), "mean": row.mean(),
                     "seconds": row.cost.map(|c| c.seconds), "tokens": row.cost.map(|c| c.tokens),
                     "peak_bytes": row.cost.map(|c| c.peak_bytes), "refused": row.refused,
+                    "tasks": row.scores.as_ref().map(|s| &s.tasks), "stderr": row.stderr(),
                 })
             })
             .collect();
-        let mut fields = json!({"rows": rows, "notes": table.notes});
+        let paired = table.paired().into_iter();
+        let paired = paired.map(
+            |(first, second, paired)| json!({"first": first, "second": second, "paired": paired}),
+        );
+        let paired: Vec<Value> = paired.collect();
+        let mut fields = json!({"rows": rows, "notes": table.notes, "paired": paired});
         let mut at = String::new();
         if let Some(file) = &self.file {
             let written = table.write(file)?;
@@ -99,12 +108,15 @@ impl Command for Contest {
         if !contest.files.is_empty() {
             given.push(("files", list(&contest.files)));
         }
+        if let Some(limit) = contest.limit {
+            given.push(("limit", format!("Some({limit})")));
+        }
         given.extend(changed([
             ("steps", contest.steps, default.steps),
             ("budget", contest.budget, default.budget),
             ("examples", contest.examples, default.examples),
         ]));
-        let rest = (given.len() < 5).then_some("Compare::default()");
+        let rest = (given.len() < 6).then_some("Compare::default()");
         let models = code.models();
         code.line(format!("let contest = {};", fields("Compare", &given, rest)));
         code.line(format!(

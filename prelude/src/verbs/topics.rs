@@ -36,6 +36,12 @@ pub const TOPICS: &[Topic] = &[
         example: "data math=builtin:math",
     },
     Topic {
+        name: "tasks",
+        about: "benchmark tasks of lm-evaluation-harness",
+        text: tasks,
+        example: "eval builtin:math-heldout",
+    },
+    Topic {
         name: "schemes",
         about: "what each coefficient scales",
         text: schemes,
@@ -141,6 +147,19 @@ fn data() -> String {
 /// Alternative names.
 fn either(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+}
+
+fn tasks() -> String {
+    "eval task:FILE.yaml reads a task as lm-evaluation-harness 0.4 does, and gives its scores with standard errors:\n  \
+       dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}\n  \
+       output_type: multiple_choice, generate_until, loglikelihood, loglikelihood_rolling\n  \
+       doc_to_text, doc_to_target, doc_to_choice: columns, Jinja templates or lists; num_fewshot, fewshot_split, fewshot_config\n  \
+       filter_list: regex, regex_pos, remove_whitespace, lowercase, uppercase, map, take_first\n  \
+       metric_list: acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, perplexity, word_perplexity, byte_perplexity, bits_per_byte\n\
+     Keys that cannot be followed, such as !function, are refused by name.\n\
+     limit=N scores the first N questions, max_length=N truncates contexts, --show lists questions with their answers, and\n\
+     results=FILE.json writes the harness's results.json. eval --all and compare say on which questions two models differ."
+        .into()
 }
 
 fn schemes() -> String {

@@ -1,0 +1,127 @@
+//! Runs a task's requests through a model: likelihoods in batches, answers one after another.
+
+use candle_core::Device;
+use tokenizers::Tokenizer;
+
+use super::config::Config;
+use super::encode::Request;
+use super::output::Output;
+use crate::checkpoint::{Architecture, Source, guard_tokenizer};
+use crate::data::Example;
+use crate::error::Result;
+use crate::eval::Generation;
+use crate::eval::continuations::greedy_likelihoods;
+use crate::interrupt;
+use crate::model::{Weights, collect};
+
+/// What the model gave for a question.
+#[derive(Clone, Debug)]
+pub(super) enum Response {
+    /// For each continuation, or window: the log-likelihood in nats, the number of its tokens, and
+    /// whether each is the most likely one.
+    Likelihoods(Vec<(f64, usize, bool)>),
+    Text(String),
+}
+
+/// Runs `requests`, in their order.
+///
+/// # Errors
+/// A missing weight, out of memory on the device, or [`Error::Interrupted`](crate::Error::Interrupted).
+pub(super) fn run<W: Weights + ?Sized>(
+    config: &Config,
+    source: &Source,
+    architecture: &Architecture,
+    weights: &W,
+    requests: &[Request],
+    max_length: usize,
+    device: &Device,
+) -> Result<Vec<Response>> {
+    if config.output != Output::Generate {
+        let examples = |request: &Request| match request {
+            Request::Likelihoods(examples) => examples.clone(),
+            Request::Generate(_) => Vec::new(),
+        };
+        let examples: Vec<Vec<Example>> = requests.iter().map(examples).collect();
+        let examples: Vec<&[Example]> = examples.iter().map(Vec::as_slice).collect();
+        let found = greedy_likelihoods(architecture, weights, &examples, max_length, device)?;
+        let response = |all: Vec<(crate::eval::Likelihood, bool)>| {
+            let one = |(found, is_greedy): (crate::eval::Likelihood, bool)| {
+                (found.log_likelihood, found.tokens, is_greedy)
+            };
+            Response::Likelihoods(all.into_iter().map(one).collect())
+        };
+        return Ok(found.into_iter().map(response).collect());
+    }
+    // Every token needs all weights.
+    let weights = collect(architecture, weights)?;
+    let stops = Stops::new(config, source)?;
+    let answer = |request: &Request| {
+        let Request::Generate(prompt) = request else { return Ok(Response::Text(String::new())) };
+        let mut ids = Vec::new();
+        let generation = Generation::new(architecture, &weights, prompt, device);
+        for token in generation.take(config.generation.tokens) {
+            ids.push(token?);
+            if stops.end(&ids)? {
+                break;
+            }
+        }
+        // An interrupted answer is incomplete.
+        interrupt::check()?;
+        stops.cut(&ids).map(Response::Text)
+    };
+    requests.iter().map(answer).collect()
+}
+
+/// The texts that end an answer.
+struct Stops<'a> {
+    source: &'a Source,
+    /// Each with the number of tokens at the end of an answer among which it is looked for.
+    texts: Vec<(String, usize)>,
+}
+
+impl<'a> Stops<'a> {
+    fn new(config: &Config, source: &'a Source) -> Result<Self> {
+        let mut stops = Self { source, texts: Vec::new() };
+        let end = source.chat().tokens.get("eos_token");
+        let mut texts = config.generation.until.clone();
+        texts.extend(end.filter(|end| !texts.contains(end)).cloned());
+        for text in texts.into_iter().filter(|text| !text.is_empty()) {
+            let encode =
+                |tokenizer: &Tokenizer| Ok(tokenizer.encode_fast(text.as_str(), false)?.len());
+            // Two more than it takes, since other tokens may make the same text.
+            let tokens = stops.with_tokenizer(encode)? + 2;
+            stops.texts.push((text, tokens));
+        }
+        Ok(stops)
+    }
+
+    fn with_tokenizer<T: Default>(
+        &self,
+        work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T>,
+    ) -> Result<T> {
+        let file = self.source.path().join("tokenizer.json");
+        guard_tokenizer(&file, || self.source.tokenizer().map_or(Ok(T::default()), work))
+    }
+
+    /// Whether the answer `ids` ends with one of the texts, special tokens included.
+    fn end(&self, ids: &[u32]) -> Result<bool> {
+        for (text, tokens) in &self.texts {
+            let tail = &ids[ids.len().saturating_sub(*tokens)..];
+            if self.with_tokenizer(|tokenizer| tokenizer.decode(tail, false))?.contains(text) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The answer up to the first of the texts, without special tokens.
+    fn cut(&self, ids: &[u32]) -> Result<String> {
+        let mut answer = self.with_tokenizer(|tokenizer| tokenizer.decode(ids, true))?;
+        for (text, _) in &self.texts {
+            if let Some(at) = answer.find(text) {
+                answer.truncate(at);
+            }
+        }
+        Ok(answer)
+    }
+}

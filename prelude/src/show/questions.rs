@@ -1,0 +1,80 @@
+//! The questions of tasks with their answers, as `eval --show` prints them.
+
+use serde::Serialize;
+
+use super::numbers::{count, number};
+use super::scores::Scores;
+use super::table::Table;
+use crate::eval::TaskQuestion;
+
+shown_as_table!(Questions);
+
+/// Longer texts are cut in the middle, to this many characters.
+const WIDTH: usize = 200;
+
+/// Questions of tasks with their answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Questions {
+    /// The name of the task, the key of its metric, and the question.
+    pub rows: Vec<(String, String, TaskQuestion)>,
+}
+
+impl Scores {
+    /// Returns a table of all questions of the tasks.
+    pub fn show_questions(&self) -> Questions {
+        let key = |task: &str| {
+            let metric = self.tasks.get(task).and_then(|task| task.main());
+            metric.map_or_else(String::new, |metric| metric.key())
+        };
+        let row = |(task, question): (&str, &TaskQuestion)| {
+            (task.to_owned(), key(task), question.clone())
+        };
+        Questions { rows: self.questions().map(row).collect() }
+    }
+}
+
+impl Questions {
+    fn table(&self) -> Table {
+        let header = ["task", "question", "context", "target", "answer", "log-likelihood", "value"];
+        let mut table = Table::new("", header);
+        table.text_columns = [2, 3, 4].into();
+        for (task, key, question) in &self.rows {
+            for (i, answer) in question.answers.iter().enumerate() {
+                let first = |text: String| if i == 0 { text } else { String::new() };
+                let context = match question.contexts.get(i) {
+                    Some(context) if i == 0 || question.contexts.len() > 1 => cut(context),
+                    _ => String::new(),
+                };
+                let mut shown = cut(&answer.text);
+                for (filter, texts) in &answer.filtered {
+                    if filter != "none" {
+                        shown += &format!(" [{filter}: {}]", cut(&texts.join(", ")));
+                    }
+                }
+                let value = question.values.get(key).map_or_else(|| "-".into(), |x| number(*x));
+                table.rows.push(vec![
+                    first(task.clone()),
+                    first(count(question.document + 1)),
+                    context,
+                    first(cut(&question.target)),
+                    shown,
+                    answer.log_likelihood.map_or_else(|| "-".into(), number),
+                    first(value),
+                ]);
+            }
+        }
+        table
+    }
+}
+
+/// A text on one line, cut in the middle if it is long.
+fn cut(text: &str) -> String {
+    let text = text.replace('\n', "⏎");
+    let count = text.chars().count();
+    if count <= WIDTH {
+        return text;
+    }
+    let begin: String = text.chars().take(WIDTH / 2).collect();
+    let end: String = text.chars().skip(count - WIDTH / 2).collect();
+    format!("{begin} … {end}")
+}
