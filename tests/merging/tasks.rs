@@ -174,7 +174,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ("fewshot_config: {fewshot_indices: [1]}", &["fewshot_config.fewshot_indices"]),
         ("doc_to_text: \"{{q\"", &["{{q", "template"]),
         ("doc_to_text: \"{{missing}}\"", &["doc_to_text", "document 1 of train", "undefined"]),
-        ("doc_to_text: bad", &["doc_to_text"]),
+        ("doc_to_text: c", &["doc_to_text", "not a text"]),
         ("doc_to_choice: \"{{q}}\"", &["doc_to_choice", "not a list"]),
         ("doc_to_choice: bad", &["doc_to_choice", "not a list of texts"]),
         ("doc_to_target: c", &["doc_to_target", "indices"]),

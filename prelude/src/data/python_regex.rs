@@ -167,8 +167,14 @@ fn translate(pattern: &str) -> Result<String, String> {
                 to.push(']');
             }
             (']', Some(_)) | ('[' | '&' | '~', Some(_)) => to.extend(['\\', c]),
-            // Not a difference of sets.
-            ('-', Some(_)) if chars.get(at) == Some(&'-') => to.push_str("\\-"),
+            // A range from or to a hyphen, not a difference of sets.
+            ('-', Some(first)) if chars.get(at) == Some(&'-') && at - 1 == first => {
+                to.push_str("\\-");
+            }
+            ('-', Some(_)) if chars.get(at) == Some(&'-') => {
+                to.push_str("-\\-");
+                at += 1;
+            }
             (_, Some(_)) => to.push(c),
             ('[', None) => {
                 to.push('[');
@@ -237,7 +243,7 @@ mod tests {
             ("a$", "a\na\n", &["a"]),
             ("a\\Z", "a\na\n", &[]),
             ("(?m)a$", "a\na\n", &["a", "a"]),
-            ("\\boxed{(.*?)}", "boxed{7} boxed{8}", &["7", "8"]),
+            ("\\\\boxed{(.*?)}", "\\boxed{7} \\boxed{8}", &["7", "8"]),
             ("[[\\]&&]+", "[a]&&", &["[", "]&&"]),
             ("[]a]+", "]a]", &["]a]"]),
             ("[^]]+", "a]b", &["a", "b"]),
@@ -246,7 +252,8 @@ mod tests {
             ("(?<== )\\d+", "3 = 4", &["4"]),
             ("(.)\\1", "abba", &["b"]),
             ("a{,2}b", "aaab", &["aab"]),
-            ("[a--z]", "a-z", &["a", "-", "z"]),
+            ("[+--]+", "*+,-.", &["+,-"]),
+            ("[--/]+", ",-./0", &["-./"]),
         ] {
             assert_eq!(all(pattern, text), found, "{pattern}");
         }

@@ -105,6 +105,8 @@ fn tagged(text: &str) -> Option<(String, String)> {
             key = before.trim_matches(['"', '\'', ' ', '{']).to_owned();
         }
         let (mut quote, mut before) = (None, ' ');
+        // Two apostrophes in a quoted text are one.
+        let line = line.replace("''", "  ");
         for (at, c) in line.char_indices() {
             let begins = before.is_whitespace() || ['[', '{', ',', ':'].contains(&before);
             match (quote, c) {
