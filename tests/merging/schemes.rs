@@ -94,6 +94,14 @@ fn every_scheme_starts_like_columns_and_trains() {
     }
 }
 
+/// Values spread over -`most` to `most`, the same at every call.
+fn spread(dims: &[usize], most: f32) -> Tensor {
+    let count: usize = dims.iter().product();
+    // Multiples of the golden ratio, whose fractional parts are spread evenly.
+    let one = |i: usize| most * (2.0 * (i as f64 * 0.618_033_988_749_895).fract() as f32 - 1.0);
+    Tensor::from_vec((1..=count).map(one).collect(), dims, &Device::Cpu).unwrap()
+}
+
 /// The gradient of `sum(W * G)` with respect to every parameter, with `W` composed of candle's own
 /// operations.
 #[test]
@@ -112,13 +120,11 @@ fn gradients_by_parameters_agree_with_candle() {
             )
             .unwrap();
             for variable in &merge.variables {
-                let noise =
-                    Tensor::rand(-0.2f32, 0.2, variable.value.dims(), &Device::Cpu).unwrap();
+                let noise = spread(variable.value.dims(), 0.2);
                 variable.value.set(&(variable.value.as_tensor() + noise).unwrap()).unwrap();
             }
             for tensor in &merge.tensors {
-                let gradient =
-                    Tensor::randn(0f32, 1.0, tensor.spec.shape.as_slice(), &Device::Cpu).unwrap();
+                let gradient = spread(&tensor.spec.shape, 1.5);
                 let by_scales = merge.scale_gradient(tensor, &gradient).unwrap();
                 let found: BTreeMap<usize, Tensor> =
                     merge.pull_back(tensor, &by_scales).unwrap().into_iter().collect();
@@ -141,7 +147,8 @@ fn gradients_by_parameters_agree_with_candle() {
                 for i in &tensor.variables {
                     let expected =
                         values(expected.get(merge.variables[*i].value.as_tensor()).unwrap());
-                    let scale = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+                    // Sums of many terms that nearly cancel have the rounding of the terms.
+                    let scale = expected.iter().fold(2e-2f32, |most, x| most.max(x.abs()));
                     for (a, b) in values(&found[i]).iter().zip(&expected) {
                         assert!(
                             (a - b).abs() < 1e-4 * scale,
