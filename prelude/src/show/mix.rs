@@ -35,7 +35,7 @@ impl MixReport {
             all => format!("{} tensors", count(all.len())),
         };
         let mut table =
-            Table::new(&format!("mean coefficients of {what}"), ["source", "before", "after"]);
+            Table::new(format!("mean coefficients of {what}"), ["source", "before", "after"]);
         let row = |s: &MixedSource| vec![s.name.clone(), number(s.before), number(s.after)];
         table.rows = self.sources.iter().map(row).collect();
         table

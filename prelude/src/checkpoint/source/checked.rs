@@ -192,7 +192,7 @@ fn record_file(directory: &Path, path: &Path) -> PathBuf {
 
 /// The hashes in `text`; `None` if it is not a list of hashes.
 fn hashes_of(text: &str) -> Option<Vec<u64>> {
-    if text.len() % 16 != 0 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    if !text.len().is_multiple_of(16) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let words = text.as_bytes().chunks(16);

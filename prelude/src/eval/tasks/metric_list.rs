@@ -157,7 +157,7 @@ impl Ignore {
             text = text.to_lowercase();
         }
         let is_kept = |c: &char| {
-            !(self.punctuation && c.is_ascii_punctuation()) && !(self.numbers && c.is_ascii_digit())
+            !(self.punctuation && c.is_ascii_punctuation() || self.numbers && c.is_ascii_digit())
         };
         text.retain(|c| is_kept(&c));
         Ok(text)
