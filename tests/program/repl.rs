@@ -22,7 +22,8 @@ fn tab_completes_verbs_names_files_and_values() {
     let home = home();
     std::fs::write(home.path().join("my data.jsonl"), "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let mut dam = Terminal::dam(home.path());
-    // Verbs with their descriptions.
+    // All verbs fit on the screen, with their descriptions.
+    dam.resize(40, 100);
     dam.send(TAB);
     let screen = dam.wait_for("write the merge as a Hugging Face checkpoint");
     assert!(screen.contains("evolve") && screen.contains("change settings"), "{screen}");
