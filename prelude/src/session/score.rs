@@ -23,7 +23,7 @@ use super::models::Models;
 /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
 /// let files = vec!["builtin:math-heldout".into()];
 /// let scores = dam.eval_with(&Evaluation { files, ..Evaluation::default() })?;
-/// let score = &scores.data["math-heldout"];
+/// let score = scores.data.values().next().unwrap();
 /// assert_eq!((score.right.len(), score.stderr.is_some()), (200, true));
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
