@@ -156,10 +156,10 @@ impl Ignore {
         if self.case {
             text = text.to_lowercase();
         }
-        let is_kept = |c: &char| {
-            !(self.punctuation && c.is_ascii_punctuation() || self.numbers && c.is_ascii_digit())
+        let is_ignored = |c: char| {
+            (self.punctuation && c.is_ascii_punctuation()) || (self.numbers && c.is_ascii_digit())
         };
-        text.retain(|c| is_kept(&c));
+        text.retain(|c| !is_ignored(c));
         Ok(text)
     }
 }
