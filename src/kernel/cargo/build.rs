@@ -42,58 +42,56 @@ fn run_reporting(
 ) -> ExitCode {
     // Cargo reports progress only if the width of a line is set.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            eprintln!("cargo does not start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
-        return ExitCode::FAILURE;
-    };
-    let group = Group::of(&child);
-    let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
-    let messages = std::thread::spawn(move || messages(out, each));
-    report_progress(err, kernel);
-    let foreign = messages.join().unwrap_or_default();
-    eprint!("{foreign}");
-    let ended = group.wait(child);
-    if let Some(listener) = listener {
-        listener.end();
-    }
-    status(ended)
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    run_stoppable("cargo", command, kernel, |child, kernel| {
+        let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return };
+        let messages = std::thread::spawn(move || messages(out, each));
+        report_progress(err, kernel);
+        let foreign = messages.join().unwrap_or_default();
+        eprint!("{foreign}");
+    })
 }
 
 /// Runs rustc for the cell, and passes its messages to standard output as cargo does.
 pub fn run_rustc(mut command: Command) -> ExitCode {
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-    let mut child = match command.spawn() {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    run_stoppable("rustc", command, kernel(), |child, kernel| {
+        if let Some(mut kernel) = kernel {
+            let _ = writeln!(kernel, "{}", json!({"hello": "cargo"}));
+        }
+        for line in child.stderr.take().into_iter().flat_map(|err| BufReader::new(err).lines()) {
+            let Ok(line) = line else { break };
+            match serde_json::from_str::<Value>(&line) {
+                Ok(message) if message["message"].is_string() => println!(
+                    "{}",
+                    json!({"reason": "compiler-message", "target": {"name": CELL}, "message": message})
+                ),
+                // A file that was written.
+                Ok(_) => {}
+                Err(_) => eprintln!("{line}"),
+            }
+        }
+    })
+}
+
+/// Runs `command`, which is called `name`, in a process group that the kernel may stop; `read` reads
+/// its output and reports to the kernel.
+fn run_stoppable(
+    name: &str,
+    mut command: Command,
+    kernel: Option<UnixStream>,
+    read: impl FnOnce(&mut Child, Option<UnixStream>),
+) -> ExitCode {
+    let mut child = match command.process_group(0).spawn() {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("rustc does not start: {error}");
+            eprintln!("{name} does not start: {error}");
             return ExitCode::FAILURE;
         }
     };
     let group = Group::of(&child);
-    let kernel = kernel();
-    if let Some(mut kernel) = kernel.as_ref() {
-        let _ = writeln!(kernel, "{}", json!({"hello": "cargo"}));
-    }
     let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
-    for line in child.stderr.take().into_iter().flat_map(|err| BufReader::new(err).lines()) {
-        let Ok(line) = line else { break };
-        match serde_json::from_str::<Value>(&line) {
-            Ok(message) if message["message"].is_string() => println!(
-                "{}",
-                json!({"reason": "compiler-message", "target": {"name": CELL}, "message": message})
-            ),
-            // A file that was written.
-            Ok(_) => {}
-            Err(_) => eprintln!("{line}"),
-        }
-    }
+    read(&mut child, kernel);
     let ended = group.wait(child);
     if let Some(listener) = listener {
         listener.end();

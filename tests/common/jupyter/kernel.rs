@@ -60,6 +60,12 @@ pub async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     sockets().await.unwrap()
 }
 
+/// Whether `message` is about `request`.
+fn is_for(message: &JupyterMessage, request: &JupyterMessage) -> bool {
+    let parent = message.parent_header.as_ref();
+    parent.is_some_and(|parent| parent.msg_id == request.header.msg_id)
+}
+
 /// A running kernel.
 pub struct Kernel {
     pub(super) runtime: Runtime,
@@ -157,6 +163,12 @@ impl Kernel {
         json!(reply.content)
     }
 
+    /// The next message on the iopub socket, which arrives within `limit`.
+    fn published(&mut self, limit: Duration) -> JupyterMessage {
+        let iopub = &mut self.iopub;
+        self.runtime.block_on(async { timeout(limit, iopub.read()).await }).unwrap().unwrap()
+    }
+
     /// Sends a cell without waiting for the reply.
     pub fn send(&mut self, code: &str) -> JupyterMessage {
         self.send_request(ExecuteRequest::new(code.into()))
@@ -189,16 +201,8 @@ impl Kernel {
     ) -> CellResult {
         let mut cell = CellResult::default();
         loop {
-            let message = self
-                .runtime
-                .block_on(async { timeout(TIMEOUT, self.iopub.read()).await })
-                .unwrap()
-                .unwrap();
-            if message
-                .parent_header
-                .as_ref()
-                .is_none_or(|parent| parent.msg_id != request.header.msg_id)
-            {
+            let message = self.published(TIMEOUT);
+            if !is_for(&message, request) {
                 continue;
             }
             let content = json!(message.content);
@@ -272,16 +276,8 @@ impl Kernel {
     fn assert_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
-            let message = self
-                .runtime
-                .block_on(async { timeout(TIMEOUT, self.iopub.read()).await })
-                .unwrap()
-                .unwrap();
-            if message
-                .parent_header
-                .as_ref()
-                .is_some_and(|parent| parent.msg_id == request.header.msg_id)
-            {
+            let message = self.published(TIMEOUT);
+            if is_for(&message, request) {
                 states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
             }
         }
@@ -291,12 +287,7 @@ impl Kernel {
     /// The next update of a display shown by an earlier cell: its new content.
     pub fn update(&mut self) -> Value {
         loop {
-            let soon = Duration::from_secs(60);
-            let message = self
-                .runtime
-                .block_on(async { timeout(soon, self.iopub.read()).await })
-                .unwrap()
-                .unwrap();
+            let message = self.published(Duration::from_secs(60));
             match message.message_type() {
                 "update_display_data" => return json!(message.content),
                 "stream" => panic!("{}", json!(message.content)),
