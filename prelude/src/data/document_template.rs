@@ -10,12 +10,9 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::python_regex::PythonRegex;
 use super::python_text::{text, write_text};
-use super::template::{STACK_BYTES, value_bytes};
+use super::template::{MAX_CHARACTERS, on_large_stack, value_bytes};
 use super::template_limits::{self, FueledText};
-use crate::guard::{CONTRADICTS, guarded};
-
-/// The maximum length of a template in characters.
-const MAX_CHARACTERS: usize = 1 << 16;
+use crate::guard::guarded;
 
 /// The maximum width that `zfill` pads to.
 const WIDTH: usize = 4096;
@@ -45,21 +42,16 @@ pub(crate) fn with_document_templates<T: Send>(
         template_limits::namespaces(template, syntax).map_err(|reason| bad(template, reason))?;
     }
     let none = |reason: String| bad("", reason);
-    std::thread::scope(|scope| {
-        let run = || {
-            let env = environment(bytes).map_err(none)?;
-            let mut compiled = BTreeMap::new();
-            for template in templates {
-                let read = guarded(|| env.template_from_str(template).map_err(|e| e.to_string()));
-                compiled.insert(*template, read.map_err(|reason| bad(template, reason))?);
-            }
-            let templates = DocumentTemplates { compiled };
-            Ok(work(&templates))
-        };
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, run);
-        let joined = thread.map_err(|e| none(e.to_string()))?.join();
-        joined.unwrap_or_else(|_| Err(none(CONTRADICTS.into())))
-    })
+    let run = || {
+        let env = environment(bytes).map_err(none)?;
+        let mut compiled = BTreeMap::new();
+        for template in templates {
+            let read = guarded(|| env.template_from_str(template).map_err(|e| e.to_string()));
+            compiled.insert(*template, read.map_err(|reason| bad(template, reason))?);
+        }
+        Ok(work(&DocumentTemplates { compiled }))
+    };
+    on_large_stack(run).map_err(none)?
 }
 
 impl DocumentTemplates<'_> {

@@ -36,7 +36,7 @@ pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, builtin_datasets};
 pub(crate) use layout::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS};
 pub(crate) use python_regex::PythonRegex;
-pub(crate) use python_text::{integer, literal, strip, text as python_str};
+pub(crate) use python_text::{integer, is_space, literal, place, strip, text as python_str};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use stream_decoder::StreamDecoder;
 pub(crate) use template::value_bytes as document_bytes;

@@ -98,7 +98,7 @@ fn write_string(to: &mut impl Write, text: &str) -> fmt::Result {
 }
 
 /// Whether Python's `str.isspace` is true.
-pub(super) fn is_space(c: char) -> bool {
+pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
@@ -118,6 +118,13 @@ pub(crate) fn integer(value: &Value) -> Option<i64> {
         }
         _ => None,
     }
+}
+
+/// The place that Python's `index` stands for among `count` items: a negative one counts from the
+/// end. None before the first item; the place may be behind the last.
+pub(crate) fn place(index: i64, count: usize) -> Option<usize> {
+    let from_end = || count.checked_sub(index.unsigned_abs() as usize);
+    usize::try_from(index).ok().or_else(from_end)
 }
 
 /// Python's `ast.literal_eval`; tuples become lists. None if `text` is not a literal, or one of

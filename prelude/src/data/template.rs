@@ -14,10 +14,10 @@ use crate::checkpoint::Chat;
 use crate::guard::{CONTRADICTS, guarded};
 
 /// The maximum length of a template in characters; real ones have a tenth of it.
-const MAX_CHARACTERS: usize = 1 << 16;
+pub(super) const MAX_CHARACTERS: usize = 1 << 16;
 
 /// Stack size in bytes for a template that nests as deeply as [`MAX_CHARACTERS`] allows.
-pub(super) const STACK_BYTES: usize = 1 << 28;
+const STACK_BYTES: usize = 1 << 28;
 
 /// The size of the largest conversation that a template renders.
 pub(super) struct ConversationSize {
@@ -46,17 +46,23 @@ pub(super) fn with_template<T: Send>(
     if template.len() > MAX_CHARACTERS {
         return Err(format!("it has {} characters, more than any real template", template.len()));
     }
+    let compiled = || {
+        let text = plain_blocks(template);
+        let env = environment(&text, longest)?;
+        let compiled = env.template_from_str(&text).map_err(|e| e.to_string())?;
+        Ok(work(&Template { compiled, chat }))
+    };
+    on_large_stack(|| guarded(compiled))?
+}
+
+/// Runs `work` on a thread whose stack is large enough for a template.
+///
+/// # Errors
+/// The thread does not start, or `work` panics.
+pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
-        let compiled = || {
-            let text = plain_blocks(template);
-            let env = environment(&text, longest)?;
-            let compiled = env.template_from_str(&text).map_err(|e| e.to_string())?;
-            Ok(work(&Template { compiled, chat }))
-        };
-        let thread = std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || guarded(compiled));
-        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err(CONTRADICTS.into()))
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        thread.map_err(|e| e.to_string())?.join().map_err(|_| CONTRADICTS.into())
     })
 }
 

@@ -60,10 +60,7 @@ pub fn likelihoods<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Vec<Vec<Likelihood>>> {
-    let mut found = Vec::new();
-    let ignore = |_: &[Scored<'_>]| Ok(());
-    for_continuations(architecture, weights, questions, max_length, device, &mut found, ignore)?;
-    Ok(found)
+    for_continuations(architecture, weights, questions, max_length, device, |_| Ok(()))
 }
 
 /// Returns likelihoods as [`likelihoods`] does, and whether every token of a continuation is the
@@ -78,7 +75,7 @@ pub(super) fn greedy_likelihoods<W: Weights + ?Sized>(
     max_length: usize,
     device: &Device,
 ) -> Result<Vec<Vec<(Likelihood, bool)>>> {
-    let (mut found, mut unlikely) = (Vec::new(), BTreeSet::new());
+    let mut unlikely = BTreeSet::new();
     let compare = |scored: &[Scored<'_>]| {
         for Scored { index, logits, targets } in scored {
             if logits.argmax(D::Minus1)?.to_vec1::<u32>()? != *targets {
@@ -87,7 +84,7 @@ pub(super) fn greedy_likelihoods<W: Weights + ?Sized>(
         }
         Ok(())
     };
-    for_continuations(architecture, weights, questions, max_length, device, &mut found, compare)?;
+    let found = for_continuations(architecture, weights, questions, max_length, device, compare)?;
     let is_greedy = |question, i, likelihood: &Likelihood| {
         likelihood.tokens > 0 && !unlikely.contains(&(question, i))
     };
@@ -105,18 +102,18 @@ struct Scored<'a> {
     targets: &'a [u32],
 }
 
-/// Computes likelihoods into `found`, and calls `take` with all logits.
+/// Returns likelihoods as [`likelihoods`] does, and calls `take` with all logits.
 fn for_continuations<'e, W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
     questions: &[&'e [Example]],
     max_length: usize,
     device: &Device,
-    found: &mut Vec<Vec<Likelihood>>,
     mut take: impl FnMut(&[Scored<'e>]) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Vec<Likelihood>>> {
     let none = Likelihood { tokens: 0, log_likelihood: f64::NEG_INFINITY };
-    *found = questions.iter().map(|examples| vec![none; examples.len()]).collect();
+    let mut found: Vec<Vec<Likelihood>> =
+        questions.iter().map(|examples| vec![none; examples.len()]).collect();
     let (mut inputs, mut places) = (Vec::new(), Vec::new());
     for (question, examples) in questions.iter().enumerate() {
         // A batch has examples of one question only, or its last digits would depend on others.
@@ -165,5 +162,6 @@ fn for_continuations<'e, W: Weights + ?Sized>(
             found[*question][*i].log_likelihood -= f64::from(loss);
         }
         take(&scored)
-    })
+    })?;
+    Ok(found)
 }

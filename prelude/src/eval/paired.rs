@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::standard_error::mean_error;
+use super::standard_error::{mean, mean_error};
 
 /// The number of bootstrap samples.
 const SAMPLES: usize = 10_000;
@@ -56,12 +56,11 @@ pub fn paired(first: &[f64], second: &[f64]) -> Option<Paired> {
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| a - b).collect();
     let better = differences.iter().filter(|d| **d > 0.0).count();
     let worse = differences.iter().filter(|d| **d < 0.0).count();
-    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / first.len() as f64;
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let mut sample = || {
-        let mut draws =
-            (0..differences.len()).map(|_| differences[random.random_range(0..differences.len())]);
-        mean(&mut draws)
+        let count = differences.len();
+        let draws = (0..count).map(|_| differences[random.random_range(0..count)]);
+        draws.sum::<f64>() / count as f64
     };
     let mut samples: Vec<f64> = (0..SAMPLES).map(|_| sample()).collect();
     samples.sort_by(f64::total_cmp);
@@ -70,7 +69,7 @@ pub fn paired(first: &[f64], second: &[f64]) -> Option<Paired> {
         questions: first.len(),
         first: better,
         second: worse,
-        difference: mean(&mut differences.iter().copied()),
+        difference: mean(&differences),
         stderr: mean_error(&differences),
         interval: (at(0.025), at(0.975)),
         p_value: sign_test(better, worse),

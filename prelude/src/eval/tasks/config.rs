@@ -8,7 +8,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::data_files::{DataFiles, check_split, data_files, known};
 use super::filters::{Pipeline, pipelines};
-use super::keys::Keys;
+use super::keys::{Keys, pairs};
 use super::metric_list::{Metric, metrics};
 use super::output::Output;
 use super::yaml;
@@ -224,8 +224,7 @@ fn layout(keys: &mut Keys<'_>, parent: Option<&Layout>) -> Result<Layout> {
             ValueKind::Seq if key != "doc_to_text" => Ok(Some(Field::Fixed(value))),
             // The choices are the values, in order.
             ValueKind::Map if key == "doc_to_choice" => {
-                let items = value.try_iter().into_iter().flatten();
-                let items = items.map(|key| value.get_item(&key).unwrap_or_default());
+                let items = pairs(&value).into_iter().map(|(_, choice)| choice);
                 Ok(Some(Field::Fixed(items.collect())))
             }
             _ => {
@@ -309,11 +308,10 @@ fn generation(keys: &mut Keys<'_>, output: Output, layout: &Layout) -> Result<Ge
     }
     inside.finish()?;
     match tokens {
-        Some(0) => Err(inside_tokens(keys)),
+        Some(0) => {
+            let hint = "write a number of at least 1";
+            Err(keys.bad("generation_kwargs", "max_gen_toks is 0", hint))
+        }
         tokens => Ok(GenerationLimits { until, tokens: tokens.unwrap_or(TOKENS) }),
     }
-}
-
-fn inside_tokens(keys: &Keys<'_>) -> crate::error::Error {
-    keys.bad("generation_kwargs", "max_gen_toks is 0", "write a number of at least 1")
 }

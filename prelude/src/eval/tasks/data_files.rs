@@ -1,13 +1,12 @@
 //! The data files of a task: `dataset_path` and `dataset_kwargs`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::keys::{Keys, bad};
+use super::keys::{Keys, bad, pairs, texts};
 use crate::data::DocumentFormat;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Where the documents are.
 #[derive(Clone, Debug)]
@@ -73,22 +72,16 @@ pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
         return Err(keys.bad("dataset_name", format!("`{path}` has none"), hint));
     }
     keys.skip(&["dataset_name"]);
-    let missing = || inside_missing(keys.file);
-    let files = inside.take("data_files").ok_or_else(missing)?;
+    let files = inside.take("data_files").ok_or_else(|| {
+        let hint = "add dataset_kwargs: {data_files: {test: FILE}}";
+        bad(keys.file, "`dataset_kwargs.data_files`", "it is missing", hint)
+    })?;
     let names = |value: &Value| -> Option<Vec<String>> {
-        match value.kind() {
-            ValueKind::String => Some(vec![value.as_str()?.to_owned()]),
-            ValueKind::Seq => {
-                value.try_iter().ok()?.map(|v| v.as_str().map(str::to_owned)).collect()
-            }
-            _ => None,
-        }
+        value.as_str().map(|name| vec![name.to_owned()]).or_else(|| texts(value))
     };
     let mut splits = BTreeMap::new();
     let listed: Vec<(String, Value)> = match files.kind() {
-        ValueKind::Map => (files.try_iter().into_iter().flatten())
-            .map(|key| (key.to_string(), files.get_item(&key).unwrap_or_default()))
-            .collect(),
+        ValueKind::Map => pairs(&files),
         _ => vec![("train".into(), files)],
     };
     for (split, value) in listed {
@@ -107,9 +100,4 @@ pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
     }
     inside.finish()?;
     Ok(DataFiles { format, splits })
-}
-
-fn inside_missing(file: &Path) -> Error {
-    let hint = "add dataset_kwargs: {data_files: {test: FILE}}";
-    bad(file, "`dataset_kwargs.data_files`", "it is missing", hint)
 }

@@ -5,12 +5,14 @@
 //! follows the BOS token, or else the EOS token, which also precedes whole texts. Special tokens are
 //! those that the tokenizer adds, unless the text begins with the BOS token itself.
 
+use tokenizers::Tokenizer;
+
 use super::config::Config;
 use super::keys::bad;
 use super::output::Output;
 use super::questions::Question;
 use crate::checkpoint::{Source, guard_tokenizer};
-use crate::data::{Example, strip};
+use crate::data::{Example, is_space};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -21,6 +23,18 @@ pub(super) enum Request {
     Likelihoods(Vec<Example>),
     /// An answer after these tokens.
     Generate(Vec<u32>),
+}
+
+/// Calls `work` with the tokenizer of `source`, which has one.
+///
+/// # Errors
+/// What the tokenizer refuses, or a damaged one.
+pub(super) fn with_tokenizer<T: Default>(
+    source: &Source,
+    work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T>,
+) -> Result<T> {
+    let file = source.path().join("tokenizer.json");
+    guard_tokenizer(&file, || source.tokenizer().map_or(Ok(T::default()), work))
 }
 
 /// Encodes the texts of a task for one source.
@@ -137,10 +151,8 @@ impl<'a> Encoder<'a> {
             );
             return Err(self.bad(question, &reason, "shorten it, or use fewer examples"));
         }
-        let file = self.source.path().join("tokenizer.json");
-        let ids = guard_tokenizer(&file, || match self.source.tokenizer() {
-            Some(tokenizer) => Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()),
-            None => Ok(Vec::new()),
+        let ids = with_tokenizer(self.source, |tokenizer| {
+            Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec())
         })?;
         ids.into_iter().map(|id| self.row(id, question)).collect()
     }
@@ -161,8 +173,7 @@ impl<'a> Encoder<'a> {
             }
             Example { ids, prompt: 1 }
         } else {
-            let end =
-                context.trim_end_matches(|c: char| strip(c.encode_utf8(&mut [0; 4])).is_empty());
+            let end = context.trim_end_matches(is_space);
             let mut ids = self.encode_whole(end, question)?;
             let whole = self.encode_whole(&format!("{context}{continuation}"), question)?;
             let prompt = ids.len();

@@ -1,9 +1,9 @@
 //! The fields of a document: its text, target and choices, from columns or templates.
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::Value;
 
 use super::config::{Config, Field, Layout};
-use super::keys::bad;
+use super::keys::{bad, texts};
 use crate::data::{DocumentTemplates, literal, python_str};
 use crate::error::{Error, Result};
 
@@ -147,13 +147,7 @@ impl Fields<'_> {
                 }
             },
         };
-        let items = match value.kind() {
-            ValueKind::Seq => value.try_iter().ok(),
-            _ => None,
-        };
-        let texts: Option<Vec<String>> =
-            items.and_then(|items| items.map(|item| item.as_str().map(str::to_owned)).collect());
-        match texts.filter(|texts| !texts.is_empty()) {
+        match texts(&value).filter(|texts| !texts.is_empty()) {
             Some(texts) => Ok(Some(texts)),
             None => {
                 let reason = format!("`{}` is not a list of texts", python_str(&value));

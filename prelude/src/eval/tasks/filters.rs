@@ -4,7 +4,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::keys::Keys;
 use super::output::Output;
-use crate::data::{PythonRegex, strip};
+use crate::data::{PythonRegex, place, strip};
 use crate::error::{Error, Result};
 
 /// Filters in a row, with the name that their scores have.
@@ -181,11 +181,7 @@ impl Step {
         Ok(Filtered::Text(match self {
             Step::Regex { pattern, select, fallback } => {
                 let found = pattern.find_all(&text)?;
-                let at = match usize::try_from(*select) {
-                    Ok(at) => Some(at),
-                    Err(_) => found.len().checked_sub(select.unsigned_abs() as usize),
-                };
-                match at.and_then(|at| found.get(at)) {
+                match place(*select, found.len()).and_then(|at| found.get(at)) {
                     None => fallback.clone(),
                     // The match, or its only group, even if it is empty.
                     Some(groups) if groups.len() == 1 => strip(&groups[0]).to_owned(),

@@ -18,6 +18,18 @@ pub(super) fn bad(
     Error::Task { file: file.into(), place, reason, hint }
 }
 
+/// The keys and values of an object, in order.
+pub(super) fn pairs(object: &Value) -> Vec<(String, Value)> {
+    let keys = object.try_iter().into_iter().flatten();
+    keys.map(|key| (key.to_string(), object.get_item(&key).unwrap_or_default())).collect()
+}
+
+/// The texts in a list; none if it is not a list of texts.
+pub(super) fn texts(list: &Value) -> Option<Vec<String>> {
+    let items = Some(list).filter(|list| list.kind() == ValueKind::Seq)?.try_iter().ok()?;
+    items.map(|item| item.as_str().map(str::to_owned)).collect()
+}
+
 /// The keys of an object in a task file. Each is taken once; the rest is unknown.
 pub(super) struct Keys<'a> {
     pub file: &'a Path,
@@ -41,10 +53,7 @@ impl<'a> Keys<'a> {
             let hint = "write it as keys and values, as in lm-evaluation-harness";
             return Err(bad(file, format!("`{place}`"), "it is not an object", hint));
         }
-        let keys = value.try_iter().into_iter().flatten();
-        let pair = |key: Value| (key.to_string(), value.get_item(&key).unwrap_or_default());
-        let pairs = keys.map(pair).collect();
-        Ok(Self { file, inside: format!("{place}."), pairs, taken: Vec::new() })
+        Ok(Self { file, inside: format!("{place}."), pairs: pairs(value), taken: Vec::new() })
     }
 
     /// The error that `key` cannot be followed.

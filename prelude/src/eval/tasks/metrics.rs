@@ -11,6 +11,7 @@ use super::metric_list::{Measure, Metric};
 use super::questions::{Gold, Question};
 use super::random::Random;
 use super::run::Response;
+use crate::data::is_space;
 use crate::error::{Error, Result};
 use crate::eval::standard_error::{deviation, mean, mean_error};
 use crate::interrupt;
@@ -136,7 +137,6 @@ fn first_max(values: impl Iterator<Item = f64>) -> Option<usize> {
 
 /// Counts words as the harness does: one more than there are runs of spaces.
 fn words(text: &str) -> usize {
-    let is_space = |c: char| crate::data::strip(c.encode_utf8(&mut [0; 4])).is_empty();
     let mut runs = 0;
     let mut inside = false;
     for c in text.chars() {

@@ -9,9 +9,10 @@ use minijinja::value::{Value, ValueKind};
 
 use super::config::{Config, Layout, Sampler};
 use super::fields::{Document, Fields};
+use super::keys;
 use super::output::Output;
 use super::random::Random;
-use crate::data::{integer, python_str};
+use crate::data::{integer, is_space, place, python_str};
 use crate::error::Result;
 use crate::interrupt;
 
@@ -159,12 +160,10 @@ fn question(
 
 /// Whether a text and what follows it need no delimiter.
 fn joins(before: &str, after: &str) -> bool {
-    let is_space =
-        |c: Option<char>| c.is_some_and(|c| crate::data::strip(&c.to_string()).is_empty());
     before.is_empty()
         || after.is_empty()
-        || is_space(before.chars().next_back())
-        || is_space(after.chars().next())
+        || before.ends_with(is_space)
+        || after.starts_with(is_space)
 }
 
 /// An example with its answer.
@@ -179,10 +178,7 @@ fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result
     };
     let pick = |index: &Value| -> Option<String> {
         let choices = choices.as_ref()?;
-        let index = integer(index)?;
-        let from_end = choices.len().checked_sub(index.unsigned_abs() as usize);
-        let at = usize::try_from(index).ok().or(from_end)?;
-        choices.get(at).cloned()
+        choices.get(place(integer(index)?, choices.len())?).cloned()
     };
     let question = match text.as_str() {
         Some(text) => text.to_owned(),
@@ -265,22 +261,14 @@ fn texts(
     let bad = |reason: String, hint: &str| fields.bad("doc_to_target", document, reason, hint);
     let makes_tags = config.pipelines.iter().any(|pipeline| pipeline.makes_tags());
     if config.layout.choice.is_some() {
-        let at = integer(target).and_then(|index| {
-            let from_end = question.choices.len().checked_sub(index.unsigned_abs() as usize);
-            usize::try_from(index).ok().or(from_end)
-        });
+        let at = integer(target).and_then(|index| place(index, question.choices.len()));
         let text = at.and_then(|at| question.choices.get(at)).cloned();
         let reason = || format!("`{}` is not the index of a choice", python_str(target));
         let hint = "with doc_to_choice, doc_to_target is an index from 0";
         return text.map(|text| vec![text]).ok_or_else(|| bad(reason(), hint));
     }
     if shape.has_targets {
-        let texts: Option<Vec<String>> = match is_list(target) && !makes_tags {
-            true => (target.try_iter().into_iter().flatten())
-                .map(|item| item.as_str().map(str::to_owned))
-                .collect(),
-            false => None,
-        };
+        let texts = keys::texts(target).filter(|_| !makes_tags);
         let hint = "make it a list of texts in every document, without regex_pos";
         let reason = || format!("`{}` is not a list of texts", python_str(target));
         return texts.ok_or_else(|| bad(reason(), hint));

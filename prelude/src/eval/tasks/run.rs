@@ -4,9 +4,9 @@ use candle_core::Device;
 use tokenizers::Tokenizer;
 
 use super::config::Config;
-use super::encode::Request;
+use super::encode::{Request, with_tokenizer};
 use super::output::Output;
-use crate::checkpoint::{Architecture, Source, guard_tokenizer};
+use crate::checkpoint::{Architecture, Source};
 use crate::data::Example;
 use crate::error::Result;
 use crate::eval::Generation;
@@ -37,12 +37,11 @@ pub(super) fn run<W: Weights + ?Sized>(
     device: &Device,
 ) -> Result<Vec<Response>> {
     if config.output != Output::Generate {
-        let examples = |request: &Request| match request {
-            Request::Likelihoods(examples) => examples.clone(),
-            Request::Generate(_) => Vec::new(),
-        };
-        let examples: Vec<Vec<Example>> = requests.iter().map(examples).collect();
-        let examples: Vec<&[Example]> = examples.iter().map(Vec::as_slice).collect();
+        let examples = requests.iter().map(|request| match request {
+            Request::Likelihoods(examples) => examples.as_slice(),
+            Request::Generate(_) => &[],
+        });
+        let examples: Vec<&[Example]> = examples.collect();
         let found = greedy_likelihoods(architecture, weights, &examples, max_length, device)?;
         let response = |all: Vec<(crate::eval::Likelihood, bool)>| {
             let one = |(found, is_greedy): (crate::eval::Likelihood, bool)| {
@@ -89,25 +88,19 @@ impl<'a> Stops<'a> {
             let encode =
                 |tokenizer: &Tokenizer| Ok(tokenizer.encode_fast(text.as_str(), false)?.len());
             // Two more than it takes, since other tokens may make the same text.
-            let tokens = stops.with_tokenizer(encode)? + 2;
+            let tokens = with_tokenizer(source, encode)? + 2;
             stops.texts.push((text, tokens));
         }
         Ok(stops)
-    }
-
-    fn with_tokenizer<T: Default>(
-        &self,
-        work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T>,
-    ) -> Result<T> {
-        let file = self.source.path().join("tokenizer.json");
-        guard_tokenizer(&file, || self.source.tokenizer().map_or(Ok(T::default()), work))
     }
 
     /// Whether the answer `ids` ends with one of the texts, special tokens included.
     fn end(&self, ids: &[u32]) -> Result<bool> {
         for (text, tokens) in &self.texts {
             let tail = &ids[ids.len().saturating_sub(*tokens)..];
-            if self.with_tokenizer(|tokenizer| tokenizer.decode(tail, false))?.contains(text) {
+            if with_tokenizer(self.source, |tokenizer| tokenizer.decode(tail, false))?
+                .contains(text)
+            {
                 return Ok(true);
             }
         }
@@ -116,7 +109,7 @@ impl<'a> Stops<'a> {
 
     /// The answer up to the first of the texts, without special tokens.
     fn cut(&self, ids: &[u32]) -> Result<String> {
-        let mut answer = self.with_tokenizer(|tokenizer| tokenizer.decode(ids, true))?;
+        let mut answer = with_tokenizer(self.source, |tokenizer| tokenizer.decode(ids, true))?;
         for (text, _) in &self.texts {
             if let Some(at) = answer.find(text) {
                 answer.truncate(at);

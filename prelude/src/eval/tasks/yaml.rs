@@ -4,7 +4,7 @@ use std::path::Path;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::keys::bad;
+use super::keys::{bad, pairs};
 use crate::checkpoint::read_file;
 use crate::error::{Error, Result};
 
@@ -58,11 +58,7 @@ fn read_nested(file: &Path, depth: usize) -> Result<Vec<(String, Value)>> {
     if parsed.kind() != ValueKind::Map {
         return refuse("its text", "it is not a list of keys".into(), YAML);
     }
-    let mut own = Vec::new();
-    for key in parsed.try_iter().into_iter().flatten() {
-        let value = parsed.get_item(&key).unwrap_or_default();
-        own.push((key.to_string(), value));
-    }
+    let mut own = pairs(&parsed);
     let Some(at) = own.iter().position(|(key, _)| key == "include") else { return Ok(own) };
     let (_, includes) = own.remove(at);
     let names: Vec<Value> = match includes.as_str() {
