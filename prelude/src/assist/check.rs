@@ -99,20 +99,12 @@ fn faults(names: Option<&Context>, verb: &'static Verb, words: &[&Word]) -> Vec<
 /// Checks a word that names something in the session.
 fn check_name(context: &Context, verb: &Verb, slot: usize, word: &str) -> Result<(), Fault> {
     match verb.signature.words[slot].kind {
-        Kind::SourceData => {
+        kind @ (Kind::SourceData | Kind::SourceAmount) => {
             let known = context.known().unwrap_or_default();
-            let name = split_source(word, known.names()).map_or(word, |(name, _)| name);
-            if known.names().next().is_none() || known.names().any(|known| known == name) {
-                return Ok(());
-            }
-            Err(Fault::new(Error::unknown("source", name, known.names()), name))
-        }
-        Kind::SourceAmount => {
-            let known = context.known().unwrap_or_default();
-            let name = match word.rsplit_once('=') {
-                Some((LIKE, source)) => source,
-                Some((source, _)) => source,
-                None => word,
+            let name = match (kind, word.rsplit_once('=')) {
+                (Kind::SourceAmount, Some((LIKE, source))) => source,
+                (Kind::SourceAmount, Some((source, _))) => source,
+                _ => split_source(word, known.names()).map_or(word, |(name, _)| name),
             };
             if known.names().next().is_none() || known.names().any(|known| known == name) {
                 return Ok(());

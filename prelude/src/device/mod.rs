@@ -36,6 +36,12 @@ pub(crate) enum Gpu {
 }
 
 impl Gpu {
+    /// Returns the kinds that this build supports.
+    fn supported() -> impl Iterator<Item = Self> {
+        let all = [(Self::Cuda, cfg!(feature = "cuda")), (Self::Metal, cfg!(feature = "metal"))];
+        all.into_iter().filter_map(|(gpu, is_supported)| is_supported.then_some(gpu))
+    }
+
     /// Returns GPU `ordinal` of this kind, from 0. It is opened once: opened again, it would count
     /// as another device, and everything would be copied to it again.
     ///
@@ -75,26 +81,21 @@ impl Gpu {
 /// Returns why there is no GPU, if this build supports one and its driver cannot be loaded. No GPU
 /// is opened.
 pub(crate) fn missing_driver() -> Option<String> {
-    let supported = [(Gpu::Cuda, cfg!(feature = "cuda")), (Gpu::Metal, cfg!(feature = "metal"))];
-    let mut reasons = Vec::new();
-    for (gpu, _) in supported.into_iter().filter(|(_, is_supported)| *is_supported) {
-        reasons.push(first_line(&gpu.probe().err()?));
+    let mut reason = None;
+    for gpu in Gpu::supported() {
+        reason = Some(first_line(&gpu.probe().err()?));
     }
-    reasons.pop()
+    reason
 }
 
 /// Returns the first GPU that this build supports, or else the CPU and the reason why there is no
 /// GPU, if the build supports one.
 pub(crate) fn auto() -> (Device, Option<String>) {
     let mut reason = None;
-    for (gpu, is_supported) in
-        [(Gpu::Cuda, cfg!(feature = "cuda")), (Gpu::Metal, cfg!(feature = "metal"))]
-    {
-        if is_supported {
-            match gpu.open(0) {
-                Ok(device) => return (device, None),
-                Err(error) => reason = Some(first_line(&error)),
-            }
+    for gpu in Gpu::supported() {
+        match gpu.open(0) {
+            Ok(device) => return (device, None),
+            Err(error) => reason = Some(first_line(&error)),
         }
     }
     (Device::Cpu, reason)

@@ -1,10 +1,10 @@
 //! Inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors, in f64. Methods
 //! based on norms and angles need nothing else from a tensor; one pass computes them.
 
-use crate::vectorised::vectorised;
 use std::ops::Range;
 
 use super::{Block, Operands};
+use crate::vectorised::vectorised;
 
 /// The partition of a tensor into vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //!
 //! Wan et al. (FuseChat), arXiv 2408.07990; mergekit's `sce`.
 
-use crate::vectorised::vectorised;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::{
     Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, Signs, TILE,
 };
 use crate::error::Result;
+use crate::vectorised::vectorised;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "sce",

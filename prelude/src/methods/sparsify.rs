@@ -11,7 +11,6 @@
 //! Random draws are a function of seed, tensor, source and position; they do not depend on threads
 //! or order.
 
-use crate::vectorised::vectorised;
 use rayon::prelude::*;
 
 use super::draws::{Draws, below};
@@ -19,6 +18,7 @@ use super::gram::size;
 use super::parameters::of;
 use super::rank::{Cut, Rank, cuts};
 use super::{Block, Operands, TILE};
+use crate::vectorised::vectorised;
 
 /// The rule that selects the kept elements of a task vector.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,5 @@
 //! The operands of a method for one tensor, decoded block by block from the memory-mapped sources.
 
-use crate::vectorised::vectorised;
 use candle_core::DType;
 use rayon::prelude::*;
 
@@ -8,6 +7,7 @@ use super::Blend;
 pub(crate) use crate::checkpoint::TILE;
 use crate::checkpoint::{TensorSpec, View, common_dtype};
 use crate::interrupt;
+use crate::vectorised::vectorised;
 
 /// One tensor of every source, and of the base if the method uses task vectors.
 pub struct Operands {

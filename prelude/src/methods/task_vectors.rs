@@ -9,7 +9,6 @@
 //!
 //! The order of operations and the numbers are mergekit's.
 
-use crate::vectorised::vectorised;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
 use super::sparsify::{Selection, thin};
 use super::{Base, Blend, Block, Method, Operands, ParameterValues, Rescale, Sparsify};
 use crate::error::{Error, Result};
+use crate::vectorised::vectorised;
 
 /// A merge of task vectors. `ties()` and similar functions create one; its fields can be changed.
 ///

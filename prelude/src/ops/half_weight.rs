@@ -1,13 +1,13 @@
 //! `y = x W^T` for f32 rows `x` and a weight stored as bf16, with sums in f32: decoding one token
 //! reads every weight once, so half the bytes take half the time.
 
-use crate::vectorised::vectorised;
 use candle_core::Result;
 use half::bf16;
 use rayon::prelude::*;
 
 use super::LANES;
 use super::product::{Into, Matrix, product};
+use crate::vectorised::vectorised;
 
 /// Outputs computed per task.
 const BLOCK: usize = 64;

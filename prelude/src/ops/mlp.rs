@@ -5,7 +5,6 @@
 //! `da = dy Wd`, `dg = da * u * f'(g)` and `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu`
 //! is computed in place.
 
-use crate::vectorised::vectorised;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
@@ -15,6 +14,7 @@ use super::gated::gate;
 use super::product::{Into, Matrix, new_product, product};
 use super::{Gradient, PARALLEL, Real, elements, is_fused, with_elements, with_real};
 use crate::checkpoint::Activation;
+use crate::vectorised::vectorised;
 
 /// A weight (out x in) that is not tracked, and the accumulator of its gradient.
 pub type Weight<'a> = (&'a Tensor, Option<&'a Gradient>);

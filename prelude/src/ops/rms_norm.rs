@@ -9,12 +9,11 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor
 
 use rayon::prelude::*;
 
-use crate::vectorised::vectorised;
-
 use super::kernels::has_kernels;
 #[cfg(feature = "cuda")]
 use super::kernels::on_cuda;
 use super::{Real, elements, for_rows, is_fused, sum_of, with_elements, with_real};
+use crate::vectorised::vectorised;
 
 /// Rows per block of the sum for the weight's gradient.
 const BLOCK: usize = 64;

@@ -37,15 +37,17 @@ impl FromStr for Amount {
             Some(factor) => (factor, Self::Times),
             None => (text, Self::To),
         };
-        // What a coefficient in f32 can hold.
-        match number.parse::<f64>() {
-            Ok(x) if (x as f32).is_finite() => Ok(make(x)),
-            _ => Err(Error::bad_value(
-                "coefficients",
-                text,
-                "a value such as 0.7, or a factor such as 1.2x",
-            )),
-        }
+        make(number.parse().unwrap_or(f64::NAN)).checked(text)
+    }
+}
+
+impl Amount {
+    /// This amount, written `text`, if a coefficient in f32 can hold it.
+    fn checked(self, text: &str) -> Result<Self> {
+        let (Self::To(x) | Self::Times(x)) = self;
+        let expected = "a value such as 0.7, or a factor such as 1.2x";
+        let bad = || Error::bad_value("coefficients", text, expected);
+        Some(self).filter(|_| (x as f32).is_finite()).ok_or_else(bad)
     }
 }
 
@@ -122,7 +124,7 @@ impl Session {
     /// selects.
     fn mix(&mut self, pattern: &str, amounts: &[Option<Amount>]) -> Result<MixReport> {
         for amount in amounts.iter().flatten() {
-            amount.to_string().parse::<Amount>()?;
+            amount.checked(&amount.to_string())?;
         }
         let found = matching(pattern, self.merge.tensors.iter(), |t| &t.spec.name)?;
         let mut report = MixReport {

@@ -8,7 +8,6 @@
 //! matrices of 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this
 //! library, differ by up to 0.5, where the weights' spread is 0.3.
 
-use crate::vectorised::vectorised;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -21,6 +20,7 @@ use crate::checkpoint::storage::{Change, LowRank};
 use crate::error::{Error, Result};
 use crate::factor::{Rows, leading_columns, principal};
 use crate::interrupt;
+use crate::vectorised::vectorised;
 
 /// A low-rank part whose weight was changed before training: module, weight and rank.
 pub(super) type Job<'a> = (&'a str, String, usize);

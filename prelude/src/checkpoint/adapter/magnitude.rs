@@ -1,11 +1,11 @@
 //! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, by rows; by columns for embeddings and
 //! layers that are stored transposed.
 
-use crate::vectorised::vectorised;
 use rayon::prelude::*;
 
 use crate::checkpoint::storage::LowRank;
 use crate::checkpoint::storage::{TILE, View};
+use crate::vectorised::vectorised;
 
 /// Rows summed at a time, independent of the number of threads.
 const ROWS: usize = 512;

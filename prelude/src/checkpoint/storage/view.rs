@@ -1,7 +1,6 @@
 //! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on
 //! top, decoded to f32 a piece of a row at a time.
 
-use crate::vectorised::vectorised;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use super::hash::{HASHED_BYTES, hash};
 use super::mapped::Mapped;
 use crate::device::upload;
 use crate::error::{Error, Result};
+use crate::vectorised::vectorised;
 use crate::work::Work;
 
 /// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every

@@ -1,9 +1,10 @@
 //! Encodes f32 values as the bytes of a stored dtype and checks them.
 
-use crate::vectorised::vectorised;
 use candle_core::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+
+use crate::vectorised::vectorised;
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! The kernel for CPUs: a block of queries and a head at a time, in both directions.
 
-use crate::vectorised::vectorised;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 use super::Packed;
 use crate::ops::product::{Into, Matrix, product};
 use crate::ops::{Real, elements, max_of, sum_of, with_elements, with_real};
+use crate::vectorised::vectorised;
 
 /// Queries per block.
 pub(super) const BLOCK: usize = 64;

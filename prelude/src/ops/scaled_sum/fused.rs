@@ -1,7 +1,6 @@
 //! The scaled sum and its gradient over memory-mapped sources, a tile of a row at a time, on all
 //! cores.
 
-use crate::vectorised::vectorised;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
@@ -9,6 +8,7 @@ use rayon::prelude::*;
 use super::Form;
 use crate::checkpoint::{TILE, View};
 use crate::ops::{LANES, Real, for_rows, for_rows_of};
+use crate::vectorised::vectorised;
 
 /// Rows summed per task; partial sums are added in order, so the result does not depend on the
 /// number of threads.

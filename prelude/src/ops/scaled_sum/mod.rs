@@ -15,7 +15,6 @@ mod composed;
 mod fused;
 mod on_device;
 
-use crate::vectorised::vectorised;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
@@ -23,6 +22,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use super::{Real, with_elements};
 use crate::checkpoint::{Values, View};
 use crate::error::{Error, Result};
+use crate::vectorised::vectorised;
 use fused::Fused;
 
 /// One weight of every source, for a sum with scales.

@@ -14,7 +14,6 @@
 
 mod files;
 
-use crate::vectorised::vectorised;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -30,6 +29,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Made, truncated};
+use crate::vectorised::vectorised;
 
 /// Families that store linear weights as in x out.
 const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "ctrl", "imagegpt"];
