@@ -59,7 +59,7 @@ fn forecast(f: &Forecast) -> Vec<String> {
             format!("about {:.0} s per 100 steps", (60.0 * minutes).max(1.0))
         }
         Some(minutes) => format!("about {minutes:.0} min per 100 steps"),
-        None => "on a GPU".into(),
+        None => "speed unknown".into(),
     };
     let again =
         if f.recompute { "; the backward pass recomputes layers to save memory" } else { "" };

@@ -1,18 +1,14 @@
 //! The forecast of the resources that training needs: memory, disk and time.
 
-use std::hint::black_box;
-use std::sync::OnceLock;
-use std::time::Instant;
-
 use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::Settings;
 use super::disk::DiskForecast;
 use super::memory::{Room, StepPlan, StepShape, elements};
+use super::speed::{self, GpuSpeed};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::device::available_bytes;
-use crate::ops::{Matrix, new_product};
 
 /// The work of one step.
 #[derive(Clone, Debug)]
@@ -52,6 +48,16 @@ pub struct GpuForecast {
     pub available_bytes: u64,
 }
 
+impl GpuForecast {
+    /// Returns the seconds of a step of `operations` in the first epoch. Weights that do not stay on
+    /// the GPU are copied for the teachers and for both ways of the merge, while others compute.
+    fn seconds(&self, operations: f64, speed: GpuSpeed) -> f64 {
+        const PASSES: f64 = 3.0;
+        let copying = PASSES * self.streamed_bytes as f64 / speed.copied;
+        copying.max(operations / speed.operations)
+    }
+}
+
 /// The resources that a merge needs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
@@ -69,8 +75,8 @@ pub struct Forecast {
     pub disk_bytes: u64,
     /// What steps read from the disk; `None` if the sources stay in main memory, and on a GPU.
     pub disk: Option<DiskForecast>,
-    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` on a
-    /// GPU.
+    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` if the
+    /// speed of a GPU cannot be measured.
     pub minutes: Option<f64>,
     /// The memory free now.
     pub available_bytes: u64,
@@ -92,30 +98,6 @@ fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -
     2.0 * tokens as f64 * passes * (weights + attention) as f64
 }
 
-/// Returns the floating-point operations per second of the processor, measured once.
-fn speed() -> f64 {
-    static SPEED: OnceLock<f64> = OnceLock::new();
-    *SPEED.get_or_init(measure_speed)
-}
-
-/// Measures floating-point operations per second for a matrix product typical of training, on all
-/// threads: the best of a few.
-fn measure_speed() -> f64 {
-    const ROWS: usize = 512;
-    const WIDTH: usize = 768;
-    let x = vec![0f32; ROWS * WIDTH];
-    let w = vec![0f32; WIDTH * WIDTH];
-    let mut best = f64::INFINITY;
-    for _ in 0..4 {
-        let start = Instant::now();
-        let product =
-            new_product(Matrix::new(&x, ROWS, WIDTH, WIDTH), Matrix::new(&w, WIDTH, WIDTH, WIDTH));
-        black_box(product);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    (2 * ROWS * WIDTH * WIDTH) as f64 / best.max(1e-9)
-}
-
 impl Forecast {
     /// Returns the limit in bytes of cached teacher outputs with `available` bytes free.
     pub fn teachers(available: u64) -> usize {
@@ -123,7 +105,7 @@ impl Forecast {
     }
 
     /// Forecasts the resources for `workload` with `settings`, whether or not they are available.
-    /// On the CPU, the first forecast of a process measures its speed.
+    /// The first forecast on a device measures its speed, in a fraction of a second.
     pub fn new(workload: &Workload, settings: &Settings) -> Self {
         let Workload { architecture: a, device, source_bytes, .. } = workload;
         let (usual, most) = workload.tokens;
@@ -139,7 +121,11 @@ impl Forecast {
         });
         let available = available_bytes();
         let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
-        let step = || operations(a, usual, length, recompute) / speed();
+        let operations = operations(a, usual, length, recompute);
+        let seconds = match &gpu {
+            None => Some(operations / speed::processor()),
+            Some(gpu) => speed::gpu(device, workload.dtype).map(|speed| gpu.seconds(operations, speed)),
+        };
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Self {
             working_bytes: if gpu.is_some() { 0 } else { step_bytes },
@@ -149,11 +135,29 @@ impl Forecast {
             teacher_bytes: answers.min(Self::teachers(available) as u64),
             disk_bytes: workload.baked_bytes,
             disk: None,
-            minutes: device.is_cpu().then(|| 100.0 / 60.0 * step()),
+            minutes: seconds.map(|seconds| 100.0 / 60.0 * seconds),
             available_bytes: available,
             tokens: usual,
             has_data: workload.has_data,
             recompute,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_on_a_gpu_takes_the_longer_of_copying_and_computing() {
+        let speed = GpuSpeed { operations: 10.0, copied: 5.0 };
+        let gpu = |streamed_bytes| GpuForecast {
+            working_bytes: 0,
+            resident_bytes: 0,
+            streamed_bytes,
+            available_bytes: 0,
+        };
+        assert_eq!(gpu(0).seconds(40.0, speed), 4.0);
+        assert_eq!(gpu(20).seconds(40.0, speed), 12.0);
     }
 }

@@ -27,6 +27,7 @@ mod memory;
 mod optimizer;
 mod pass;
 mod settings;
+mod speed;
 mod teacher;
 
 pub use crate::device::available_bytes;
