@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use dam_prelude::candle_core::{DType, Device, Tensor};
-use dam_prelude::{Columns, Dam};
+use dam_prelude::{Columns, Dam, Error};
 use serde_json::{Value, json};
 
 use crate::arguments::Kind;
@@ -88,9 +88,14 @@ pub fn run(shape: &Shape, kind: Kind, quick: bool, directory: &Path, out: &Path)
     }
 }
 
-/// Whether an error says that the device is out of memory.
+/// Whether an error says that the device is out of memory: of this library, or of a driver. An
+/// illegal memory access is another matter.
 fn is_memory(error: &anyhow::Error) -> bool {
-    format!("{error:#}").to_lowercase().contains("memory")
+    let is_refused = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(Error::TooLarge { .. }))
+    };
+    let text = format!("{error:#}").to_lowercase().replace('_', " ");
+    error.chain().any(is_refused) || text.contains("out of memory")
 }
 
 fn measure(meter: &mut Meter<'_>, kind: Kind, quick: bool, directory: &Path) -> Result<()> {

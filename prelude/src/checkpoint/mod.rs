@@ -51,9 +51,9 @@ pub(crate) use side_files::{
     Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record,
 };
 pub(crate) use source::{
-    ConfigDifference, LAYERS_AHEAD, NO_ROW, Numbering, Renumbered, Restacked, capacity,
-    common_dtype, disk_speed, extend, keep_in_memory, make_room, passing_bytes, split_name, views,
-    with_shared_numbering,
+    ConfigDifference, DEFAULT_RESERVE, LAYERS_AHEAD, NO_ROW, Numbering, Renumbered, Restacked,
+    capacity, common_dtype, disk_speed, extend, keep_in_memory, make_room, passing_bytes,
+    split_name, views, with_shared_numbering,
 };
 pub(crate) use storage::{
     BUILTIN_PREFIX, Bytes, Stamp, TILE, builtin_data, builtin_data_file, builtin_models, hash, map,

@@ -13,7 +13,7 @@ pub(crate) fn free_bytes(device: &Device) -> Result<u64> {
     if device.is_cuda() {
         let context = device.as_cuda_device()?.cuda_stream().context().clone();
         let (free, _) = context.mem_get_info().map_err(candle_core::Error::wrap)?;
-        return Ok(free as u64);
+        return Ok(free as u64 + super::pool::unused(&context)?);
     }
     let _ = device;
     Ok(available_bytes())

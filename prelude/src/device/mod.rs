@@ -9,6 +9,8 @@ mod driver;
 mod group;
 mod main_memory;
 mod memory;
+#[cfg(feature = "cuda")]
+mod pool;
 mod transfer;
 
 pub(crate) use group::{members, of_layer, set_group};
@@ -57,7 +59,12 @@ impl Gpu {
         let device = match self {
             // One stream for all threads: the default of one per thread would not order what
             // several threads compute.
-            Self::Cuda => Device::new_cuda_with_stream(ordinal)?,
+            Self::Cuda => {
+                let device = Device::new_cuda_with_stream(ordinal)?;
+                #[cfg(feature = "cuda")]
+                prepare_cuda(&device)?;
+                device
+            }
             Self::Metal => Device::new_metal(ordinal)?,
         };
         open.push(((self, ordinal), device.clone()));
@@ -76,6 +83,21 @@ impl Gpu {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks that the kernels run on a CUDA GPU, and makes it keep freed memory.
+#[cfg(feature = "cuda")]
+fn prepare_cuda(device: &Device) -> Result<()> {
+    /// Of `kernels.ptx`; candle's own kernels for bf16 need it too.
+    const LEAST: (i32, i32) = (8, 0);
+    let context = device.as_cuda_device()?.cuda_stream().context().clone();
+    let (major, minor) = context.compute_capability().map_err(candle_core::Error::wrap)?;
+    if (major, minor) < LEAST {
+        candle_core::bail!(
+            "this GPU has compute capability {major}.{minor}; 8.0 or later is needed (Ampere and newer)"
+        )
+    }
+    pool::keep_freed(&context)
 }
 
 /// Returns why there is no GPU, if this build supports one and its driver cannot be loaded. No GPU

@@ -6,6 +6,7 @@ use crate::checkpoint::Architecture;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
+use crate::ops::HIDDEN;
 
 /// Greedy decoding after a prompt, one token at a time. Ends at an end token (not returned), at the
 /// model's last position, or at an interrupt.
@@ -65,7 +66,7 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
             let mut mask = vec![0f32; self.architecture.vocabulary];
             for id in lacking {
                 if let Some(place) = mask.get_mut(*id as usize) {
-                    *place = f32::NEG_INFINITY;
+                    *place = HIDDEN;
                 }
             }
             self.mask = Some(Tensor::new(mask, self.device)?.unsqueeze(0)?);

@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::{Blend, Method, Operands};
-use crate::checkpoint::{Architecture, Buffer, Restacked, Source, Values};
+use crate::checkpoint::{Architecture, Buffer, Restacked, Source, TensorSpec, Values};
+use crate::device::of_layer;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::Weights;
@@ -81,7 +82,8 @@ impl Plan {
             .iter()
             .map(|t| (t.operands.spec().name.as_str(), (t, OnceLock::new())))
             .collect();
-        PlanWeights { prepared, device, dtype }
+        let layers = self.architecture().map_or(0, |a| a.layers);
+        PlanWeights { prepared, layers, device, dtype }
     }
 }
 
@@ -157,6 +159,7 @@ impl Drop for Prepared<'_> {
 /// preparation is cached.
 pub(crate) struct PlanWeights<'a> {
     prepared: BTreeMap<&'a str, (&'a Planned, OnceLock<Prepared<'a>>)>,
+    layers: usize,
     device: &'a Device,
     dtype: DType,
 }
@@ -177,7 +180,8 @@ impl<'a> PlanWeights<'a> {
 
 impl Weights for PlanWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
-        Ok(self.prepared(name)?.tensor()?.to_device(self.device)?.to_dtype(self.dtype)?)
+        let device = of_layer(self.device, TensorSpec::layer_of(name), self.layers);
+        Ok(self.prepared(name)?.tensor()?.to_device(&device)?.to_dtype(self.dtype)?)
     }
 
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {

@@ -4,8 +4,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-/// What masks add to the scores of keys that are not visible.
-const HIDDEN: f32 = -1e30;
+/// What masks add to scores that do not count. It is finite, as Metal's fast arithmetic has no
+/// infinities.
+pub(crate) const HIDDEN: f32 = -1e30;
 
 /// The positions visible to a query: those up to its own, at most `window` of them.
 #[derive(Clone, Copy, Debug)]

@@ -23,6 +23,7 @@ mod send_down;
 mod soft_cap;
 mod truncated;
 
+pub(crate) use attention::HIDDEN;
 pub use attention::{Causal, causal_softmax};
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};

@@ -131,9 +131,16 @@ impl Dam {
         Ok(examples)
     }
 
-    /// Frees whatever can be computed again, while another merge is in use.
-    pub(crate) fn free_caches(&self) {
+    /// Frees whatever can be computed again, while `next` is in use: outputs of teachers, and copies
+    /// on a GPU of sources that `next` does not have.
+    pub(crate) fn free_caches(&self, next: Option<&Dam>) {
+        let used = next.map(|next| next.session().all_sources()).unwrap_or_default();
         let mut session = self.session();
+        for source in session.all_sources() {
+            if !used.iter().any(|used| used.shares_copies(&source)) {
+                source.drop_all_copies();
+            }
+        }
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         names.iter().for_each(|name| session.teachers.forget(name));
         session.angles.clear();

@@ -38,6 +38,11 @@ impl Session {
         self.sources.iter().map(of).sum()
     }
 
+    /// Returns all sources: as loaded, and as merged where that differs.
+    pub(super) fn all_sources(&self) -> Vec<Source> {
+        self.models.sources.iter().chain(&self.sources).cloned().collect()
+    }
+
     /// Returns an error if a step does not fit into main memory.
     pub(super) fn check_memory(&self) -> Result<()> {
         let (_, tokens) = self.workload().tokens;

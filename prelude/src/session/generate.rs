@@ -12,9 +12,9 @@ use super::Dam;
 use super::merged::Merged;
 use super::progress::{GENERATE, Task};
 use super::score::Scorer;
-use crate::checkpoint::{Architecture, BASE, Source};
+use crate::checkpoint::{Architecture, BASE, DEFAULT_RESERVE, Source, capacity, make_room};
 use crate::data::{StreamDecoder, prompt_ids};
-use crate::device::is_composed;
+use crate::device::{is_composed, members};
 use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
@@ -107,14 +107,44 @@ impl<'a> Scorer<'a> {
     /// Returns how many of `speakers` generate at once: all, if their weights fit into half of the
     /// free memory on the CPU, else one, because every token needs all weights of its model.
     fn at_once(&self, speakers: &[Speaker<'_>]) -> usize {
-        let of = |speaker: &Speaker<'_>| -> u64 {
-            let tensors = speaker.architecture.tensors();
-            let elements: usize = tensors.iter().map(|s| s.shape.iter().product::<usize>()).sum();
-            let dtype = if self.holds_bf16(speaker) { DType::BF16 } else { self.dtype };
-            (elements * dtype.size_in_bytes()) as u64
-        };
-        let bytes: u64 = speakers.iter().map(of).sum();
+        let bytes: u64 = speakers.iter().map(|speaker| self.held_bytes(speaker)).sum();
         if self.device.is_cpu() && bytes <= available_bytes() / 2 { speakers.len() } else { 1 }
+    }
+
+    /// Returns the bytes of all weights of `speaker` as they are held.
+    fn held_bytes(&self, speaker: &Speaker<'_>) -> u64 {
+        let tensors = speaker.architecture.tensors();
+        let elements: usize = tensors.iter().map(|s| s.shape.iter().product::<usize>()).sum();
+        let dtype = if self.holds_bf16(speaker) { DType::BF16 } else { self.dtype };
+        (elements * dtype.size_in_bytes()) as u64
+    }
+
+    /// Makes room on a GPU for all weights of `speaker`.
+    fn make_room(&self, speaker: &Speaker<'_>) -> Result<()> {
+        if !is_composed(self.device) {
+            return Ok(());
+        }
+        let shares = members(self.device).len() as u64;
+        let mut needed = self.held_bytes(speaker) / shares;
+        // A source in the dtype of the computation is held as its copies.
+        if let Some(source) = speaker.source.filter(|source| source.dtype() == self.dtype) {
+            needed = needed.saturating_sub(source.resident_bytes(self.device));
+        }
+        let all: Vec<Source> = self.models.sources.iter().chain(self.sources).cloned().collect();
+        let available = capacity(&all, self.device)?;
+        if needed > available {
+            let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+            return Err(Error::Refused {
+                message: format!(
+                    "the weights of `{}` need {} of the GPU's memory; {} is free",
+                    speaker.name,
+                    gigabytes(needed),
+                    gigabytes(available)
+                ),
+                hint: "set device=cpu to generate in main memory".into(),
+            });
+        }
+        make_room(&all, self.device, (needed + DEFAULT_RESERVE).min(available))
     }
 
     /// Generates the answers of `speakers`, `at_once` models at a time.
@@ -169,6 +199,7 @@ impl<'a> Scorer<'a> {
 
     /// Loads all weights of `speaker`.
     fn load_weights<W: Weights + ?Sized>(&self, merged: &W, speaker: &Speaker<'a>) -> Result<Held> {
+        self.make_room(speaker)?;
         let (architecture, as_bf16) = (speaker.architecture, self.holds_bf16(speaker));
         match speaker.source {
             Some(source) => {

@@ -213,8 +213,8 @@ impl<'a> Problem<'a> {
         let all = at(1.0)?.into_iter().zip(at(-1.0)?).zip(at(0.0)?);
         for ((after, before), middle) in all {
             for ((after, before), middle) in after.iter().zip(&before).zip(&middle) {
-                let bend = ((after + before)? - (middle * 2.0)?)?.to_dtype(DType::F64)?;
-                if largest(&bend)? > ROUNDING {
+                let bend = ((after + before)? - (middle * 2.0)?)?.to_device(&Device::Cpu)?;
+                if largest(&bend.to_dtype(DType::F64)?)? > ROUNDING {
                     return Ok(false);
                 }
             }

@@ -17,6 +17,7 @@ use super::unrestricted::Unrestricted;
 use super::{basis, scheme};
 use crate::checkpoint::{Kind, Source};
 use crate::coefficients::{Merge, MergedTensor};
+use crate::device::of_layer;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Decoder, Half};
@@ -43,6 +44,7 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     pub(super) fn run(&mut self, part: Part) -> Result<()> {
+        self.bring_states(part)?;
         self.joint = self.joint_variables(part);
         if self.whole.is_none() && !self.joint.is_empty() {
             let states = |s: &Stream| (s.merged.clone(), s.own.clone());
@@ -56,6 +58,19 @@ impl<'a> Pass<'a> {
             self.solve(units)?;
         }
         self.go(part)
+    }
+
+    /// Brings all states to the device of `part`, if several GPUs share the layers.
+    fn bring_states(&mut self, part: Part) -> Result<()> {
+        let layer = if let Part::Layer(layer) = part { Some(layer) } else { None };
+        let device = of_layer(&self.merge.device, layer, self.merge.architecture.layers);
+        for stream in self.streams.iter_mut() {
+            for state in [&mut stream.merged, &mut stream.own] {
+                state.x = state.x.to_device(&device)?;
+                state.input = state.input.to_device(&device)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn go(&mut self, part: Part) -> Result<()> {

@@ -41,7 +41,7 @@ impl Context {
         if let Some((left, _)) = content.and_then(|content| content.dam.as_ref())
             && dam.as_ref().is_none_or(|(dam, _)| !dam.is_same(left))
         {
-            left.free_caches();
+            left.free_caches(self.dam.as_ref());
         }
         let number = self.timeline.states.len();
         let (step, loss) = dam.as_ref().map_or((0, None), |(_, s)| (s.steps(), s.loss()));
@@ -108,7 +108,7 @@ impl Context {
         if let Some(left) =
             self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left)))
         {
-            left.free_caches();
+            left.free_caches(dam.as_ref());
         }
         set_latest(dam.as_ref());
         (self.models, self.dam, self.merged) = (content.models, dam, content.merged);

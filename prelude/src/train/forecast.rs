@@ -124,7 +124,9 @@ impl Forecast {
         let operations = operations(a, usual, length, recompute);
         let seconds = match &gpu {
             None => Some(operations / speed::processor()),
-            Some(gpu) => speed::gpu(device, workload.dtype).map(|speed| gpu.seconds(operations, speed)),
+            Some(gpu) => {
+                speed::gpu(device, workload.dtype).map(|speed| gpu.seconds(operations, speed))
+            }
         };
         let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Self {

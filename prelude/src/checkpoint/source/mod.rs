@@ -26,7 +26,7 @@ pub use numbering::MissingTokens;
 pub(crate) use numbering::{NO_ROW, Numbering, Renumbered};
 pub(crate) use paging::{LAYERS_AHEAD, keep_in_memory, passing_bytes};
 pub(crate) use renumber::with_shared_numbering;
-pub(crate) use resident::{capacity, make_room};
+pub(crate) use resident::{DEFAULT_RESERVE, capacity, make_room};
 pub(crate) use restack::Restacked;
 pub(crate) use specifier::split_name;
 pub(crate) use vocabulary::extend;

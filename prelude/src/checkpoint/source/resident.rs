@@ -2,7 +2,7 @@
 //! each use when there is none, so that sources may be larger than the device.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// The bytes that copies leave free on a device for what is computed there, until a plan says how
 /// many that needs.
-const DEFAULT_RESERVE: u64 = 2 << 30;
+pub(crate) const DEFAULT_RESERVE: u64 = 2 << 30;
 
 /// The copies of a source's weights on devices, each on one. Another device replaces it.
 #[derive(Default)]
@@ -112,6 +112,21 @@ impl Source {
         self.copies().by_name.values().filter(own).map(bytes).sum()
     }
 
+    /// Whether `other` is a clone of this source, with the same copies.
+    pub(crate) fn shares_copies(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Drops all copies, made and being made.
+    pub(crate) fn drop_all_copies(&self) {
+        let mut copies = self.copies();
+        if let Some(before) = copies.ahead.take() {
+            let _ = before.thread.join();
+        }
+        copies.passing.clear();
+        copies.by_name.clear();
+    }
+
     /// Drops copies on `device` of at least `excess` bytes, or all, and keeps new ones only while
     /// `reserve` bytes stay free. Returns the bytes dropped.
     fn drop_copies(&self, device: &Device, excess: u64, reserve: u64) -> u64 {
@@ -151,6 +166,8 @@ fn bytes(tensor: &Tensor) -> u64 {
 /// A device that fails.
 pub(crate) fn capacity(sources: &[Source], device: &Device) -> Result<u64> {
     let of_one = |device: &Device| {
+        // What was dropped is free once the device is done with it.
+        device.synchronize()?;
         let resident: u64 = sources.iter().map(|source| source.resident_bytes(device)).sum();
         Ok(free_bytes(device)? + resident)
     };
@@ -165,6 +182,7 @@ pub(crate) fn capacity(sources: &[Source], device: &Device) -> Result<u64> {
 /// A device that fails.
 pub(crate) fn make_room(sources: &[Source], device: &Device, needed: u64) -> Result<()> {
     for device in members(device) {
+        device.synchronize()?;
         let mut excess = needed.saturating_sub(free_bytes(&device)?);
         for source in sources.iter().rev() {
             excess = excess.saturating_sub(source.drop_copies(&device, excess, needed));
@@ -204,5 +222,10 @@ mod tests {
         source.on_device(name, &Device::Cpu).unwrap();
         assert_eq!(source.resident_bytes(&Device::Cpu), size);
         assert!(capacity(&sources, &Device::Cpu).unwrap() > size);
+        let [source] = &sources;
+        assert!(source.shares_copies(&source.clone()));
+        assert!(!source.shares_copies(&Source::open("builtin:math").unwrap()));
+        source.drop_all_copies();
+        assert_eq!(source.resident_bytes(&Device::Cpu), 0);
     }
 }

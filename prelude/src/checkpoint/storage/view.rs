@@ -226,17 +226,33 @@ impl View {
         Ok(Tensor::from_vec(values, self.shape.as_slice(), &Device::Cpu)?.to_device(device)?)
     }
 
+    /// Decodes all elements into `values`, on threads of its own. While a worker of the common pool
+    /// waits for its share, it runs other work of the pool, which may wait for a lock of the caller.
     fn decode_all(&self, values: &mut [f32]) {
+        /// Fewer values per thread are not worth a thread.
+        const LEAST: usize = 1 << 16;
         let columns = self.columns().max(1);
-        values.par_chunks_mut(columns).enumerate().for_each(|(row, values)| {
+        let share = values.len().div_ceil(rayon::current_num_threads()).max(LEAST);
+        let share = share.next_multiple_of(columns);
+        let decode = |first: usize, values: &mut [f32]| {
             vectorised(
                 #[inline(always)]
                 || {
-                    for (i, tile) in values.chunks_mut(TILE).enumerate() {
-                        self.decode(row * columns + i * TILE, tile);
+                    for (row, values) in values.chunks_mut(columns).enumerate() {
+                        for (i, tile) in values.chunks_mut(TILE).enumerate() {
+                            self.decode(first + row * columns + i * TILE, tile);
+                        }
                     }
                 },
             );
+        };
+        if values.len() <= share {
+            return decode(0, values);
+        }
+        std::thread::scope(|scope| {
+            for (i, values) in values.chunks_mut(share).enumerate() {
+                scope.spawn(move || decode(i * share, values));
+            }
         });
     }
 

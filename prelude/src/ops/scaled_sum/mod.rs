@@ -262,6 +262,7 @@ impl ScaledSum {
         match &self.operands {
             Operands::OnDevice(weights) => {
                 // Weights are written in parallel; the device has room for one of them at a time.
+                // Nothing here may wait for the pool of threads, whose workers wait for this lock.
                 static ONE: Mutex<()> = Mutex::new(());
                 let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
                 let merged = on_device::forward(&self.as_rows(weights)?, scales)?;
