@@ -31,8 +31,9 @@ macro_rules! with_slice {
         match $slice {
             CudaStorageSlice::F32($s) => Ok($body),
             CudaStorageSlice::BF16($s) => Ok($body),
+            CudaStorageSlice::F16($s) => Ok($body),
             CudaStorageSlice::U32($s) => Ok($body),
-            _ => candle_core::bail!("kernels take f32, bf16 and u32"),
+            _ => candle_core::bail!("kernels take f32, bf16, f16 and u32"),
         }
     };
 }

@@ -21,7 +21,7 @@ const HEIGHT: usize = 8;
 /// The weight of one source.
 pub(super) struct Source<'a, B> {
     pub(super) weight: &'a B,
-    /// f32 or bf16.
+    /// f32, bf16 or f16.
     pub(super) dtype: DType,
 }
 
@@ -62,15 +62,20 @@ impl<B> Weights<'_, B> {
     }
 }
 
-/// Pushes the weights of up to 8 sources, their number, and which of them are f32.
+/// Pushes the weights of up to 8 sources, their number, and their dtypes: two bits each.
 fn push_sources<'a, B>(arguments: &mut Vec<Argument<'a, B>>, sources: &'a [Source<'a, B>]) {
     for i in 0..MOST_SOURCES {
         // The kernel does not read what it has no source for.
         arguments.push(Argument::In(sources.get(i).unwrap_or(&sources[0]).weight));
     }
-    let wide = sources.iter().enumerate().filter(|(_, source)| source.dtype == DType::F32);
+    let bits = |dtype| match dtype {
+        DType::F32 => 1,
+        DType::F16 => 2,
+        _ => 0,
+    };
+    let dtypes = sources.iter().enumerate().map(|(i, source)| bits(source.dtype) << (2 * i));
     arguments.push(Argument::U32(sources.len() as u32));
-    arguments.push(Argument::U32(wide.map(|(i, _)| 1 << i).sum()));
+    arguments.push(Argument::U32(dtypes.sum()));
 }
 
 /// Writes the merge of `weights` with `scales` (sources x R x C, f32) to `merged`, of `dtype`.

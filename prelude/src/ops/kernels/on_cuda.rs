@@ -50,7 +50,7 @@ pub(in crate::ops) fn merges_back(weights: &[Tensor], gradient: &Tensor) -> bool
 fn reads(weight: &Tensor, other: &Tensor) -> bool {
     weight.device().is_cuda()
         && weight.device().same_device(other.device())
-        && matches!(weight.dtype(), DType::F32 | DType::BF16)
+        && matches!(weight.dtype(), DType::F32 | DType::BF16 | DType::F16)
         && weight.elem_count() > 0
 }
 

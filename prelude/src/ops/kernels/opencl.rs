@@ -119,6 +119,10 @@ impl OpenCl {
                 let values = x.to_vec1::<half::bf16>().unwrap();
                 values.iter().flat_map(|x| x.to_ne_bytes()).collect()
             }
+            DType::F16 => {
+                let values = x.to_vec1::<half::f16>().unwrap();
+                values.iter().flat_map(|x| x.to_ne_bytes()).collect()
+            }
             other => panic!("{other:?}"),
         };
         let mut buffer = self.buffer(x.dtype(), x.elem_count()).unwrap();

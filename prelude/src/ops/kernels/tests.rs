@@ -67,7 +67,7 @@ fn merge_and_its_gradient() {
         // One batch; for small shapes also two, and three of which the last is full.
         let numbers: &[usize] = if rows * columns < 300 { &[1, 9, 24] } else { &[3] };
         for sources in numbers {
-            let dtype_of = |i: usize| DTYPES[(i + rows) % 2];
+            let dtype_of = |i: usize| [DType::F32, DType::BF16, DType::F16][(i + rows) % 3];
             let inputs: Vec<(Tensor, Buffer)> = (0..*sources)
                 .map(|i| input(cl, &[rows, columns], 10 + i as u64, dtype_of(i)))
                 .collect();
@@ -262,6 +262,26 @@ fn bf16_rounds_to_nearest_even() {
     for (found, bits) in cl.download(&sums).into_iter().zip(bits) {
         let expected = f64::from(half::bf16::from_f32(f32::from_bits(bits)));
         assert!(found == expected || found.is_nan() && expected.is_nan(), "{bits:#x}: {found}");
+    }
+}
+
+/// Every f16: as the crate `half` reads it.
+#[test]
+fn f16_is_read_exactly() {
+    let Some(cl) = OpenCl::get() else { return };
+    let all: Vec<half::f16> = (0..=u16::MAX).map(half::f16::from_bits).collect();
+    let all: Vec<half::f16> = all.into_iter().step_by(if cl.slow { 37 } else { 1 }).collect();
+    let size = all.len();
+    let weight = cl.upload(&Tensor::from_slice(&all, size, &Device::Cpu).unwrap());
+    let one = cl.upload(&Tensor::new(&[1f32], &Device::Cpu).unwrap());
+    let form = Form { rows: 1, columns: 1 };
+    let sources = [Source { weight: &weight, dtype: DType::F16 }];
+    let weights = Weights { sources: &sources, rows: 1, columns: size, form };
+    let mut merged = cl.allocate(DType::F32, size).unwrap();
+    merge::forward(cl, &weights, &one, &mut merged, DType::F32).unwrap();
+    for (found, x) in cl.download(&merged).into_iter().zip(all) {
+        let expected = x.to_f64();
+        assert!(found == expected || found.is_nan() && expected.is_nan(), "{x}: {found}");
     }
 }
 

@@ -109,6 +109,16 @@ FUNCTION u16 to_bf16(f32 x) {
     return (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// f16 has 5 bits of exponent and 10 of fraction. The smallest have no leading one.
+FUNCTION f32 of_f16(u16 x) {
+    const u32 sign = (u32)(x & 0x8000u) << 16, exponent = (x >> 10) & 31u, fraction = x & 1023u;
+    if (exponent == 0u) {
+        const f32 size = (f32)fraction * OF_BITS(0x33800000u); // 2^-24
+        return sign ? -size : size;
+    }
+    return OF_BITS(sign | (exponent == 31u ? 255u : exponent + 112u) << 23 | fraction << 13);
+}
+
 // The lanes of a group read and write four consecutive elements at a time where they can.
 typedef struct {
     f32 at[4];
@@ -152,6 +162,23 @@ FUNCTION Four four_bf16(IN(u16) x, u64 at, u32 count, u32 aligned) {
 #pragma unroll
     for (u32 k = 0; k < 4u; k++) {
         if (k < count) four.at[k] = of_bf16(x[at + k]);
+    }
+    return four;
+}
+
+FUNCTION Four four_f16(IN(u16) x, u64 at, u32 count, u32 aligned) {
+    Four four = four_zeros();
+    if (aligned && count == 4u) {
+        const ushort4 v = *(GLOBAL const ushort4*)(x + at);
+        four.at[0] = of_f16(v.x);
+        four.at[1] = of_f16(v.y);
+        four.at[2] = of_f16(v.z);
+        four.at[3] = of_f16(v.w);
+        return four;
+    }
+#pragma unroll
+    for (u32 k = 0; k < 4u; k++) {
+        if (k < count) four.at[k] = of_f16(x[at + k]);
     }
     return four;
 }

@@ -1,6 +1,6 @@
 #line 2 "merge.h"
-// The merge W[o, j] = sum_i s[i, o, j] W_i[o, j] of up to 8 sources, each f32 or bf16, and the
-// gradient of its scales. Bit i of `wide` says that source i is f32.
+// The merge W[o, j] = sum_i s[i, o, j] W_i[o, j] of up to 8 sources and the gradient of its
+// scales. Bits 2i and 2i + 1 of `dtypes` say what source i is: bf16 (0), f32 (1) or f16 (2).
 
 #ifndef SOURCES
 #define MOST_SOURCES 8u
@@ -9,8 +9,9 @@
 #define SOURCES_BY_NUMBER(w)                                                                       \
     GLOBAL const u16* const w[MOST_SOURCES] = {w0, w1, w2, w3, w4, w5, w6, w7}
 
-FUNCTION Four four_of_source(GLOBAL const u16* w, u32 wide, u64 at, u32 count, u32 aligned) {
-    if (wide) return four_f32((GLOBAL const f32*)w, at, count, aligned);
+FUNCTION Four four_of_source(GLOBAL const u16* w, u32 dtype, u64 at, u32 count, u32 aligned) {
+    if (dtype == 1u) return four_f32((GLOBAL const f32*)w, at, count, aligned);
+    if (dtype == 2u) return four_f16(w, at, count, aligned);
     return four_bf16(w, at, count, aligned);
 }
 #endif
@@ -18,7 +19,7 @@ FUNCTION Four four_of_source(GLOBAL const u16* w, u32 wide, u64 at, u32 count, u
 // A group takes `height` rows of 4 LANES columns. The scale of source i at row o, column j is
 // scales[first + i * per_source + o * per_row + j * per_column]. If `more`, adds to `before`.
 KERNEL NAMED(merge)(OUT(REAL) merged, IN(f32) before, IN(f32) scales, SOURCES, VALUE(u32) count,
-                    VALUE(u32) wide, VALUE(u32) more, VALUE(u64) rows, VALUE(u64) columns,
+                    VALUE(u32) dtypes, VALUE(u32) more, VALUE(u64) rows, VALUE(u64) columns,
                     VALUE(u64) height, VALUE(u64) first, VALUE(u64) per_source,
                     VALUE(u64) per_row, VALUE(u64) per_column PLACE) {
     SOURCES_BY_NUMBER(w);
@@ -48,7 +49,7 @@ KERNEL NAMED(merge)(OUT(REAL) merged, IN(f32) before, IN(f32) scales, SOURCES, V
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (wide >> i) & 1u, at, own, aligned);
+                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) sum.at[k] += s[i].at[k] * x.at[k];
             }
@@ -59,7 +60,7 @@ KERNEL NAMED(merge)(OUT(REAL) merged, IN(f32) before, IN(f32) scales, SOURCES, V
 
 // One scale per column: parts[b, i, j] = sum of dW[o, j] W_i[o, j] over the rows o of block b.
 KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(u32) count,
-                              VALUE(u32) wide, VALUE(u64) rows, VALUE(u64) columns,
+                              VALUE(u32) dtypes, VALUE(u64) rows, VALUE(u64) columns,
                               VALUE(u64) height PLACE) {
     SOURCES_BY_NUMBER(w);
     const u64 across = (columns + 4u * LANES - 1u) / (4u * LANES);
@@ -78,7 +79,7 @@ KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (wide >> i) & 1u, at, own, aligned);
+                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) sums[i].at[k] += g.at[k] * x.at[k];
             }
@@ -94,7 +95,7 @@ KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(
 // One scale per row: sums[first + i * per_source + o] = sum of dW[o, j] W_i[o, j] over j. A group
 // per row; the last may be shorter than the others, as all have `elements` together.
 KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32) count,
-                           VALUE(u32) wide, VALUE(u64) elements, VALUE(u64) columns,
+                           VALUE(u32) dtypes, VALUE(u64) elements, VALUE(u64) columns,
                            VALUE(u64) per_source, VALUE(u64) first PLACE) {
     SHARED f32 shared[MOST_SOURCES * MOST_LANES];
     SOURCES_BY_NUMBER(w);
@@ -109,7 +110,7 @@ KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32)
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (wide >> i) & 1u, at, some, aligned);
+                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, some, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) own[i] += g.at[k] * x.at[k];
             }
@@ -132,7 +133,7 @@ KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32)
 
 // One scale per element: products[first + i * elements + e] = dW[e] W_i[e].
 KERNEL NAMED(merge_by_element)(OUT(f32) products, IN(REAL) gradient, SOURCES, VALUE(u32) count,
-                               VALUE(u32) wide, VALUE(u64) elements, VALUE(u64) first PLACE) {
+                               VALUE(u32) dtypes, VALUE(u64) elements, VALUE(u64) first PLACE) {
     SOURCES_BY_NUMBER(w);
     const u64 at = (GROUP * LANES + LANE) * 4u;
     if (at >= elements) return;
@@ -141,7 +142,7 @@ KERNEL NAMED(merge_by_element)(OUT(f32) products, IN(REAL) gradient, SOURCES, VA
 #pragma unroll
     for (u32 i = 0; i < MOST_SOURCES; i++) {
         if (i < count) {
-            Four x = four_of_source(w[i], (wide >> i) & 1u, at, own, 1u);
+            Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, 1u);
             const u64 to = first + i * elements + at;
 #pragma unroll
             for (u32 k = 0; k < 4u; k++) x.at[k] *= g.at[k];
