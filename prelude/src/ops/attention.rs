@@ -2,7 +2,9 @@
 //! the kernel of `kernels` or in candle's operations, and what attention without a fused kernel
 //! shares with it.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+
+use super::send_down::send_down;
 
 /// What masks add to scores that do not count. It is finite, as Metal's fast arithmetic has no
 /// infinities.
@@ -77,6 +79,27 @@ pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
     let s = (s * causal.scale)?.broadcast_add(&mask)?;
     let (p, _) = softmax(s)?;
     p.to_dtype(scores.dtype())?.reshape(shape)
+}
+
+/// Returns the gradient of `scores` for the gradient `dp` of the weights that [`causal_softmax`]
+/// makes of them.
+///
+/// # Errors
+/// As for [`causal_softmax`].
+pub(super) fn causal_softmax_backward(
+    scores: &Tensor,
+    dp: &Tensor,
+    causal: Causal,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::kernels::has_kernels(&[scores, dp]) {
+        return super::kernels::on_cuda::CausalSoftmax(causal)
+            .backward(&scores.contiguous()?, &dp.contiguous()?);
+    }
+    let scores = Var::from_tensor(scores)?;
+    let p = causal_softmax(scores.as_tensor(), causal)?;
+    let ds = send_down(&p, dp)?.backward()?.remove(scores.as_tensor());
+    ds.ok_or_else(|| candle_core::Error::msg("attention: scores without gradient"))
 }
 
 /// Returns the softmax of the last dimension, and `log(sum(exp(scores)))` (... x 1).

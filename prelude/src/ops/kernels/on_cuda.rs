@@ -285,6 +285,17 @@ impl CausalSoftmax {
         let rows = layout.shape().elem_count() / keys.max(1);
         Ok(Softmax { causal: self.0, rows, keys, dtype })
     }
+
+    /// Returns the gradient of `s` for the gradient `dp` of its softmax.
+    ///
+    /// # Errors
+    /// Operands that are not contiguous; a launch that fails.
+    pub(in crate::ops) fn backward(&self, s: &Tensor, dp: &Tensor) -> Result<Tensor> {
+        let softmax = self.of(s.layout(), s.dtype())?;
+        with_buffers(&[s, dp], |cuda, b| {
+            softmax.backward(cuda, &b[0], &b[1])?.into_tensor(s.shape())
+        })
+    }
 }
 
 impl CustomOp1 for CausalSoftmax {
@@ -303,9 +314,6 @@ impl CustomOp1 for CausalSoftmax {
     }
 
     fn bwd(&self, s: &Tensor, _: &Tensor, dp: &Tensor) -> Result<Option<Tensor>> {
-        let softmax = self.of(s.layout(), s.dtype())?;
-        with_buffers(&[s, dp], |cuda, b| {
-            Ok(Some(softmax.backward(cuda, &b[0], &b[1])?.into_tensor(s.shape())?))
-        })
+        self.backward(s, dp).map(Some)
     }
 }

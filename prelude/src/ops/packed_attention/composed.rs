@@ -7,19 +7,19 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp3, D, DType, Device, Layout, MetalStorage, Result, Shape,
-    Tensor, Var,
+    Tensor,
 };
 
 use super::{Attention, Packed};
-use crate::ops::attention::{Causal, causal_softmax, softmax};
+use crate::ops::attention::{Causal, causal_softmax, causal_softmax_backward, softmax};
 use crate::ops::kernels::has_kernels;
-use crate::ops::send_down::{copied, send_down};
+use crate::ops::send_down::copied;
 
 /// How blocks are computed.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
-    /// The size in bytes of a block's scores, at most, in the dtype of the softmax; a block has one
-    /// query at least. A pass holds three to four tensors of this size.
+    /// The size in bytes of a block's scores, at most; a block has one query at least. A pass holds
+    /// three to four tensors of this size.
     pub bound: usize,
     /// Whether [`causal_softmax`] masks and scales: in one pass over the scores where it has a
     /// kernel. It knows no soft cap.
@@ -76,7 +76,8 @@ impl<'a> Pass<'a> {
     fn rows(&self, length: usize) -> usize {
         let (end, window) = (self.packed.start + length, self.packed.attention.window);
         let keys = |rows: usize| window.map_or(end, |w| end.min(w - 1 + rows));
-        let row = self.packed.attention.heads * self.wide.size_in_bytes();
+        let dtype = if self.blocks.by_softmax { self.q.dtype() } else { self.wide };
+        let row = self.packed.attention.heads * dtype.size_in_bytes();
         let mut rows = length.max(1);
         while rows > 1 && row * rows * keys(rows) > self.blocks.bound {
             rows = rows.div_ceil(2);
@@ -207,11 +208,11 @@ impl<'a> Pass<'a> {
             let (q, dout) = (q?, dout?);
             let dp = || dout.matmul(&self.keys_of(&self.v, block)?.t()?);
             let ds = if self.blocks.by_softmax {
-                let s = Var::from_tensor(&self.products(&q, block)?)?;
-                let p = causal_softmax(s.as_tensor(), self.causal(block))?;
-                self.add(&dv, p.detach().t()?.matmul(&dout)?, block)?;
-                let ds = send_down(&p, &dp()?)?.backward()?.remove(s.as_tensor());
-                ds.ok_or_else(|| candle_core::Error::msg("attention: scores without gradient"))?
+                let (causal, s) = (self.causal(block), self.products(&q, block)?);
+                let p = causal_softmax(&s, causal)?;
+                self.add(&dv, p.t()?.matmul(&dout)?, block)?;
+                drop(p);
+                causal_softmax_backward(&s, &dp()?, causal)?
             } else {
                 let Some(log_sum) = log_sums.next() else {
                     candle_core::bail!("attention: a block has no sum")
