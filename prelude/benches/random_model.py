@@ -1,4 +1,4 @@
-"""A checkpoint of a known model's shape with random weights in bf16, for `scale.sh`: needs only numpy.
+"""A checkpoint of a known model's shape with random weights in bf16, for `scale.py` and `peers.py`: needs only numpy.
 
     python random_model.py DIR SHAPE SEED
 
@@ -21,10 +21,12 @@ SHAPES = {
     "1b": (2048, 8192, 16, 32, 8, 32000),
     "135m": (576, 1536, 30, 9, 3, 49152),
 }
+# Shapes whose output layer is the embedding.
+TIED = {"135m"}
 POOL = 1 << 26
 
 
-def tensors(shape):
+def tensors(shape, tied=False):
     """Names and shapes, in the order of computation."""
     hidden, inner, layers, heads, pairs, vocabulary = shape
     head = hidden // heads
@@ -41,7 +43,8 @@ def tensors(shape):
         yield layer + "mlp.up_proj.weight", (inner, hidden)
         yield layer + "mlp.down_proj.weight", (hidden, inner)
     yield "model.norm.weight", (hidden,)
-    yield "lm_head.weight", (vocabulary, hidden)
+    if not tied:
+        yield "lm_head.weight", (vocabulary, hidden)
 
 
 def bf16(values):
@@ -66,7 +69,7 @@ def main(directory, name, seed):
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": name in TIED,
         "torch_dtype": "bfloat16",
     }
     with open(f"{directory}/config.json", "w") as file:
@@ -75,14 +78,14 @@ def main(directory, name, seed):
     pool = bf16(random.standard_normal(POOL, dtype=np.float32) * np.float32(0.02))
     ones = bf16(np.ones(hidden, dtype=np.float32)).tobytes()
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for tensor, dims in tensors(shape):
+    for tensor, dims in tensors(shape, name in TIED):
         start, end = end, end + 2 * int(np.prod(dims))
         header[tensor] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(f"{directory}/model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor, dims in tensors(shape):
+        for tensor, dims in tensors(shape, name in TIED):
             left = int(np.prod(dims))
             if len(dims) == 1:
                 file.write(ones)
