@@ -221,3 +221,27 @@ fn non_finite_candidates_are_skipped() {
     assert_eq!(table.rows[0].chosen, "lambda=0.5", "{table}");
     assert!(table.rows[0].scores.as_ref().unwrap().mean_loss().is_finite());
 }
+
+/// With several seeds, a method that draws at random gives other scores, and one that does not the same.
+#[test]
+fn methods_run_with_several_seeds() {
+    let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+    let contest = Compare {
+        methods: vec!["linear".into(), "dare_ties".into()],
+        examples: 2,
+        seeds: 3,
+        ..Compare::default()
+    };
+    let table = models.compare(&contest, |_| ControlFlow::Continue(())).unwrap();
+    let linear = table.row("linear").unwrap();
+    assert_eq!(linear.seeds, [linear.mean().unwrap(); 3]);
+    assert!(linear.over_seeds().unwrap().1 < 1e-12);
+    let dare = table.row("dare_ties").unwrap();
+    assert_eq!(dare.seeds[0], dare.mean().unwrap());
+    assert!(dare.over_seeds().unwrap().1 > 0.0, "{:?}", dare.seeds);
+    assert!(table.to_string().contains("of 3 seeds"), "{table}");
+    let alone = Compare { seeds: 1, ..contest };
+    let table = models.compare(&alone, |_| ControlFlow::Continue(())).unwrap();
+    assert!(table.row("dare_ties").unwrap().over_seeds().is_none());
+    assert!(!table.to_string().contains("seeds"), "{table}");
+}

@@ -9,6 +9,7 @@ mod compare;
 mod examples_and_scores;
 mod golden;
 mod merge;
+mod ready_tasks;
 mod recipes;
 mod schemes;
 mod session;

@@ -21,5 +21,7 @@ pub use score::{Score, score};
 pub use standard_error::mean_error;
 pub(crate) use tasks::harness_json;
 pub use tasks::{
-    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskLimits, TaskMetric, TaskQuestion, TaskScores,
+    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskGroup, TaskLimits, TaskList, TaskMetric,
+    TaskQuestion, TaskScores,
 };
+pub(crate) use tasks::{ready_tasks, task_of};

@@ -7,8 +7,9 @@ use std::path::Path;
 use super::Session;
 use super::adapter::AsAdapter;
 use super::bake_options::Bake;
+use super::model_index::model_index;
 use super::output::{Output, last};
-use crate::checkpoint::{Content, TensorSpec, Written, common_dtype, views};
+use crate::checkpoint::{Content, Source, TensorSpec, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 use crate::methods::Planned;
@@ -55,8 +56,15 @@ impl Session {
 
     /// Returns the model card: what was merged, how, and the scores.
     fn card(&self) -> String {
-        let mut card = String::from(
-            "---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n",
+        let names: Vec<&str> = self.sources.iter().map(Source::name).collect();
+        let index = match &self.scores {
+            Some(scores) if scores.held_out => {
+                model_index(&format!("DAM merge of {}", names.join(", ")), scores)
+            }
+            _ => String::new(),
+        };
+        let mut card = format!(
+            "---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n{index}---\n\n# A DAM merge\n\n",
         );
         let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
         let coefficients = match self.merge.wrap.scheme.name().as_str() {
@@ -125,7 +133,7 @@ impl Session {
             if !scores.tasks.is_empty() {
                 line("\n| task | examples | metric | filters | score | standard error | questions |\n| --- | --- | --- | --- | --- | --- | --- |".into());
             }
-            for task in scores.tasks.values() {
+            for task in scores.groups.values().chain(scores.tasks.values()) {
                 for metric in &task.metrics {
                     let stderr = metric.stderr.map_or("-".into(), |x| format!("{x:.4}"));
                     line(format!(

@@ -58,6 +58,9 @@ pub struct Compare {
     pub budget: usize,
     /// Examples per source for tuning parameters.
     pub examples: usize,
+    /// The number of seeds, from the session's on, with each of which every method runs: the first
+    /// gives its row, all of them the mean score and its standard deviation.
+    pub seeds: usize,
 }
 
 impl Default for Compare {
@@ -80,6 +83,7 @@ impl Default for Compare {
             steps: 150,
             budget: 200,
             examples: EXAMPLES,
+            seeds: 1,
         }
     }
 }
@@ -128,14 +132,8 @@ impl Models {
                 table.notes.push(format!("stopped before {name}"));
                 break;
             }
-            table.rows.push(match self.run_method(name, options, &mut watch) {
-                Ok((chosen, scores, cost)) => MethodResult {
-                    method: name.clone(),
-                    chosen,
-                    scores: Some(scores),
-                    cost: Some(cost),
-                    refused: None,
-                },
+            table.rows.push(match self.run_seeds(name, options, &mut watch) {
+                Ok(row) => row,
                 // The sources are unsuitable, or unsuitable for this method.
                 Err(
                     error
@@ -153,6 +151,35 @@ impl Models {
             task.step(|| format!("{name} is done"), None, None);
         }
         Ok(table)
+    }
+
+    /// Runs a method with every seed.
+    fn run_seeds(
+        &self,
+        name: &str,
+        options: &Compare,
+        watch: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<MethodResult> {
+        let (chosen, scores, cost) = self.run_method(name, options, watch)?;
+        let mut row = MethodResult {
+            method: name.into(),
+            chosen,
+            scores: Some(scores),
+            cost: Some(cost),
+            ..MethodResult::default()
+        };
+        if options.seeds > 1 {
+            row.seeds.extend(row.mean());
+        }
+        for seed in 1..options.seeds {
+            let mut models = self.clone();
+            models.settings.seed = self.settings.seed.wrapping_add(seed as u64);
+            let mut watch = |task: &str| watch(&format!("seed {}: {task}", models.settings.seed));
+            let (_, scores, _) = models.run_method(name, options, &mut watch)?;
+            let again = MethodResult { scores: Some(scores), ..MethodResult::default() };
+            row.seeds.extend(again.mean());
+        }
+        Ok(row)
     }
 
     fn run_method(

@@ -31,6 +31,7 @@ mod matching;
 mod merge;
 mod merged;
 mod mix;
+mod model_index;
 mod models;
 mod output;
 mod plot;

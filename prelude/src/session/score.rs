@@ -9,7 +9,9 @@ use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result, refuse};
-use crate::eval::{EncodedTask, Score, TASK_PREFIX, Task, TaskLimits, choose, score};
+use crate::eval::{
+    EncodedTask, Score, Task, TaskGroup, TaskLimits, TaskList, choose, score, task_of,
+};
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Scoreboard, Scores};
 
@@ -47,10 +49,12 @@ impl Evaluation {
 }
 
 /// Data sets and tasks to score on.
+#[derive(Default)]
 pub(super) struct EvalData {
     /// By name.
     sets: Vec<(String, Dataset)>,
     tasks: Vec<Task>,
+    groups: Vec<TaskGroup>,
     limits: TaskLimits,
     held_out: bool,
 }
@@ -69,7 +73,7 @@ pub(super) struct Scorer<'a> {
 
 impl EvalData {
     pub fn new(sets: Vec<(String, Dataset)>, held_out: bool) -> Self {
-        Self { sets, tasks: Vec::new(), limits: TaskLimits::default(), held_out }
+        Self { sets, held_out, ..Self::default() }
     }
 
     /// Returns the tokens of all examples, each truncated to `max_length`.
@@ -141,25 +145,22 @@ impl Scorer<'_> {
             Ok((task.name().to_owned(), task.score(architecture, weights, self.device)?))
         };
         let tasks = tasks.iter().map(task).collect::<Result<_>>()?;
+        let group = |group: &TaskGroup| (group.name().to_owned(), group.score(&tasks));
+        let groups = data.groups.iter().map(group).collect();
         let (held_out, unused) = (data.held_out, unused.collect());
-        Ok(Scores { data: scores, tasks, held_out, unused })
+        Ok(Scores { data: scores, tasks, groups, held_out, unused })
     }
 
     /// Returns what to score on: the given files and tasks, or the held-out sets of built-in sources,
     /// or else the session's own data.
     pub fn eval_data(&self, evaluation: &Evaluation) -> Result<EvalData> {
-        let is_task = |file: &&String| file.starts_with(TASK_PREFIX);
-        let (tasks, files): (Vec<&String>, Vec<&String>) =
-            evaluation.files.iter().partition(|file| is_task(file));
-        let open = |task: &&String| Task::open(task.trim_start_matches(TASK_PREFIX));
-        let tasks: Vec<Task> = tasks.iter().map(open).collect::<Result<_>>()?;
-        let names: BTreeSet<&str> = tasks.iter().map(Task::name).collect();
-        if names.len() < tasks.len() {
-            return refuse(
-                "two of the tasks have the same name",
-                "give each its own: the key `task` in its file",
-            );
+        let files: Vec<&String> =
+            evaluation.files.iter().filter(|file| task_of(file).is_none()).collect();
+        let mut list = TaskList::default();
+        for task in evaluation.files.iter().filter_map(|file| task_of(file)) {
+            list.join(TaskList::open(task)?)?;
         }
+        let TaskList { tasks, groups } = list;
         if tasks.is_empty() && (evaluation.limit, evaluation.max_length) != (None, None) {
             return refuse(
                 "there is no task whose questions a limit could count",
@@ -182,7 +183,7 @@ impl Scorer<'_> {
         let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec))
             && !task_files.into_iter().any(|file| learnt(&file));
         let limits = TaskLimits { questions: evaluation.limit, max_length: evaluation.max_length };
-        Ok(EvalData { sets, tasks, limits, held_out })
+        Ok(EvalData { sets, tasks, groups, limits, held_out })
     }
 
     /// Returns the given files, or, if there are none, the held-out sets of built-in sources.

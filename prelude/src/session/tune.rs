@@ -86,7 +86,12 @@ pub(super) fn tune(
     method: &MethodEntry,
     examples: usize,
 ) -> Result<(Merged, String, u64)> {
-    let candidates = method.candidates();
+    let mut candidates = method.candidates();
+    let seed = models.settings.seed.to_string();
+    // Methods that draw at random do so with the session's seed.
+    if let Some(key) = method.keys.iter().find(|key| key.name == "seed" && key.default != seed) {
+        candidates.iter_mut().for_each(|pairs| pairs.push((key.name, &seed)));
+    }
     let mut best = None::<(f64, Merged, String)>;
     let mut tokens = 0;
     for pairs in &candidates {

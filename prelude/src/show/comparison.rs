@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::figure::Figure;
-use super::numbers::{bytes, count};
+use super::numbers::{bytes, count, with_error};
 use super::scores::{Scores, paired_note};
 use super::table::Table;
 use crate::checkpoint::{Written, new_file};
@@ -27,6 +27,9 @@ pub struct MethodResult {
     pub cost: Option<Cost>,
     /// The reason it cannot merge these sources.
     pub refused: Option<String>,
+    /// The mean score with each seed, the first included; empty if there is one seed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<f64>,
 }
 
 /// The result of `compare`.
@@ -48,6 +51,24 @@ impl MethodResult {
 }
 
 impl MethodResult {
+    /// Returns the mean over seeds of the mean score, and its standard deviation; `None` for one seed.
+    pub fn over_seeds(&self) -> Option<(f64, f64)> {
+        let count = self.seeds.len() as f64;
+        let mean = self.seeds.iter().sum::<f64>() / count;
+        let squares: f64 = self.seeds.iter().map(|x| (x - mean).powi(2)).sum();
+        (count > 1.0).then(|| (mean, (squares / (count - 1.0)).sqrt()))
+    }
+
+    /// [`MethodResult::over_seeds`] as a cell of the table.
+    fn seeds_cell(&self) -> String {
+        let is_share = self.scores.as_ref().is_some_and(|scores| scores.mean_accuracy().is_some());
+        match self.over_seeds() {
+            Some((mean, deviation)) if is_share => with_error(mean, Some(deviation)),
+            Some((mean, deviation)) => format!("{mean:.3} ± {deviation:.3}"),
+            None => "-".into(),
+        }
+    }
+
     /// Returns the standard error of the mean accuracy.
     pub fn stderr(&self) -> Option<f64> {
         self.scores.as_ref().and_then(Scores::mean_stderr)
@@ -97,11 +118,16 @@ impl Comparison {
     fn table(&self) -> Table {
         let first = self.rows.iter().find_map(|row| row.scores.as_ref());
         let columns = first.map(Scores::columns).unwrap_or_default();
+        let seeds = self.rows.iter().map(|row| row.seeds.len()).max().unwrap_or(0);
+        let over_seeds = (seeds > 1).then(|| format!("mean ± deviation of {seeds} seeds"));
         let header = [
             vec!["method".to_owned()],
             columns.clone(),
-            ["mean", "tokens", "time", "memory"].map(str::to_owned).into(),
+            vec!["mean".to_owned()],
+            over_seeds.clone().into_iter().collect(),
+            ["tokens", "time", "memory"].map(str::to_owned).into(),
         ];
+        let width = header.iter().map(Vec::len).sum::<usize>();
         let mut table = Table::new(first.map_or("loss", Scores::title), header.concat());
         // The values compared in each column; lower is better.
         let mut ranks: Vec<Vec<Option<f64>>> = Vec::new();
@@ -109,10 +135,8 @@ impl Comparison {
             let Some(scores) = &row.scores else {
                 let why = row.refused.clone().unwrap_or_default();
                 table.notes.push(format!("{}: {why}", row.method));
-                table
-                    .rows
-                    .push([vec![row.method.clone()], vec!["-".into(); columns.len() + 4]].concat());
-                ranks.push(vec![None; columns.len() + 5]);
+                table.rows.push([vec![row.method.clone()], vec!["-".into(); width - 1]].concat());
+                ranks.push(vec![None; width]);
                 continue;
             };
             let (mut cells, mut numbers) = (vec![row.method.clone()], vec![None]);
@@ -120,6 +144,10 @@ impl Comparison {
             for (cell, rank) in all {
                 cells.push(cell);
                 numbers.push(rank);
+            }
+            if over_seeds.is_some() {
+                cells.push(row.seeds_cell());
+                numbers.push(None);
             }
             let cost = row.cost.unwrap_or_default();
             cells.extend([

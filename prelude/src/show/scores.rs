@@ -23,6 +23,9 @@ pub struct Scores {
     /// The scores of benchmark tasks by name.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskScores>,
+    /// The mean scores of groups of tasks by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, TaskScores>,
     /// Whether the data is disjoint from the training data.
     pub held_out: bool,
     /// Columns of the data files that were not used, by name of the data set.
@@ -89,7 +92,7 @@ impl Scores {
         }
         let file = file.as_ref();
         let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
-        let results = harness_json(self.tasks.values(), model);
+        let results = harness_json(self.tasks.values().chain(self.groups.values()), model);
         let text = serde_json::to_string_pretty(&results).map_err(json)?;
         new_file(file, text.as_bytes())
     }
@@ -102,11 +105,31 @@ impl Scores {
     /// Returns the accuracies of data sets and tasks with questions, each with its standard error.
     fn accuracies(&self) -> Vec<(f64, Option<f64>)> {
         let data = self.data.values().filter_map(|score| Some((score.accuracy()?, score.stderr)));
-        let tasks = self.tasks.values().filter_map(TaskScores::accuracy);
+        let tasks = self.headline().filter_map(TaskScores::accuracy);
         data.chain(tasks.map(|metric| (metric.value, metric.stderr))).collect()
     }
 
-    /// Returns the mean accuracy over data sets and tasks with questions, 0 to 1.
+    /// The scores that stand for all tasks: those of groups that are in no other, and of tasks in no
+    /// group.
+    pub(super) fn headline(&self) -> impl Iterator<Item = &TaskScores> {
+        let all = || self.groups.values().chain(self.tasks.values());
+        let within = |inner: &TaskScores, outer: &TaskScores| match inner.subtasks.as_slice() {
+            [] => outer.subtasks.contains(&inner.name),
+            own => {
+                own.len() < outer.subtasks.len()
+                    && own.iter().all(|task| outer.subtasks.contains(task))
+            }
+        };
+        all().filter(move |task| !self.groups.values().any(|group| within(task, group)))
+    }
+
+    /// Returns the scores of the task or group `name`.
+    pub fn task(&self, name: &str) -> Option<&TaskScores> {
+        self.tasks.get(name).or_else(|| self.groups.get(name))
+    }
+
+    /// Returns the mean accuracy over data sets and tasks with questions, 0 to 1; a group of tasks
+    /// counts as one.
     pub fn mean_accuracy(&self) -> Option<f64> {
         let all = self.accuracies();
         (!all.is_empty()).then(|| all.iter().map(|(x, _)| x).sum::<f64>() / all.len() as f64)
@@ -160,12 +183,13 @@ impl Scores {
 
     /// The names of data sets and tasks: the columns of a comparison.
     pub(super) fn columns(&self) -> Vec<String> {
-        self.data.keys().chain(self.tasks.keys()).cloned().collect()
+        let tasks = self.headline().map(|task| &task.name);
+        self.data.keys().chain(tasks).cloned().collect()
     }
 
     /// A score in a comparison, and its rank, of which the lowest is the best.
     pub(super) fn cell(&self, name: &str) -> (String, Option<f64>) {
-        if let Some(metric) = self.tasks.get(name).and_then(TaskScores::main) {
+        if let Some(metric) = self.task(name).and_then(TaskScores::main) {
             let rank = if metric.higher_is_better { -metric.value } else { metric.value };
             return (metric_cell(metric), Some(rank));
         }
@@ -222,7 +246,7 @@ impl Scores {
                 row("multiple choice", percent(x), stderr);
             }
         }
-        for task in self.tasks.values() {
+        for task in self.groups.values().chain(self.tasks.values()) {
             for metric in &task.metrics {
                 let show = |x: f64| if metric.is_share { percent(x) } else { perplexity(x) };
                 table.rows.push(vec![
@@ -320,7 +344,7 @@ impl Scoreboard {
         let columns = self.rows.first().map(|(_, s)| s.columns()).unwrap_or_default();
         let exact = self.rows.iter().any(|(_, s)| s.mean_accuracy().is_some());
         let value = |scores: &Scores, name: &String| {
-            let task = || scores.tasks.get(name).and_then(TaskScores::accuracy).map(|m| m.value);
+            let task = || scores.task(name).and_then(TaskScores::accuracy).map(|m| m.value);
             let accuracy = scores.data.get(name).and_then(Score::accuracy).or_else(task);
             let loss = scores.data.get(name).map(|score| score.loss);
             (if exact { accuracy } else { loss }).unwrap_or(f64::NAN)

@@ -33,8 +33,9 @@ pub const VERB: Verb = Verb {
             option("steps", Kind::Count("150")),
             option("budget", Kind::Count("200")),
             option("examples", Kind::Count("48")),
-            option("on", Kind::List(&Kind::Data)),
+            option("on", Kind::List(&Kind::DataOrTask)),
             option("limit", Kind::Count("100")),
+            option("seeds", Kind::Count("3")),
         ],
         ..Signature::EMPTY
     },
@@ -53,6 +54,7 @@ pub const VERB: Verb = Verb {
                 examples: number("examples", default.examples),
                 files: arguments.list("on").map(task_at_home).collect(),
                 limit: arguments.count("limit"),
+                seeds: number("seeds", default.seeds),
                 methods: if methods.is_empty() { default.methods } else { methods.to_vec() },
             };
             Ok(Box::new(Contest { contest, file: arguments.word(1).map(at_home) }))
@@ -79,6 +81,7 @@ impl Command for Contest {
                     "seconds": row.cost.map(|c| c.seconds), "tokens": row.cost.map(|c| c.tokens),
                     "peak_bytes": row.cost.map(|c| c.peak_bytes), "refused": row.refused,
                     "tasks": row.scores.as_ref().map(|s| &s.tasks), "stderr": row.stderr(),
+                    "seeds": row.seeds,
                 })
             })
             .collect();
@@ -115,8 +118,9 @@ impl Command for Contest {
             ("steps", contest.steps, default.steps),
             ("budget", contest.budget, default.budget),
             ("examples", contest.examples, default.examples),
+            ("seeds", contest.seeds, default.seeds),
         ]));
-        let rest = (given.len() < 6).then_some("Compare::default()");
+        let rest = (given.len() < 7).then_some("Compare::default()");
         let models = code.models();
         code.line(format!("let contest = {};", fields("Compare", &given, rest)));
         code.line(format!(

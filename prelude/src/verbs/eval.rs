@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 use super::paths::{at_home, check_free};
 use super::prelude::*;
 use crate::Evaluation;
-use crate::eval::TASK_PREFIX;
+use crate::eval::{TASK_PREFIX, task_of};
 use crate::show::{Scoreboard, Scores};
 
 const RESULTS: NewFile = NewFile { place: "RESULTS", suffixes: &[".json"], suggested: None };
 
 pub const VERB: Verb = Verb {
     signature: Signature {
-        words: &[any(Kind::Data)],
+        words: &[any(Kind::DataOrTask)],
         options: &[
             option("limit", Kind::Count("100")),
             option("max_length", Kind::Count("2048")),
@@ -24,7 +24,7 @@ pub const VERB: Verb = Verb {
     is_exported: true,
     ..Verb::new(
         "eval",
-        "score the merge on files, on tasks of lm-evaluation-harness (task:FILE.yaml), or on the held-out data of built-in models; --all: also its sources and their average; --show: every question of tasks",
+        "score the merge on files, on tasks of lm-evaluation-harness (task:FILE.yaml, gsm8k, mmlu and others), or on the held-out data of built-in models; --all: also its sources and their average; --show: every question of tasks",
         "eval --all",
         |arguments| {
             let evaluation = Evaluation {
@@ -62,7 +62,7 @@ struct Eval {
 
 impl Command for Eval {
     fn run(&self, context: &mut Context) -> Result<Reply> {
-        let is_task = |file: &String| file.starts_with(TASK_PREFIX);
+        let is_task = |file: &String| task_of(file).is_some();
         if !self.evaluation.files.iter().any(is_task) && (self.show || self.results.is_some()) {
             return refuse(
                 "only tasks have questions to show and results to write",

@@ -35,6 +35,8 @@ pub enum Kind {
     Source,
     /// A file or data set.
     Data,
+    /// A file, a data set or a task.
+    DataOrTask,
     /// `NAME=FILE`, the data of a source.
     SourceData,
     /// `SOURCE=VALUE` or `SOURCE=FACTORx`, coefficients of a source, or `like=SOURCE`.
@@ -109,7 +111,7 @@ impl Kind {
             Kind::Count(shown) | Kind::Number(shown) | Kind::Size(shown) => (*shown).into(),
             Kind::Text(place) => format!("\"{place}\""),
             Kind::Source => "[NAME=]SOURCE".into(),
-            Kind::Data | Kind::Session => "FILE".into(),
+            Kind::Data | Kind::DataOrTask | Kind::Session => "FILE".into(),
             Kind::SourceData => "NAME=FILE".into(),
             Kind::SourceAmount => format!("SOURCE=VALUE|SOURCE=FACTORx|{LIKE}=SOURCE"),
             Kind::Directory => "DIR".into(),
@@ -298,7 +300,7 @@ impl Kind {
                 let model = source.split('+').next().unwrap_or(source);
                 check_name("built-in model", model, builtin_models())
             }
-            Kind::Data => check_name("built-in dataset", text, builtin_data()),
+            Kind::Data | Kind::DataOrTask => check_name("built-in dataset", text, builtin_data()),
             Kind::SourceData => {
                 let data = text.split_once('=').map_or("", |(_, data)| data);
                 check_name("built-in dataset", data, builtin_data())

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::Candidate;
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, cached_names};
+use crate::eval::ready_tasks;
 use crate::verbs::at_home;
 
 /// The maximum number of directory entries read.
@@ -131,6 +132,14 @@ pub fn data(typed: &str) -> Vec<Candidate> {
         .filter(|_| named)
         .map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
     builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
+}
+
+/// Data to score on: as [`data`], and tasks that have only to be named.
+pub fn data_or_task(typed: &str) -> Vec<Candidate> {
+    let named = ready_tasks().into_iter().filter(|name| name.starts_with(typed));
+    let named =
+        named.map(|name| Candidate::whole(name.to_owned(), "task of lm-evaluation-harness"));
+    named.chain(data(typed)).collect()
 }
 
 /// Names in the hub's cache, after `prefix`.

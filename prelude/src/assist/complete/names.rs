@@ -31,6 +31,7 @@ impl Place<'_> {
             Kind::SourceAmount => return self.source_amount(typed),
             Kind::Setting => return self.setting(typed),
             Kind::Data => files::data(typed),
+            Kind::DataOrTask => files::data_or_task(typed),
             Kind::Directory => files::paths(typed, Wanted::Directories),
             Kind::Session => files::paths(typed, files::SESSIONS),
             Kind::Recipe => files::paths(typed, Wanted::Files(RECIPES)),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use globset::GlobBuilder;
 use serde::Deserialize;
 
 use super::reference::{HubRef, is_inside};
@@ -15,18 +16,20 @@ use crate::error::{Error, Result};
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// The kind of snapshot to fetch.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum SnapshotKind {
     Model,
     Adapter,
     /// The training split, or the given file.
     Data,
+    /// The files that match any of these patterns, in which `*` matches no `/`.
+    Matching(Vec<String>),
 }
 
 /// Selects the files that are needed from those in the repository.
 pub(super) fn choose(
     reference: &HubRef,
-    kind: SnapshotKind,
+    kind: &SnapshotKind,
     names: &[String],
 ) -> Result<Vec<String>> {
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -39,7 +42,7 @@ pub(super) fn choose(
             Err(missing(&format!("file `{file}`")))
         };
     }
-    if kind == SnapshotKind::Adapter {
+    if *kind == SnapshotKind::Adapter {
         let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
         let weights = weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
         if !has(ADAPTER_CONFIG) {
@@ -52,7 +55,7 @@ pub(super) fn choose(
             .map(str::to_owned)
             .collect());
     }
-    if kind == SnapshotKind::Data {
+    if *kind == SnapshotKind::Data {
         let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
         let end_in = |ends: &[&str]| -> Vec<String> {
             let reads = |n: &&String| ends.iter().any(|end| n.ends_with(end));
@@ -72,6 +75,18 @@ pub(super) fn choose(
         } else {
             Ok(files)
         };
+    }
+    if let SnapshotKind::Matching(patterns) = kind {
+        let matcher = |pattern: &String| {
+            let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+            Some(glob.ok()?.compile_matcher())
+        };
+        let matchers: Vec<_> = patterns.iter().filter_map(matcher).collect();
+        let mut files = names.to_vec();
+        files.retain(|name| matchers.iter().any(|matcher| matcher.is_match(name)));
+        files.sort();
+        let what = || format!("file {}", patterns.join(" or "));
+        return if files.is_empty() { Err(missing(&what())) } else { Ok(files) };
     }
     if !has("config.json") {
         if has(ADAPTER_CONFIG) {

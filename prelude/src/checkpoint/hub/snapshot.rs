@@ -90,12 +90,12 @@ impl Hub {
     /// match its description; links in the cache that leave the repository's directory; a stop.
     pub fn snapshot(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
         let (hub, requested) = (self.clone(), reference.clone());
-        let snapshot = self.client.stoppable(move || hub.get(&requested, kind))?;
+        let snapshot = self.client.stoppable(move || hub.get(&requested, &kind))?;
         snapshot.files.iter().try_for_each(|name| within(&snapshot.directory, name))?;
         Ok(snapshot)
     }
 
-    fn get(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
+    fn get(&self, reference: &HubRef, kind: &SnapshotKind) -> Result<Snapshot> {
         let is_commit = reference.revision.len() == 40
             && reference.revision.chars().all(|c| c.is_ascii_hexdigit());
         if self.offline || is_commit {
@@ -147,7 +147,7 @@ impl Hub {
         let (mut done, mut side_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
             // Side files are only downloaded within the limits for copying them.
-            if kind == SnapshotKind::Model && reference.file.is_none() && is_beside(&name) {
+            if *kind == SnapshotKind::Model && reference.file.is_none() && is_beside(&name) {
                 let most = MAX_FILE_BYTES.min(MAX_SIDE_BYTES - side_bytes);
                 match server.fetch_within(&name, most)? {
                     Some(bytes) => (side_bytes, done) = (side_bytes + bytes, done + 1),
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// The snapshot in the cache if it is complete.
-    fn cached(&self, reference: &HubRef, kind: SnapshotKind, commit: String) -> Option<Snapshot> {
+    fn cached(&self, reference: &HubRef, kind: &SnapshotKind, commit: String) -> Option<Snapshot> {
         let directory = self.folder(reference).join("snapshots").join(&commit);
         let mut names = Vec::new();
         list(&directory, "", &mut names);

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use minijinja::value::{Value, ValueKind};
 
+use super::adapters::{self, Adapter};
 use super::data_files::{DataFiles, check_split, data_files, known};
 use super::filters::{Pipeline, pipelines};
 use super::keys::{Keys, pairs};
 use super::metric_list::{Metric, metrics};
 use super::output::Output;
-use super::yaml;
 use crate::error::Result;
 
 /// How a field of a document is made.
@@ -76,6 +76,8 @@ pub(super) struct Config {
     pub generation: GenerationLimits,
     pub pipelines: Vec<Pipeline>,
     pub metrics: Vec<Metric>,
+    /// What makes columns of a document before templates are rendered.
+    pub adapter: Option<Adapter>,
     /// All keys, for reports.
     pub keys: Vec<(String, Value)>,
 }
@@ -84,14 +86,13 @@ pub(super) struct Config {
 const TOKENS: usize = 256;
 
 impl Config {
-    /// Reads `file`.
+    /// Reads the task with the keys `all` of `file`, or of a task that has only a name.
     ///
     /// # Errors
-    /// The file cannot be read, or a key cannot be followed.
-    pub fn read(file: &Path) -> Result<Self> {
-        let all = yaml::read(file)?;
+    /// A key that cannot be followed, by name.
+    pub fn new(file: &Path, all: Vec<(String, Value)>) -> Result<Self> {
         let mut keys = Keys::new(file, all.clone());
-        refuse_groups(&keys)?;
+        refuse_keys(&keys)?;
         let stem = file.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         let name = keys.text("task")?.unwrap_or(stem);
         // They describe the task, group tasks, or look for test data in training data.
@@ -136,6 +137,7 @@ impl Config {
         let generation = generation(&mut keys, output, &layout)?;
         let pipelines = pipelines(&mut keys, output)?;
         let metrics = metrics(&mut keys, output)?;
+        let adapter = adapter(&mut keys)?;
         keys.finish()?;
         Ok(Self {
             file: file.into(),
@@ -155,6 +157,7 @@ impl Config {
             generation,
             pipelines,
             metrics,
+            adapter,
             keys: all,
         })
     }
@@ -180,17 +183,11 @@ impl Config {
     }
 }
 
-/// Refuses groups of tasks.
-fn refuse_groups(keys: &Keys<'_>) -> Result<()> {
-    for key in ["group", "task_list", "class"] {
-        if keys.has(key) {
-            let hint = "name the tasks of the group one by one: eval task:A.yaml task:B.yaml";
-            return Err(keys.bad(key, "groups and classes of tasks are not supported", hint));
-        }
-    }
+/// Refuses keys that are something else's than a task's, or Python's.
+fn refuse_keys(keys: &Keys<'_>) -> Result<()> {
     for (key, hint) in [
-        ("process_docs", "write the columns that it makes into the data file"),
-        ("process_results", "use metric_list"),
+        ("class", "name the tasks one by one: eval task:A.yaml task:B.yaml"),
+        ("task_list", "name the tasks one by one, or write a group: the keys group and task"),
         ("limit", "give it to the verb: eval task:FILE.yaml limit=100"),
         ("use_prompt", "write the prompt as doc_to_text and doc_to_target"),
         ("custom_dataset", "use dataset_path: json, parquet or csv"),
@@ -200,6 +197,18 @@ fn refuse_groups(keys: &Keys<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn adapter(keys: &mut Keys<'_>) -> Result<Option<Adapter>> {
+    let Some(name) = keys.text("process_docs")? else { return Ok(None) };
+    let hint = || {
+        let names = adapters::names();
+        format!("use one of {names}, or write the columns that it makes into the data file")
+    };
+    let found = adapters::adapter(&name);
+    found
+        .map(Some)
+        .ok_or_else(|| keys.bad("process_docs", format!("there is no adapter `{name}`"), hint()))
 }
 
 fn output(keys: &mut Keys<'_>) -> Result<Output> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use minijinja::value::{Value, ValueKind};
 
+use super::hub_data::HubData;
 use super::keys::{Keys, bad, pairs, texts};
+use crate::checkpoint::HubRef;
 use crate::data::DocumentFormat;
 use crate::error::Result;
 
@@ -12,8 +14,10 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub(super) struct DataFiles {
     pub format: DocumentFormat,
-    /// The files of each split.
+    /// The files of each split; those of the hub are found when the task is opened.
     pub splits: BTreeMap<String, Vec<String>>,
+    /// The data set of the hub, if it is one.
+    pub hub: Option<HubData>,
 }
 
 /// The splits of `data`, for messages.
@@ -31,7 +35,8 @@ pub(super) fn check_split(
     key: &str,
     split: Option<&str>,
 ) -> Result<()> {
-    match split.filter(|split| !data.splits.contains_key(*split)) {
+    let is_known = |split: &&str| data.hub.is_some() || data.splits.contains_key(*split);
+    match split.filter(|split| !is_known(split)) {
         None => Ok(()),
         Some(split) => {
             let reason = format!("the data has no split `{split}`");
@@ -46,7 +51,7 @@ pub(super) fn check_split(
 /// # Errors
 /// A format that is not read, or files that are not named.
 pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
-    const FORMATS: &str = "write dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}; a data set of the hub is read from a file that you downloaded";
+    const FORMATS: &str = "write dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}, or the name of a data set on the hub: org/name";
     let path = keys.required("dataset_path")?;
     let arguments = keys.take("dataset_kwargs").unwrap_or_else(|| Value::from_pairs([("", ())]));
     let mut inside = Keys::within(keys.file, "dataset_kwargs", &arguments)?;
@@ -61,6 +66,16 @@ pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
                 return Err(inside.bad("delimiter", "it is not one ASCII character", "use ,"));
             };
             DocumentFormat::Csv { delimiter: *delimiter }
+        }
+        _ if HubRef::parse(&path, true).is_some_and(|reference| reference.file.is_none()) => {
+            if inside.has("data_files") {
+                let hint = "remove it: the files are those of dataset_name and the splits";
+                return Err(inside.bad("data_files", "the hub's data sets name their own", hint));
+            }
+            inside.finish()?;
+            let hub = HubData { repo: path, config: keys.text("dataset_name")? };
+            let (format, splits) = (DocumentFormat::Parquet, BTreeMap::new());
+            return Ok(DataFiles { format, splits, hub: Some(hub) });
         }
         _ => {
             let reason = format!("`{path}` is not a format of data files");
@@ -99,5 +114,5 @@ pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
         splits.insert(split, names);
     }
     inside.finish()?;
-    Ok(DataFiles { format, splits })
+    Ok(DataFiles { format, splits, hub: None })
 }

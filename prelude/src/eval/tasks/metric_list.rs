@@ -9,6 +9,8 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     Acc,
+    /// The probability of the right choices among all.
+    RightShare,
     AccNorm,
     AccBytes,
     AccMutualInfo,
@@ -116,6 +118,14 @@ pub(super) fn metrics(keys: &mut Keys<'_>, output: Output) -> Result<Vec<Metric>
         inside.finish()?;
         metrics.push(metric(found, higher, ignore));
     }
+    if let Some(name) = keys.text("process_results")? {
+        const MC2: &str = "truthfulqa_mc2";
+        if name != MC2 || output != Output::MultipleChoice || metrics.len() != 1 {
+            let hint = "use metric_list; truthfulqa_mc2 is for one metric of multiple_choice: acc";
+            return Err(keys.bad("process_results", format!("`{name}` is not followed"), hint));
+        }
+        metrics.iter_mut().for_each(|metric| metric.measure = Measure::RightShare);
+    }
     match metrics.is_empty() {
         true => Err(keys.bad("metric_list", "it is empty", "remove it for the default metrics")),
         false => Ok(metrics),
@@ -172,7 +182,7 @@ impl Metric {
 
     /// Whether it is a share of right answers, from 0 to 1.
     pub fn is_share(&self) -> bool {
-        KNOWN.iter().any(|known| known.measure == self.measure && known.aggregation == "mean")
+        KNOWN.iter().any(|known| known.name == self.name && known.aggregation == "mean")
     }
 }
 

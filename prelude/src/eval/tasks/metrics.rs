@@ -72,6 +72,12 @@ impl Metric {
                 let at = usize::try_from(*index).ok();
                 at.and_then(|at| likelihoods.get(at)).is_some_and(|(.., is_greedy)| *is_greedy)
             })),
+            (Measure::RightShare, Gold::Indices(indices)) => {
+                let all: Vec<f64> = likelihoods.iter().map(|(x, ..)| x.exp()).collect();
+                let right = |i: &i64| usize::try_from(*i).ok().and_then(|i| all.get(i));
+                let right: f64 = indices.iter().filter_map(right).sum();
+                Item::Value(right / all.iter().sum::<f64>())
+            }
             (_, Gold::Indices(indices)) => {
                 let count = question.choices.len();
                 let value = |i: usize, likelihood: f64| {

@@ -7,8 +7,12 @@
 //! yaml.rs       a task file, with its includes
 //! keys.rs       typed keys, and the refusal of unknown ones
 //! output.rs     what a task asks of the model
-//! data_files.rs, filters.rs, metric_list.rs  parts of a task
+//! hub_data.rs   the files of a data set on the hub
+//! data_files.rs, filters.rs, metric_list.rs, adapters.rs  parts of a task
 //! config.rs     a task: all keys
+//! ready/        tasks that have only to be named
+//! group.rs      several tasks under one name
+//! list.rs       tasks and groups by file or name
 //! random.rs     Python's random numbers, which draw examples and bootstrap samples
 //! fields.rs     the text, target and choices of a document
 //! questions.rs  contexts with examples, continuations, right answers
@@ -21,28 +25,37 @@
 //! Likelihoods and scores agree with the harness's through transformers, per question
 //! (`tests/merging/tasks.rs`).
 
+mod adapters;
 mod config;
 mod data_files;
 mod encode;
 mod fields;
 mod filters;
+mod group;
+mod hub_data;
 mod keys;
+mod list;
 mod metric_list;
 mod metrics;
 mod output;
 mod questions;
 mod random;
+mod ready;
 mod report;
 mod run;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
 use minijinja::value::Value;
 
+pub use group::TaskGroup;
+pub use list::TaskList;
+use ready::is_ready;
+pub(crate) use ready::ready_tasks;
 pub(crate) use report::harness_json;
 pub use report::{TaskAnswer, TaskMetric, TaskQuestion, TaskScores};
 
@@ -61,6 +74,13 @@ use crate::model::Weights;
 
 /// The prefix of a task among data files: `task:FILE.yaml`.
 pub const TASK_PREFIX: &str = "task:";
+
+/// Returns the task that `spec` names among data files: after the prefix, or a name such as `gsm8k`
+/// where there is no file of that name.
+pub(crate) fn task_of(spec: &str) -> Option<&str> {
+    let named = || Some(spec).filter(|name| is_ready(name) && !Path::new(name).exists());
+    spec.strip_prefix(TASK_PREFIX).or_else(named)
+}
 
 /// A task with its documents.
 ///
@@ -111,13 +131,30 @@ pub struct TaskLimits {
 }
 
 impl Task {
-    /// Opens a task file and its data. A data file is looked for from the working directory, as the
-    /// harness does, and then beside the task file.
+    /// Opens a task and its data: a file, or the name of a task that has only to be named, as
+    /// `gsm8k`. A data file is looked for from the working directory, as the harness does, and then
+    /// beside the task file; a data set of the hub comes from its cache, or is downloaded into it.
     ///
     /// # Errors
-    /// A key that cannot be followed, by name; data that is missing or cannot be read.
-    pub fn open(file: impl AsRef<Path>) -> Result<Self> {
-        let config = Config::read(file.as_ref())?;
+    /// A key that cannot be followed, by name; data that is missing or cannot be read; a group.
+    pub fn open(task: impl AsRef<Path>) -> Result<Self> {
+        let task = task.as_ref();
+        let mut list = TaskList::open(&task.to_string_lossy())?;
+        match (list.tasks.pop(), list.groups.is_empty()) {
+            (Some(one), true) if list.tasks.is_empty() => Ok(one),
+            _ => Err(bad(task, "its kind", "it is a group of tasks", "use TaskList::open")),
+        }
+    }
+
+    /// Opens the task with the keys `all` of `file`, and its data.
+    fn new(file: &Path, all: Vec<(String, Value)>) -> Result<Self> {
+        let mut config = Config::new(file, all)?;
+        if let Some(hub) = &config.data.hub {
+            let examples = config.examples_from().filter(|_| config.shots > 0);
+            let splits: BTreeSet<&str> = examples.into_iter().chain([config.split()]).collect();
+            let splits: Vec<&str> = splits.into_iter().collect();
+            (config.data.format, config.data.splits) = hub.files(file, &splits)?;
+        }
         let mut files = Vec::new();
         let mut read = |split: &str| {
             let mut opened: Vec<(PathBuf, Bytes)> = Vec::new();
@@ -128,7 +165,7 @@ impl Task {
                 opened.push((path, bytes));
             }
             let each = opened.iter().map(|(path, bytes)| (path.as_path(), bytes));
-            Documents::read(each, config.data.format)
+            adapted(&config, split, Documents::read(each, config.data.format)?)
         };
         let documents = read(config.split())?;
         let examples = match (config.shots, config.examples_from()) {
@@ -143,6 +180,16 @@ impl Task {
     /// Returns the name of the task.
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// Returns the file that describes it, or its name if it has only one.
+    fn file(&self) -> &Path {
+        &self.config.file
+    }
+
+    /// Whether `other` has the same keys.
+    fn is_same(&self, other: &Self) -> bool {
+        self.config.keys == other.config.keys
     }
 
     /// Returns its data files.
@@ -180,6 +227,29 @@ impl Task {
             questions.iter().map(|question| encoder.request(question)).collect::<Result<_>>()?;
         Ok(EncodedTask { task: self, source, max_length, questions, requests })
     }
+}
+
+/// Adds the columns that the task's adapter makes of each document.
+fn adapted(config: &Config, split: &str, documents: Documents) -> Result<Documents> {
+    let Some(adapter) = config.adapter else { return Ok(documents) };
+    let Documents { mut columns, mut rows } = documents;
+    for (i, row) in rows.iter_mut().enumerate() {
+        let made = adapter(row).ok_or_else(|| {
+            let place = format!("document {} of {split}", i + 1);
+            let hint = "use the data set that the task is made for";
+            bad(&config.file, place, "it lacks columns that `process_docs` needs", hint)
+        })?;
+        for (name, _) in &made {
+            if !columns.contains(name) {
+                columns.push(name.clone());
+            }
+        }
+        let mut all = keys::pairs(row);
+        all.retain(|(name, _)| !made.iter().any(|(own, _)| own == name));
+        all.extend(made);
+        *row = Value::from_pairs(all);
+    }
+    Ok(Documents { columns, rows })
 }
 
 /// The path of the data file `name`.
@@ -278,6 +348,7 @@ impl EncodedTask<'_> {
             documents: documents.rows.len(),
             shots: config.shots,
             without_target: self.questions.iter().filter(lacks).count(),
+            subtasks: Vec::new(),
             answered: Arc::new(answered),
             keys: Arc::new(serde_json::to_value(keys).unwrap_or_default()),
         })

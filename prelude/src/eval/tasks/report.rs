@@ -93,6 +93,9 @@ pub struct TaskScores {
     pub shots: usize,
     /// The number of questions whose target is none of their choices, and which count as wrong.
     pub without_target: usize,
+    /// The names of its tasks, if it is a group; their questions have the answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subtasks: Vec<String>,
     /// The questions, in order; not saved with a session.
     #[serde(skip)]
     pub answered: Arc<Vec<TaskQuestion>>,
@@ -131,6 +134,7 @@ pub(crate) fn harness_json<'a>(
 ) -> Value {
     let parts = [
         "results",
+        "groups",
         "group_subtasks",
         "configs",
         "versions",
@@ -157,20 +161,25 @@ pub(crate) fn harness_json<'a>(
         }
         let version =
             keys.get("metadata").and_then(|m| m.get("version")).unwrap_or(&json!("Yaml")).clone();
+        let is_group = !task.subtasks.is_empty();
+        let of_task = |value: Value| Some(value).filter(|_| !is_group);
         for (part, value) in parts.into_iter().zip([
-            results,
-            json!([]),
-            keys.clone(),
-            version,
-            json!(task.shots),
-            Value::Object(better),
-            json!({"original": task.documents, "effective": task.questions}),
+            Some(results.clone()),
+            Some(results).filter(|_| is_group),
+            Some(json!(task.subtasks)),
+            of_task(keys.clone()),
+            Some(version),
+            of_task(json!(task.shots)),
+            Some(Value::Object(better)),
+            of_task(json!({"original": task.documents, "effective": task.questions})),
         ]) {
-            if let Some(map) = maps.get_mut(part) {
+            if let (Some(map), Some(value)) = (maps.get_mut(part), value) {
                 map.insert(task.name.clone(), value);
             }
         }
-        answered.insert(task.name.clone(), json!(sample_json(task)));
+        if !is_group {
+            answered.insert(task.name.clone(), json!(sample_json(task)));
+        }
     }
     let mut all: Map<String, Value> =
         maps.into_iter().map(|(part, map)| (part.to_owned(), Value::Object(map))).collect();

@@ -22,6 +22,23 @@ pub(super) fn read(file: &Path) -> Result<Vec<(String, Value)>> {
     read_nested(file, 0)
 }
 
+/// Parses YAML without code and with few aliases.
+///
+/// # Errors
+/// Invalid YAML: where, and why.
+pub(super) fn parse(text: &str) -> Result<Value, (String, String)> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        strict_booleans: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let at = error.location().map_or(0, |at| at.line());
+        let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+        (format!("line {at}"), reason)
+    })
+}
+
 fn read_nested(file: &Path, depth: usize) -> Result<Vec<(String, Value)>> {
     let refuse = |place: &str, reason: String, hint: &str| Err(bad(file, place, reason, hint));
     if depth > DEPTH {
@@ -42,17 +59,10 @@ fn read_nested(file: &Path, depth: usize) -> Result<Vec<(String, Value)>> {
         let hint = "write the field as a Jinja template, or prepare the data: write the columns that the function makes into the data file";
         return refuse(&format!("`{key}`"), reason, hint);
     }
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-        strict_booleans: true,
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
-    };
-    let parsed: Value = match serde_saphyr::from_str_with_options(&text, options) {
+    let parsed = match parse(&text) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let at = error.location().map_or(0, |at| at.line());
-            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
-            return refuse(&format!("line {at}"), format!("it is not valid YAML: {reason}"), YAML);
+        Err((place, reason)) => {
+            return refuse(&place, format!("it is not valid YAML: {reason}"), YAML);
         }
     };
     if parsed.kind() != ValueKind::Map {

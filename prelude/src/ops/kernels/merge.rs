@@ -62,18 +62,18 @@ impl<B> Weights<'_, B> {
     }
 }
 
-/// Pushes the weights of up to 8 sources, their number, and their dtypes: two bits each.
+/// Pushes the weights of up to 8 sources, their number, and which are f32 or f16.
 fn push_sources<'a, B>(arguments: &mut Vec<Argument<'a, B>>, sources: &'a [Source<'a, B>]) {
     for i in 0..MOST_SOURCES {
         // The kernel does not read what it has no source for.
         arguments.push(Argument::In(sources.get(i).unwrap_or(&sources[0]).weight));
     }
-    let bits = |dtype| match dtype {
-        DType::F32 => 1,
-        DType::F16 => 2,
+    let bits = |i: usize, dtype| match dtype {
+        DType::F32 => 1 << i,
+        DType::F16 => 1 << (MOST_SOURCES + i),
         _ => 0,
     };
-    let dtypes = sources.iter().enumerate().map(|(i, source)| bits(source.dtype) << (2 * i));
+    let dtypes = sources.iter().enumerate().map(|(i, source)| bits(i, source.dtype));
     arguments.push(Argument::U32(sources.len() as u32));
     arguments.push(Argument::U32(dtypes.sum()));
 }

@@ -1,6 +1,6 @@
 #line 2 "merge.h"
 // The merge W[o, j] = sum_i s[i, o, j] W_i[o, j] of up to 8 sources and the gradient of its
-// scales. Bits 2i and 2i + 1 of `dtypes` say what source i is: bf16 (0), f32 (1) or f16 (2).
+// scales. Bit i of `dtypes` says that source i is f32, bit 8 + i that it is f16; else it is bf16.
 
 #ifndef SOURCES
 #define MOST_SOURCES 8u
@@ -9,9 +9,9 @@
 #define SOURCES_BY_NUMBER(w)                                                                       \
     GLOBAL const u16* const w[MOST_SOURCES] = {w0, w1, w2, w3, w4, w5, w6, w7}
 
-FUNCTION Four four_of_source(GLOBAL const u16* w, u32 dtype, u64 at, u32 count, u32 aligned) {
-    if (dtype == 1u) return four_f32((GLOBAL const f32*)w, at, count, aligned);
-    if (dtype == 2u) return four_f16(w, at, count, aligned);
+FUNCTION Four four_of_source(GLOBAL const u16* w, u32 dtypes, u64 at, u32 count, u32 aligned) {
+    if (dtypes & 1u) return four_f32((GLOBAL const f32*)w, at, count, aligned);
+    if (dtypes & 256u) return four_f16(w, at, count, aligned);
     return four_bf16(w, at, count, aligned);
 }
 #endif
@@ -49,7 +49,7 @@ KERNEL NAMED(merge)(OUT(REAL) merged, IN(f32) before, IN(f32) scales, SOURCES, V
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, aligned);
+                const Four x = four_of_source(w[i], dtypes >> i, at, own, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) sum.at[k] += s[i].at[k] * x.at[k];
             }
@@ -79,7 +79,7 @@ KERNEL NAMED(merge_by_column)(OUT(f32) parts, IN(REAL) gradient, SOURCES, VALUE(
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, aligned);
+                const Four x = four_of_source(w[i], dtypes >> i, at, own, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) sums[i].at[k] += g.at[k] * x.at[k];
             }
@@ -110,7 +110,7 @@ KERNEL NAMED(merge_by_row)(OUT(f32) sums, IN(REAL) gradient, SOURCES, VALUE(u32)
 #pragma unroll
         for (u32 i = 0; i < MOST_SOURCES; i++) {
             if (i < count) {
-                const Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, some, aligned);
+                const Four x = four_of_source(w[i], dtypes >> i, at, some, aligned);
 #pragma unroll
                 for (u32 k = 0; k < 4u; k++) own[i] += g.at[k] * x.at[k];
             }
@@ -142,7 +142,7 @@ KERNEL NAMED(merge_by_element)(OUT(f32) products, IN(REAL) gradient, SOURCES, VA
 #pragma unroll
     for (u32 i = 0; i < MOST_SOURCES; i++) {
         if (i < count) {
-            Four x = four_of_source(w[i], (dtypes >> 2u * i) & 3u, at, own, 1u);
+            Four x = four_of_source(w[i], dtypes >> i, at, own, 1u);
             const u64 to = first + i * elements + at;
 #pragma unroll
             for (u32 k = 0; k < 4u; k++) x.at[k] *= g.at[k];
