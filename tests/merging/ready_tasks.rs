@@ -218,7 +218,7 @@ fn a_model_card_has_the_scores() {
     let line = card.lines().find_map(|line| line.strip_prefix("model-index: ")).unwrap();
     let index: Value = serde_json::from_str(line).unwrap();
     let result = &index[0]["results"][0];
-    assert_eq!(index[0]["name"], "DAM merge of a, japanese");
+    assert_eq!(index[0]["name"], "DAM merge of a, b");
     assert_eq!(
         result["dataset"],
         json!({"name": "winogrande", "type": "allenai/winogrande", "config": "winogrande_xl", "split": "validation"})

@@ -254,7 +254,6 @@ fn the_verb_shows_questions_and_writes_results() {
         ("eval --show", "only tasks"),
         ("eval results=other.json", "only tasks"),
         ("eval builtin:math-heldout limit=3", "no task"),
-        ("eval task:choices.yaml task:choices.yaml", "same name"),
         ("eval task:missing.yaml", "missing.yaml"),
         ("eval task:choices.yaml results=results.json", "exists"),
     ] {

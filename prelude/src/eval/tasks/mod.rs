@@ -187,9 +187,9 @@ impl Task {
         &self.config.file
     }
 
-    /// Whether `other` has the same keys.
+    /// Whether `other` has the same keys and data.
     fn is_same(&self, other: &Self) -> bool {
-        self.config.keys == other.config.keys
+        self.config.keys == other.config.keys && self.files == other.files
     }
 
     /// Returns its data files.
