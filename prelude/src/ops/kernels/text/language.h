@@ -149,36 +149,22 @@ FUNCTION Four four_f32(IN(f32) x, u64 at, u32 count, u32 aligned) {
     return four;
 }
 
-FUNCTION Four four_bf16(IN(u16) x, u64 at, u32 count, u32 aligned) {
-    Four four = four_zeros();
-    if (aligned && count == 4u) {
-        const ushort4 v = *(GLOBAL const ushort4*)(x + at);
-        four.at[0] = of_bf16(v.x);
-        four.at[1] = of_bf16(v.y);
-        four.at[2] = of_bf16(v.z);
-        four.at[3] = of_bf16(v.w);
-        return four;
-    }
-#pragma unroll
-    for (u32 k = 0; k < 4u; k++) {
-        if (k < count) four.at[k] = of_bf16(x[at + k]);
-    }
-    return four;
-}
+// The same of bf16, or of f16 if `is_f16`.
+FUNCTION f32 of_half(u16 x, u32 is_f16) { return is_f16 ? of_f16(x) : of_bf16(x); }
 
-FUNCTION Four four_f16(IN(u16) x, u64 at, u32 count, u32 aligned) {
+FUNCTION Four four_half(IN(u16) x, u32 is_f16, u64 at, u32 count, u32 aligned) {
     Four four = four_zeros();
     if (aligned && count == 4u) {
         const ushort4 v = *(GLOBAL const ushort4*)(x + at);
-        four.at[0] = of_f16(v.x);
-        four.at[1] = of_f16(v.y);
-        four.at[2] = of_f16(v.z);
-        four.at[3] = of_f16(v.w);
+        four.at[0] = of_half(v.x, is_f16);
+        four.at[1] = of_half(v.y, is_f16);
+        four.at[2] = of_half(v.z, is_f16);
+        four.at[3] = of_half(v.w, is_f16);
         return four;
     }
 #pragma unroll
     for (u32 k = 0; k < 4u; k++) {
-        if (k < count) four.at[k] = of_f16(x[at + k]);
+        if (k < count) four.at[k] = of_half(x[at + k], is_f16);
     }
     return four;
 }

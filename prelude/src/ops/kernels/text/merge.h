@@ -11,8 +11,7 @@
 
 FUNCTION Four four_of_source(GLOBAL const u16* w, u32 dtypes, u64 at, u32 count, u32 aligned) {
     if (dtypes & 1u) return four_f32((GLOBAL const f32*)w, at, count, aligned);
-    if (dtypes & 256u) return four_f16(w, at, count, aligned);
-    return four_bf16(w, at, count, aligned);
+    return four_half(w, dtypes & 256u, at, count, aligned);
 }
 #endif
 
