@@ -43,7 +43,8 @@ def run(command, cwd, **environment):
     errors = tempfile.TemporaryFile("w+")
     start = time.perf_counter()
     child = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **environment},
     )
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
@@ -140,14 +141,15 @@ def merges(ours, table, rounds):
     found = version("mergekit")
     if not found:
         table.missing("mergekit")
-    base = "base_model: m3\n"
+    at = ours.directory
+    base = f"base_model: {at}/m3\n"
     recipes = {
         "linear": ("merge linear weight=1", "merge_method: linear\nparameters: {weight: 1.0}\n"),
         "TIES": ("merge ties weight=1 density=0.5", base + "merge_method: ties\nparameters: {weight: 1.0, density: 0.5}\n"),
         "DARE-TIES": ("merge dare_ties weight=1 density=0.5",
                       base + "merge_method: dare_ties\nparameters: {weight: 1.0, density: 0.5}\n"),
     }
-    models = "".join(f"- model: m{i}\n" for i in range(3))
+    models = "".join(f"- model: {at}/m{i}\n" for i in range(3))
     for name, (verb, recipe) in recipes.items():
         with open(f"{ours.directory}/{name}.yml", "w") as file:
             file.write(f"models:\n{models}{recipe}dtype: bfloat16\n")
@@ -160,7 +162,7 @@ def merges(ours, table, rounds):
             results[1].append(memory)
             if found:
                 shutil.rmtree(f"{ours.directory}/theirs", ignore_errors=True)
-                _, seconds, memory = run([f"{BIN}/mergekit-yaml", f"{name}.yml", "theirs"], ours.directory)
+                _, seconds, memory = run([f"{BIN}/mergekit-yaml", "--no-write-model-card", f"{name}.yml", "theirs"], ours.directory)
                 results[2].append(seconds)
                 results[3].append(memory)
         table.add(f"{name} merge of three, from disk to disk", results[0], f"mergekit {found}", results[2], "s")
@@ -250,7 +252,7 @@ def tasks(ours, table, rounds):
                            f"bench_{name}", "--include_path", "tasks", "--device", "cpu", "--batch_size", "8",
                            "--output_path", "scores"]
                 shutil.rmtree(f"{ours.directory}/scores", ignore_errors=True)
-                _, _, memory = run(command, ours.directory, HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
+                _, _, memory = run(command, ours.directory)
                 files = [f"{at}/{file}" for at, _, files in os.walk(f"{ours.directory}/scores") for file in files]
                 with open(files[0]) as file:
                     results[2].append(float(json.load(file)["total_evaluation_time_seconds"]))
