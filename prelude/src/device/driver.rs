@@ -42,7 +42,8 @@ pub(super) fn load() -> Result<(), String> {
     Ok(())
 }
 
-/// What the system says about `error`.
+/// What the system says about `error`, without what goes without saying: a note has one line.
 fn cause(error: &dyn Error) -> String {
-    error.source().unwrap_or(error).to_string()
+    let text = error.source().unwrap_or(error).to_string();
+    text.trim_end_matches(": No such file or directory").to_owned()
 }
