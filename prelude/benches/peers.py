@@ -85,20 +85,15 @@ class Ours:
         return seconds[0], statistics.median(seconds[1:]), memory
 
 
-class Table:
-    """Rows of ours beside another program's."""
+def add(what, ours, other, theirs, unit):
+    """Prints a row of ours beside another program's."""
+    ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if theirs else ""
+    beside = f"{other}: {spread(theirs, unit)}" if theirs else other
+    print("|", " | ".join([what, spread(ours, unit), beside, ratio]), "|", flush=True)
 
-    def __init__(self):
-        self.rows = []
 
-    def add(self, what, ours, other, theirs, unit):
-        ratio = statistics.median(ours) / statistics.median(theirs) if theirs else None
-        self.rows.append((what, spread(ours, unit), f"{other}: {spread(theirs, unit)}" if theirs else other,
-                          f"{ratio:.2f}" if ratio else ""))
-        print("|", " | ".join(self.rows[-1]), "|", flush=True)
-
-    def missing(self, package):
-        print(f"{package} is not installed: not compared with it", flush=True)
+def missing(package):
+    print(f"{package} is not installed: not compared with it", flush=True)
 
 
 def spread(values, unit):
@@ -106,7 +101,7 @@ def spread(values, unit):
     return f"{statistics.median(values):.3g} {unit} ({min(values):.3g} to {max(values):.3g})"
 
 
-def steps(ours, table, rounds):
+def steps(ours, rounds):
     torch = version("torch")
     kinds = ["float32", "bfloat16"] if torch and version("transformers") else []
     first, kept, memory = [], [], []
@@ -120,27 +115,27 @@ def steps(ours, table, rounds):
             theirs[kind][0].append(statistics.median(json.loads(output)[1:]))
             theirs[kind][1].append(used)
     if not kinds:
-        table.missing("torch")
+        missing("torch")
     for kind in kinds or [None]:
         name = f"PyTorch {torch}, {kind}" if kind else ""
         seconds, used = theirs[kind] if kind else ([], [])
-        table.add("DAM step, teachers' outputs kept", kept, name, seconds, "s")
-        table.add("DAM step of the first epoch", first, name, seconds, "s")
-        table.add("memory of DAM steps", memory, name, used, "GB")
+        add("DAM step, teachers' outputs kept", kept, name, seconds, "s")
+        add("DAM step of the first epoch", first, name, seconds, "s")
+        add("memory of DAM steps", memory, name, used, "GB")
 
 
-def threads(ours, table, rounds):
+def threads(ours, rounds):
     one, all = [], []
     for _ in range(rounds):
         one.append(ours.steps(RAYON_NUM_THREADS="1")[1])
         all.append(ours.steps()[1])
-    table.add(f"DAM step on {os.cpu_count()} threads", all, "one thread", one, "s")
+    add(f"DAM step on {os.cpu_count()} threads", all, "one thread", one, "s")
 
 
-def merges(ours, table, rounds):
+def merges(ours, rounds):
     found = version("mergekit")
     if not found:
-        table.missing("mergekit")
+        missing("mergekit")
     at = ours.directory
     base = f"base_model: {at}/m3\n"
     recipes = {
@@ -165,11 +160,11 @@ def merges(ours, table, rounds):
                 _, seconds, memory = run([f"{BIN}/mergekit-yaml", "--no-write-model-card", f"{name}.yml", "theirs"], ours.directory)
                 results[2].append(seconds)
                 results[3].append(memory)
-        table.add(f"{name} merge of three, from disk to disk", results[0], f"mergekit {found}", results[2], "s")
-        table.add(f"memory of the {name} merge", results[1], f"mergekit {found}", results[3], "GB")
+        add(f"{name} merge of three, from disk to disk", results[0], f"mergekit {found}", results[2], "s")
+        add(f"memory of the {name} merge", results[1], f"mergekit {found}", results[3], "GB")
 
 
-def answers(ours, table, rounds):
+def answers(ours, rounds):
     prompt = " ".join(f"w{i}" for i in range(1000, 1064))
     script = f"""
 import json, sys, time, torch
@@ -206,9 +201,9 @@ print(json.dumps(time.perf_counter() - start))
                 theirs[name].append(json.loads(output.splitlines()[-1]))
     for name in peers:
         if not found[name]:
-            table.missing(name)
+            missing(name)
         else:
-            table.add("100 tokens of a merge, merging included", own, f"{name} {found[name]}, of one model", theirs[name], "s")
+            add("100 tokens of a merge, merging included", own, f"{name} {found[name]}, of one model", theirs[name], "s")
 
 
 def write_tasks(directory):
@@ -236,10 +231,10 @@ def write_tasks(directory):
             file.write(f"task: bench_{name}\n{common}{files}{rest}")
 
 
-def tasks(ours, table, rounds):
+def tasks(ours, rounds):
     found = version("lm_eval")
     if not found:
-        table.missing("lm_eval")
+        missing("lm_eval")
     write_tasks(ours.directory)
     for name, what in [("choices", "200 questions of four choices"), ("generations", "50 answers of 64 tokens")]:
         results = [[], [], [], []]
@@ -257,8 +252,8 @@ def tasks(ours, table, rounds):
                 with open(files[0]) as file:
                     results[2].append(float(json.load(file)["total_evaluation_time_seconds"]))
                 results[3].append(memory)
-        table.add(what, results[0], f"lm_eval {found}", results[2], "s")
-        table.add(f"memory of {what}", results[1], f"lm_eval {found}", results[3], "GB")
+        add(what, results[0], f"lm_eval {found}", results[2], "s")
+        add(f"memory of {what}", results[1], f"lm_eval {found}", results[3], "GB")
 
 
 def write_tokenizer(directory):
@@ -303,9 +298,9 @@ def main():
             file.write(json.dumps({"input_ids": ids}) + "\n")
     print(processor())
     print("| what | ours | other program | ratio |\n| --- | --- | --- | --- |", flush=True)
-    ours, table = Ours(arguments.dam, directory), Table()
+    ours = Ours(arguments.dam, directory)
     for part in arguments.only:
-        PARTS[part](ours, table, arguments.rounds)
+        PARTS[part](ours, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -423,7 +423,7 @@ fn one_or(n: usize) -> String {
 }
 
 /// `bytes` in gigabytes, for messages.
-fn gigabytes(bytes: u64) -> String {
+pub(crate) fn gigabytes(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 

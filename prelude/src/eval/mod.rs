@@ -19,6 +19,7 @@ pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};
 pub use paired::{Paired, paired};
 pub use score::{Score, score};
 pub use standard_error::mean_error;
+pub(crate) use standard_error::{deviation, mean};
 pub(crate) use tasks::harness_json;
 pub use tasks::{
     EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskGroup, TaskLimits, TaskList, TaskMetric,

@@ -1,12 +1,12 @@
 //! The mean of values, their deviation, and the standard error of the mean.
 
 /// Returns the mean of `values`.
-pub(super) fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Returns the standard deviation of a sample.
-pub(super) fn deviation(values: &[f64]) -> f64 {
+pub(crate) fn deviation(values: &[f64]) -> f64 {
     let mean = mean(values);
     let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
     (squares / (values.len() as f64 - 1.0)).sqrt()

@@ -15,7 +15,7 @@ use super::score::Scorer;
 use crate::checkpoint::{Architecture, BASE, DEFAULT_RESERVE, Source, capacity, make_room};
 use crate::data::{StreamDecoder, prompt_ids};
 use crate::device::{is_composed, members};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, gigabytes};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
 use crate::model::{Held, SourceWeights, Weights};
@@ -133,7 +133,6 @@ impl<'a> Scorer<'a> {
         let all: Vec<Source> = self.models.sources.iter().chain(self.sources).cloned().collect();
         let available = capacity(&all, self.device)?;
         if needed > available {
-            let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             return Err(Error::Refused {
                 message: format!(
                     "the weights of `{}` need {} of the GPU's memory; {} is free",

@@ -156,11 +156,8 @@ impl Scorer<'_> {
     pub fn eval_data(&self, evaluation: &Evaluation) -> Result<EvalData> {
         let files: Vec<&String> =
             evaluation.files.iter().filter(|file| task_of(file).is_none()).collect();
-        let mut list = TaskList::default();
-        for task in evaluation.files.iter().filter_map(|file| task_of(file)) {
-            list.join(TaskList::open(task)?)?;
-        }
-        let TaskList { tasks, groups } = list;
+        let named = evaluation.files.iter().filter_map(|file| task_of(file));
+        let TaskList { tasks, groups } = TaskList::open_all(named)?;
         if tasks.is_empty() && (evaluation.limit, evaluation.max_length) != (None, None) {
             return refuse(
                 "there is no task whose questions a limit could count",

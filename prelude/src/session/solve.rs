@@ -11,7 +11,7 @@ use super::{Dam, Evaluation, Merged, Models, Session, on_threads};
 use crate::checkpoint::{Source, capacity, make_room};
 use crate::coefficients::{BiasStart, Columns, Merge, Wrap};
 use crate::device::is_composed;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, gigabytes};
 use crate::interrupt;
 use crate::methods::{Given, Linear, Plan};
 use crate::show::{OtherText, SolveReport};
@@ -256,7 +256,6 @@ impl Models {
         let available =
             if on_device { capacity(sources, &merge.device)? } else { available_bytes() };
         if needed > available {
-            let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             return Err(Error::Refused {
                 message: format!(
                     "solving needs {} of memory; {} is free",

@@ -10,7 +10,7 @@ use super::scores::{Scores, paired_note};
 use super::table::Table;
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
-use crate::eval::{Cost, Paired};
+use crate::eval::{Cost, Paired, deviation, mean};
 
 shown_with_picture!(Comparison);
 
@@ -48,15 +48,10 @@ impl MethodResult {
         let scores = self.scores.as_ref()?;
         scores.mean_accuracy().or(Some(scores.mean_loss()).filter(|loss| !loss.is_nan()))
     }
-}
 
-impl MethodResult {
     /// Returns the mean over seeds of the mean score, and its standard deviation; `None` for one seed.
     pub fn over_seeds(&self) -> Option<(f64, f64)> {
-        let count = self.seeds.len() as f64;
-        let mean = self.seeds.iter().sum::<f64>() / count;
-        let squares: f64 = self.seeds.iter().map(|x| (x - mean).powi(2)).sum();
-        (count > 1.0).then(|| (mean, (squares / (count - 1.0)).sqrt()))
+        (self.seeds.len() > 1).then(|| (mean(&self.seeds), deviation(&self.seeds)))
     }
 
     /// [`MethodResult::over_seeds`] as a cell of the table.

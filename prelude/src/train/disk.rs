@@ -5,6 +5,10 @@ use serde::Serialize;
 use super::Forecast;
 use crate::checkpoint::{Source, disk_speed, keep_in_memory, passing_bytes};
 
+/// How often a step of the first epoch needs all weights: for the teachers, and for both ways of the
+/// merge.
+pub(super) const PASSES: f64 = 3.0;
+
 /// What a step reads from the disk.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiskForecast {
@@ -18,8 +22,6 @@ pub struct DiskForecast {
 impl DiskForecast {
     /// Returns the seconds of a step's reading in the first epoch; `None` if the speed is unknown.
     pub fn seconds(&self) -> Option<f64> {
-        /// The teachers, and both ways of the merge.
-        const PASSES: f64 = 3.0;
         Some(PASSES * self.passing_bytes as f64 / self.bytes_per_second?)
     }
 }

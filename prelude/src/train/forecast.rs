@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::Settings;
-use super::disk::DiskForecast;
+use super::disk::{DiskForecast, PASSES};
 use super::memory::{Room, StepPlan, StepShape, elements};
 use super::speed::{self, GpuSpeed};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
@@ -52,7 +52,6 @@ impl GpuForecast {
     /// Returns the seconds of a step of `operations` in the first epoch. Weights that do not stay on
     /// the GPU are copied for the teachers and for both ways of the merge, while others compute.
     fn seconds(&self, operations: f64, speed: GpuSpeed) -> f64 {
-        const PASSES: f64 = 3.0;
         let copying = PASSES * self.streamed_bytes as f64 / speed.copied;
         copying.max(operations / speed.operations)
     }

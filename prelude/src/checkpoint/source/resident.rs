@@ -86,11 +86,7 @@ impl Source {
             let copy = copies.by_name.get(name);
             !copy.is_some_and(|copy| copy.device().same_device(device))
         });
-        // A thread that is still copying is waited for: it holds memory of the device.
-        if let Some(before) = copies.ahead.take() {
-            let _ = before.thread.join();
-        }
-        copies.passing.clear();
+        copies.drop_ahead();
         if names.is_empty() {
             return;
         }
@@ -120,10 +116,7 @@ impl Source {
     /// Drops all copies, made and being made.
     pub(crate) fn drop_all_copies(&self) {
         let mut copies = self.copies();
-        if let Some(before) = copies.ahead.take() {
-            let _ = before.thread.join();
-        }
-        copies.passing.clear();
+        copies.drop_ahead();
         copies.by_name.clear();
     }
 
@@ -142,6 +135,15 @@ impl Source {
 }
 
 impl Copies {
+    /// Drops what is or was copied ahead. A thread that is still copying is waited for: it holds
+    /// memory of the device.
+    fn drop_ahead(&mut self) {
+        if let Some(before) = self.ahead.take() {
+            let _ = before.thread.join();
+        }
+        self.passing.clear();
+    }
+
     /// Waits for the copies made ahead, if `name` is among them.
     fn finish(&mut self, name: &str) -> Result<()> {
         let Some(ahead) = self.ahead.take_if(|ahead| ahead.names.iter().any(|n| n == name)) else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use minijinja::value::{Value, ValueKind};
 
 use super::hub_data::HubData;
-use super::keys::{Keys, bad, pairs, texts};
+use super::keys::{Keys, bad, one_or_more, pairs};
 use crate::checkpoint::HubRef;
 use crate::data::DocumentFormat;
 use crate::error::Result;
@@ -91,16 +91,13 @@ pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
         let hint = "add dataset_kwargs: {data_files: {test: FILE}}";
         bad(keys.file, "`dataset_kwargs.data_files`", "it is missing", hint)
     })?;
-    let names = |value: &Value| -> Option<Vec<String>> {
-        value.as_str().map(|name| vec![name.to_owned()]).or_else(|| texts(value))
-    };
     let mut splits = BTreeMap::new();
     let listed: Vec<(String, Value)> = match files.kind() {
         ValueKind::Map => pairs(&files),
         _ => vec![("train".into(), files)],
     };
     for (split, value) in listed {
-        let names = names(&value).filter(|names| !names.is_empty());
+        let names = one_or_more(&value).filter(|names| !names.is_empty());
         let names = names.ok_or_else(|| {
             let hint = "write one name, a list, or an object of splits with names";
             inside.bad("data_files", format!("the files of `{split}` are not names"), hint)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::Value;
 
 use super::keys::Keys;
 use super::report::{TaskMetric, TaskScores};
@@ -135,11 +135,6 @@ impl TaskGroup {
             keys: Arc::default(),
         }
     }
-}
-
-/// The overrides of an entry of a group that is an object: its keys.
-pub(super) fn entry_keys(entry: &Value) -> Option<Vec<(String, Value)>> {
-    (entry.kind() == ValueKind::Map).then(|| super::keys::pairs(entry))
 }
 
 #[cfg(test)]

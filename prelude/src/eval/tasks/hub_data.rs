@@ -9,7 +9,7 @@ use std::path::Path;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::keys::{bad, pairs, texts};
+use super::keys::{bad, one_or_more, pairs};
 use super::yaml;
 use crate::checkpoint::{Hub, HubRef, SnapshotKind, read_file};
 use crate::data::DocumentFormat;
@@ -81,7 +81,6 @@ impl HubData {
         for patterns in choices {
             match hub.snapshot(reference, SnapshotKind::Matching(patterns)) {
                 Ok(snapshot) => return Ok((snapshot.directory, snapshot.files)),
-                Err(error @ (Error::HubMissing { .. } | Error::Hub { .. })) => last = Some(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -163,9 +162,7 @@ impl HubData {
 
 /// The patterns of each split in `data_files`: one or several, or a list of splits with theirs.
 fn splits(data_files: &Value) -> BTreeMap<String, Vec<String>> {
-    let names = |value: &Value| -> Vec<String> {
-        value.as_str().map_or_else(|| texts(value).unwrap_or_default(), |name| vec![name.into()])
-    };
+    let names = |value: &Value| one_or_more(value).unwrap_or_default();
     let own = names(data_files);
     if !own.is_empty() {
         return BTreeMap::from([("train".to_owned(), own)]);

@@ -30,6 +30,11 @@ pub(super) fn texts(list: &Value) -> Option<Vec<String>> {
     items.map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
+/// The texts in a list, or one text as a list of it; none if it is neither.
+pub(super) fn one_or_more(value: &Value) -> Option<Vec<String>> {
+    value.as_str().map(|text| vec![text.to_owned()]).or_else(|| texts(value))
+}
+
 /// The keys of an object in a task file. Each is taken once; the rest is unknown.
 pub(super) struct Keys<'a> {
     pub file: &'a Path,
@@ -136,10 +141,10 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// Another type.
     pub fn texts(&mut self, key: &'static str) -> Result<Option<Vec<String>>> {
-        let Some(items) = self.list(key) else { return Ok(None) };
-        let texts: Option<Vec<String>> =
-            items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
-        texts.map(Some).ok_or_else(|| self.bad(key, "it is not a list of texts", "use quotes"))
+        let Some(value) = self.take(key) else { return Ok(None) };
+        one_or_more(&value)
+            .map(Some)
+            .ok_or_else(|| self.bad(key, "it is not a list of texts", "use quotes"))
     }
 
     /// Whether `key` is there.

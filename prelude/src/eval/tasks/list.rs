@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::value::Value;
+use minijinja::value::{Value, ValueKind};
 
 use super::Task;
-use super::group::{GroupFile, TaskGroup, entry_keys};
-use super::keys::bad;
+use super::group::{GroupFile, TaskGroup};
+use super::keys::{bad, pairs};
 use super::ready::{self, Found};
 use super::yaml;
 use crate::error::Result;
@@ -36,22 +36,25 @@ impl TaskList {
     /// # Errors
     /// As for [`Task::open`]; groups too deep within each other; two different tasks of one name.
     pub fn open(task: &str) -> Result<Self> {
+        Self::open_all([task])
+    }
+
+    /// Opens several, each as [`TaskList::open`] does.
+    ///
+    /// # Errors
+    /// As for [`TaskList::open`].
+    pub fn open_all<'a>(tasks: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut list = Self::default();
-        list.add(task, None, &[], 0)?;
+        for task in tasks {
+            list.add(task, None, &[], 0)?;
+        }
         Ok(list)
     }
 
-    /// Adds the tasks and groups of `other`.
-    ///
-    /// # Errors
-    /// Two different tasks of one name.
-    pub fn join(&mut self, other: Self) -> Result<()> {
-        for task in other.tasks {
-            self.push(task)?;
+    fn push_group(&mut self, group: TaskGroup) {
+        if !self.groups.contains(&group) {
+            self.groups.push(group);
         }
-        let groups = other.groups.into_iter().filter(|group| !self.groups.contains(group));
-        self.groups.extend(groups.collect::<Vec<_>>());
-        Ok(())
     }
 
     fn push(&mut self, task: Task) -> Result<()> {
@@ -85,7 +88,7 @@ impl TaskList {
                 Found::Group(tasks) => {
                     let add = |name: &String| self.add(name, None, replaced, depth);
                     let names = tasks.iter().map(add).collect::<Result<Vec<_>>>()?.concat();
-                    self.groups.push(TaskGroup::by_accuracy(task, names.clone()));
+                    self.push_group(TaskGroup::by_accuracy(task, names.clone()));
                     return Ok(names);
                 }
             },
@@ -115,22 +118,18 @@ impl TaskList {
         let beside = file.parent();
         let mut names: Vec<String> = Vec::new();
         for entry in &group.entries {
-            let own = match (entry.as_str(), entry_keys(entry)) {
+            let own = match (entry.as_str(), entry.kind()) {
                 (Some(name), _) => self.add(name, beside, &[], depth + 1)?,
-                (None, Some(keys)) => self.add_entry(file, keys, depth + 1)?,
+                (None, ValueKind::Map) => self.add_entry(file, pairs(entry), depth + 1)?,
                 _ => {
+                    let reason = "an entry is neither a name nor an object";
                     let hint = "write names of tasks, or objects with the key task";
-                    return Err(bad(
-                        file,
-                        "`task`",
-                        "an entry is neither a name nor an object",
-                        hint,
-                    ));
+                    return Err(bad(file, "`task`", reason, hint));
                 }
             };
             names.extend(own.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
         }
-        self.groups.push(group.of(names.clone()));
+        self.push_group(group.of(names.clone()));
         Ok(names)
     }
 
