@@ -8,7 +8,7 @@ use crate::common::{data, json};
 use dam_prelude::Error;
 use dam_prelude::candle_core::{DType, Device};
 use dam_prelude::checkpoint::Source;
-use dam_prelude::eval::{Task, TaskLimits, TaskQuestion, TaskScores};
+use dam_prelude::eval::{Task, TaskOptions, TaskQuestion, TaskScores};
 use dam_prelude::model::SourceWeights;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ const NATS: f64 = 1e-4;
 
 fn score(source: &Source, name: &str, max_length: usize) -> TaskScores {
     let task = Task::open(data(&format!("tasks/{name}.yaml"))).unwrap();
-    let limits = TaskLimits { max_length: Some(max_length), ..TaskLimits::default() };
+    let limits = TaskOptions { max_length: Some(max_length), ..TaskOptions::default() };
     let encoded = task.encode(source, &limits).unwrap();
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     encoded.score(source.architecture().unwrap(), &weights, &Device::Cpu).unwrap()
@@ -146,7 +146,7 @@ fn changed(change: &str) -> Result<TaskScores, Error> {
         .unwrap();
     let source = Source::open("builtin:math").unwrap();
     let task = Task::open(directory.path().join("task.yaml"))?;
-    let encoded = task.encode(&source, &TaskLimits::default())?;
+    let encoded = task.encode(&source, &TaskOptions::default())?;
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
     encoded.score(source.architecture().unwrap(), &weights, &Device::Cpu)
 }

@@ -56,8 +56,8 @@ pub(crate) use source::{
     split_name, views, with_shared_numbering,
 };
 pub(crate) use storage::{
-    BUILTIN_PREFIX, Bytes, Stamp, TILE, builtin_data, builtin_data_file, builtin_models, hash, map,
-    mix,
+    BUILTIN_PREFIX, Bytes, Stamp, TILE, builtin_data, builtin_data_file, builtin_documents,
+    builtin_models, hash, map, mix,
 };
 pub(crate) use tensors::unsupported_family::OUTPUT;
 pub(crate) use tensors::{Buffer, Stack, Stacks};

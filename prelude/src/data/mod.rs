@@ -11,6 +11,7 @@ mod examples;
 pub(crate) mod fuzz;
 mod layout;
 mod messages;
+mod open_prompts;
 mod parquet;
 mod python_json;
 mod python_regex;
@@ -24,7 +25,6 @@ mod template;
 mod template_limits;
 
 pub use batch::Batch;
-#[cfg(test)]
 pub(crate) use chat::message;
 #[cfg(test)]
 pub(crate) use chat::{Conversation, render};
@@ -35,6 +35,7 @@ pub use example::Example;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, builtin_datasets};
 pub(crate) use layout::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS};
+pub(crate) use open_prompts::open_prompts;
 pub(crate) use python_regex::PythonRegex;
 pub(crate) use python_text::{integer, is_space, literal, place, strip, text as python_str};
 pub(crate) use sampler::next as next_examples;

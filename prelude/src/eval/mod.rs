@@ -8,6 +8,7 @@ mod groups;
 mod likelihood;
 mod paired;
 mod score;
+mod sql;
 mod standard_error;
 mod tasks;
 
@@ -22,7 +23,7 @@ pub use standard_error::mean_error;
 pub(crate) use standard_error::{deviation, mean};
 pub(crate) use tasks::harness_json;
 pub use tasks::{
-    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskGroup, TaskLimits, TaskList, TaskMetric,
+    EncodedTask, TASK_PREFIX, Task, TaskAnswer, TaskGroup, TaskList, TaskMetric, TaskOptions,
     TaskQuestion, TaskScores,
 };
-pub(crate) use tasks::{ready_tasks, task_of};
+pub(crate) use tasks::{SPIDER_PREFIX, ready_tasks, task_of};

@@ -52,6 +52,8 @@ pub struct Compare {
     pub files: Vec<String>,
     /// The maximum number of questions of a task; `None` for all.
     pub limit: Option<usize>,
+    /// Whether questions of tasks go through the chat template.
+    pub chat: bool,
     /// Training steps of DAM, with the session's settings.
     pub steps: usize,
     /// Candidates of the evolutionary search.
@@ -80,6 +82,7 @@ impl Default for Compare {
             methods: methods.map(str::to_owned).into(),
             files: Vec::new(),
             limit: None,
+            chat: false,
             steps: 150,
             budget: 200,
             examples: EXAMPLES,
@@ -90,7 +93,12 @@ impl Default for Compare {
 
 impl Compare {
     fn evaluation(&self) -> Evaluation {
-        Evaluation { files: self.files.clone(), limit: self.limit, max_length: None }
+        Evaluation {
+            files: self.files.clone(),
+            limit: self.limit,
+            max_length: None,
+            chat: self.chat,
+        }
     }
 }
 

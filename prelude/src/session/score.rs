@@ -10,7 +10,7 @@ use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result, refuse};
 use crate::eval::{
-    EncodedTask, Score, Task, TaskGroup, TaskLimits, TaskList, choose, score, task_of,
+    EncodedTask, Score, Task, TaskGroup, TaskList, TaskOptions, choose, score, task_of,
 };
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Scoreboard, Scores};
@@ -39,6 +39,9 @@ pub struct Evaluation {
     /// The maximum number of tokens that the model receives for a question of a task; `None` for the
     /// model's positions. Data files have the setting `max_length`.
     pub max_length: Option<usize>,
+    /// Whether questions of tasks go through the chat template, as `--apply_chat_template` of
+    /// lm-evaluation-harness does. Data files always use it.
+    pub chat: bool,
 }
 
 impl Evaluation {
@@ -55,7 +58,7 @@ pub(super) struct EvalData {
     sets: Vec<(String, Dataset)>,
     tasks: Vec<Task>,
     groups: Vec<TaskGroup>,
-    limits: TaskLimits,
+    options: TaskOptions,
     held_out: bool,
 }
 
@@ -96,7 +99,7 @@ impl Scorer<'_> {
 
     /// Makes the questions of all tasks.
     fn encode<'d>(&'d self, data: &'d EvalData) -> Result<Vec<EncodedTask<'d>>> {
-        data.tasks.iter().map(|task| task.encode(self.reader(), &data.limits)).collect()
+        data.tasks.iter().map(|task| task.encode(self.reader(), &data.options)).collect()
     }
 
     fn score_as<W: Weights + ?Sized>(
@@ -158,10 +161,11 @@ impl Scorer<'_> {
             evaluation.files.iter().filter(|file| task_of(file).is_none()).collect();
         let named = evaluation.files.iter().filter_map(|file| task_of(file));
         let TaskList { tasks, groups } = TaskList::open_all(named)?;
-        if tasks.is_empty() && (evaluation.limit, evaluation.max_length) != (None, None) {
+        let Evaluation { limit, max_length, chat, .. } = *evaluation;
+        if tasks.is_empty() && (limit, max_length, chat) != (None, None, false) {
             return refuse(
-                "there is no task whose questions a limit could count",
-                "name a task: eval task:FILE.yaml limit=100; data files have the setting max_length",
+                "limit, max_length and --chat are for tasks, and there is none",
+                "name a task: eval task:FILE.yaml limit=100; data files use the chat template and the setting max_length",
             );
         }
         let mut sets = match files.is_empty() && !tasks.is_empty() {
@@ -179,8 +183,8 @@ impl Scorer<'_> {
         let task_files = tasks.iter().flat_map(Task::files).map(|file| file.display().to_string());
         let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec))
             && !task_files.into_iter().any(|file| learnt(&file));
-        let limits = TaskLimits { questions: evaluation.limit, max_length: evaluation.max_length };
-        Ok(EvalData { sets, tasks, groups, limits, held_out })
+        let options = TaskOptions { questions: limit, max_length, chat };
+        Ok(EvalData { sets, tasks, groups, options, held_out })
     }
 
     /// Returns the given files, or, if there are none, the held-out sets of built-in sources.

@@ -58,6 +58,12 @@ impl Scores {
                 task.name, task.without_target
             )
         });
+        let silent = self.tasks.values().filter(|task| task.without_description > 0).map(|task| {
+            format!(
+                "{}: the chat template refuses system messages; {} questions have no description",
+                task.name, task.without_description
+            )
+        });
         let limited = self.tasks.values().filter(|task| task.questions < task.documents);
         let limited = limited.map(|task| {
             format!("{}: the first {} of {} questions", task.name, task.questions, task.documents)
@@ -67,6 +73,7 @@ impl Scores {
             .chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns)))
             .chain(limited)
             .chain(lacking)
+            .chain(silent)
             .collect()
     }
 

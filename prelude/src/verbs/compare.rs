@@ -37,12 +37,13 @@ pub const VERB: Verb = Verb {
             option("limit", Kind::Count("100")),
             option("seeds", Kind::Count("3")),
         ],
+        flags: &["--chat"],
         ..Signature::EMPTY
     },
     is_exported: true,
     ..Verb::new(
         "compare",
-        "merge with each method, tuned on the sources' own data, and compare scores and cost",
+        "merge with each method, tuned on the sources' own data, and compare scores and cost; --chat: tasks through the chat template",
         "compare dam linear ties dare_ties evolve",
         |arguments| {
             let default = Compare::default();
@@ -54,6 +55,7 @@ pub const VERB: Verb = Verb {
                 examples: number("examples", default.examples),
                 files: arguments.list("on").map(task_at_home).collect(),
                 limit: arguments.count("limit"),
+                chat: arguments.has("--chat"),
                 seeds: number("seeds", default.seeds),
                 methods: if methods.is_empty() { default.methods } else { methods.to_vec() },
             };
@@ -114,13 +116,16 @@ impl Command for Contest {
         if let Some(limit) = contest.limit {
             given.push(("limit", format!("Some({limit})")));
         }
+        if contest.chat {
+            given.push(("chat", "true".into()));
+        }
         given.extend(changed([
             ("steps", contest.steps, default.steps),
             ("budget", contest.budget, default.budget),
             ("examples", contest.examples, default.examples),
             ("seeds", contest.seeds, default.seeds),
         ]));
-        let rest = (given.len() < 7).then_some("Compare::default()");
+        let rest = (given.len() < 8).then_some("Compare::default()");
         let models = code.models();
         code.line(format!("let contest = {};", fields("Compare", &given, rest)));
         code.line(format!(

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::paths::{at_home, check_free};
 use super::prelude::*;
 use crate::Evaluation;
-use crate::eval::{TASK_PREFIX, task_of};
+use crate::eval::{SPIDER_PREFIX, TASK_PREFIX, task_of};
 use crate::show::{Scoreboard, Scores};
 
 const RESULTS: NewFile = NewFile { place: "RESULTS", suffixes: &[".json"], suggested: None };
@@ -18,19 +18,20 @@ pub const VERB: Verb = Verb {
             option("max_length", Kind::Count("2048")),
             option("results", Kind::New(RESULTS)),
         ],
-        flags: &["--all", "--show"],
+        flags: &["--all", "--chat", "--show"],
         ..Signature::EMPTY
     },
     is_exported: true,
     ..Verb::new(
         "eval",
-        "score the merge on files, on tasks of lm-evaluation-harness (task:FILE.yaml, gsm8k, mmlu and others), or on the held-out data of built-in models; --all: also its sources and their average; --show: every question of tasks",
+        "score the merge on files, on tasks of lm-evaluation-harness (task:FILE.yaml, gsm8k, mmlu and others), or on the held-out data of built-in models; --all: also its sources and their average; --chat: tasks through the chat template; --show: every question of tasks",
         "eval --all",
         |arguments| {
             let evaluation = Evaluation {
                 files: arguments.words(0).iter().map(|file| task_at_home(file)).collect(),
                 limit: arguments.count("limit"),
                 max_length: arguments.count("max_length"),
+                chat: arguments.has("--chat"),
             };
             Ok(Box::new(Eval {
                 evaluation,
@@ -42,12 +43,11 @@ pub const VERB: Verb = Verb {
     )
 };
 
-/// [`at_home`] of a file or of `task:FILE`.
+/// [`at_home`] of a file, of `task:FILE` or of `spider:DIRECTORY`.
 pub(super) fn task_at_home(file: &str) -> String {
-    match file.strip_prefix(TASK_PREFIX) {
-        Some(file) => format!("{TASK_PREFIX}{}", at_home(file)),
-        None => at_home(file),
-    }
+    let prefix = [TASK_PREFIX, SPIDER_PREFIX].into_iter().find(|own| file.starts_with(own));
+    let prefix = prefix.unwrap_or_default();
+    format!("{prefix}{}", at_home(&file[prefix.len()..]))
 }
 
 struct Eval {
@@ -113,11 +113,14 @@ impl Command for Eval {
         let given = limits.into_iter().filter_map(|(key, limit)| Some((key, limit?)));
         let mut given: Vec<(&str, String)> =
             given.map(|(key, limit)| (key, format!("Some({limit})"))).collect();
+        if self.evaluation.chat {
+            given.push(("chat", "true".into()));
+        }
         let call = if given.is_empty() {
             call(&format!("{latest}.{what}(&["), &files, "])?")
         } else {
             given.insert(0, ("files", format!("vec![{}]", files.join(", "))));
-            let rest = (given.len() < 3).then_some("Evaluation::default()");
+            let rest = (given.len() < 4).then_some("Evaluation::default()");
             format!("{latest}.{what}_with(&{})?", fields("Evaluation", &given, rest))
         };
         code.show(call);

@@ -41,3 +41,9 @@ pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
         .map(|f| Bytes::Static(f.contents()))
         .ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
 }
+
+/// The bytes of the built-in documents `name`: of a task, or of a dataset.
+pub(crate) fn builtin_documents(name: &str) -> Result<Bytes> {
+    let task = BUILTIN.get_file(format!("tasks/{name}.jsonl"));
+    task.map_or_else(|| builtin_data_file(name), |file| Ok(Bytes::Static(file.contents())))
+}

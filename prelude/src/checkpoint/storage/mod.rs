@@ -13,7 +13,8 @@ mod regular_file;
 mod view;
 
 pub(crate) use builtin::{
-    BUILTIN_PREFIX, builtin_data, builtin_data_file, builtin_model, builtin_models,
+    BUILTIN_PREFIX, builtin_data, builtin_data_file, builtin_documents, builtin_model,
+    builtin_models,
 };
 pub(crate) use bytes::{Bytes, map};
 pub(crate) use change::{Change, LowRank, Rows};

@@ -8,6 +8,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::adapters::{self, Adapter};
 use super::data_files::{DataFiles, check_split, data_files, known};
+use super::databases::{Databases, databases};
 use super::filters::{Pipeline, pipelines};
 use super::keys::{Keys, pairs};
 use super::metric_list::{Metric, metrics};
@@ -78,6 +79,8 @@ pub(super) struct Config {
     pub metrics: Vec<Metric>,
     /// What makes columns of a document before templates are rendered.
     pub adapter: Option<Adapter>,
+    /// The databases that generated queries run on.
+    pub databases: Option<Databases>,
     /// All keys, for reports.
     pub keys: Vec<(String, Value)>,
 }
@@ -138,6 +141,7 @@ impl Config {
         let pipelines = pipelines(&mut keys, output)?;
         let metrics = metrics(&mut keys, output)?;
         let adapter = adapter(&mut keys)?;
+        let databases = databases(&mut keys, &metrics)?;
         keys.finish()?;
         Ok(Self {
             file: file.into(),
@@ -158,6 +162,7 @@ impl Config {
             pipelines,
             metrics,
             adapter,
+            databases,
             keys: all,
         })
     }

@@ -6,7 +6,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::hub_data::HubData;
 use super::keys::{Keys, bad, one_or_more, pairs};
-use crate::checkpoint::HubRef;
+use crate::checkpoint::{BUILTIN_PREFIX, HubRef};
 use crate::data::DocumentFormat;
 use crate::error::Result;
 
@@ -51,11 +51,16 @@ pub(super) fn check_split(
 /// # Errors
 /// A format that is not read, or files that are not named.
 pub(super) fn data_files(keys: &mut Keys<'_>) -> Result<DataFiles> {
-    const FORMATS: &str = "write dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}, or the name of a data set on the hub: org/name";
+    const FORMATS: &str = "write dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}, the name of a data set on the hub: org/name, or builtin:NAME";
     let path = keys.required("dataset_path")?;
     let arguments = keys.take("dataset_kwargs").unwrap_or_else(|| Value::from_pairs([("", ())]));
     let mut inside = Keys::within(keys.file, "dataset_kwargs", &arguments)?;
     inside.skip(&["trust_remote_code", ""]);
+    if path.starts_with(BUILTIN_PREFIX) {
+        inside.finish()?;
+        let splits = BTreeMap::from([("test".into(), vec![path])]);
+        return Ok(DataFiles { format: DocumentFormat::Json, splits, hub: None });
+    }
     let format = match path.as_str() {
         "json" => DocumentFormat::Json,
         "parquet" => DocumentFormat::Parquet,

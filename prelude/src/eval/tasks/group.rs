@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use minijinja::value::Value;
 
@@ -129,10 +128,8 @@ impl TaskGroup {
             questions: own().map(|task| task.questions).sum(),
             documents: own().map(|task| task.documents).sum(),
             shots: own().map(|task| task.shots).max().unwrap_or(0),
-            without_target: 0,
             subtasks: self.tasks.clone(),
-            answered: Arc::default(),
-            keys: Arc::default(),
+            ..TaskScores::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use minijinja::value::{Value, ValueKind};
 use super::Task;
 use super::group::{GroupFile, TaskGroup};
 use super::keys::{bad, pairs};
-use super::ready::{self, Found};
+use super::ready::{self, Found, is_ready};
 use super::yaml;
 use crate::error::Result;
 
@@ -157,7 +157,7 @@ impl TaskList {
 /// The file that `task` names in the directory `beside`, or from the working directory; `None` if it
 /// is the name of a task that has only to be named.
 fn file_of(task: &str, beside: Option<&Path>) -> Option<PathBuf> {
-    let is_name = !task.contains(['/', '.']);
+    let is_name = is_ready(task) || !task.contains(['/', '.']);
     if let Some(beside) = beside {
         let ends = if is_name { &[".yaml", ".yml"][..] } else { &[""] };
         let files = ends.iter().map(|end| beside.join(format!("{task}{end}")));

@@ -15,6 +15,8 @@ pub(super) enum Measure {
     AccBytes,
     AccMutualInfo,
     ExactMatch,
+    /// Whether a query returns what its reference returns.
+    Execution,
     Perplexity,
     WordPerplexity,
     BytePerplexity,
@@ -43,8 +45,11 @@ const fn known(
 const CHOICE: &[Output] = &[Output::MultipleChoice];
 const ROLLING: &[Output] = &[Output::Rolling];
 
+/// The metric of queries that are run, which the harness does not have.
+pub(super) const EXECUTION: &str = "execution_accuracy";
+
 /// All metrics; defaults in the harness's order.
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 11] = [
     known(Measure::Perplexity, "perplexity", "perplexity", &[Output::Likelihood], true),
     known(Measure::Acc, "acc", "mean", &[Output::MultipleChoice, Output::Likelihood], true),
     known(Measure::AccNorm, "acc_norm", "mean", CHOICE, true),
@@ -52,6 +57,7 @@ const KNOWN: [Known; 10] = [
     known(Measure::AccMutualInfo, "acc_mutual_info", "mean", CHOICE, false),
     known(Measure::ExactMatch, "exact_match", "mean", &[Output::Generate], true),
     known(Measure::ExactMatch, "exact_match", "mean", CHOICE, false),
+    known(Measure::Execution, EXECUTION, "mean", &[Output::Generate], false),
     known(Measure::WordPerplexity, "word_perplexity", "weighted_perplexity", ROLLING, true),
     known(Measure::BytePerplexity, "byte_perplexity", "weighted_perplexity", ROLLING, true),
     known(Measure::BitsPerByte, "bits_per_byte", "bits_per_byte", ROLLING, true),

@@ -13,6 +13,7 @@ use super::random::Random;
 use super::run::Response;
 use crate::data::is_space;
 use crate::error::{Error, Result};
+use crate::eval::sql::Outcome;
 use crate::eval::standard_error::{deviation, mean, mean_error};
 use crate::interrupt;
 
@@ -37,7 +38,8 @@ impl Item {
 }
 
 impl Metric {
-    /// The value of a question from the model's response.
+    /// The value of a question from the model's response, its filtered answer, and what became of it
+    /// as a query.
     ///
     /// # Errors
     /// A pattern to ignore that needs too much backtracking; `bad` makes the error.
@@ -45,7 +47,7 @@ impl Metric {
         &self,
         question: &Question,
         response: &Response,
-        filtered: Option<&Filtered>,
+        (filtered, outcome): (Option<&Filtered>, Option<&Outcome>),
         bad: &impl Fn(String) -> Error,
     ) -> Result<Item> {
         let share = |is_right: bool| Item::Value(f64::from(u8::from(is_right)));
@@ -64,6 +66,7 @@ impl Metric {
             (Measure::Acc, Gold::Continuation) => {
                 share(likelihoods.first().is_some_and(|(.., is_greedy)| *is_greedy))
             }
+            (Measure::Execution, _) => share(outcome == Some(&Outcome::Right)),
             (Measure::ExactMatch, Gold::Texts(texts)) => {
                 let filtered = filtered.ok_or_else(|| bad("it has no answer".into()))?;
                 Item::Value(self.matches(texts, filtered).map_err(bad)?)

@@ -4,14 +4,18 @@
 //! description, example 1, ..., example n, question [, prefix of the answer]
 //! example = text, target_delimiter, answer, fewshot_delimiter
 //! ```
+//!
+//! A context is made of turns of a conversation, which a chat template may render.
 
 use minijinja::value::{Value, ValueKind};
 
+use super::TaskOptions;
 use super::config::{Config, Layout, Sampler};
 use super::fields::{Document, Fields};
 use super::keys;
 use super::output::Output;
 use super::random::Random;
+use super::turns::Turn;
 use crate::data::{integer, is_space, place, python_str};
 use crate::error::Result;
 use crate::interrupt;
@@ -24,7 +28,9 @@ const SEED: u32 = 1234;
 pub(super) struct Question {
     /// The index of its document in the split, from 0.
     pub index: usize,
-    /// The context, or one for each choice.
+    /// The turns of its context, or of one for each choice.
+    pub turns: Vec<Vec<Turn>>,
+    /// The contexts that are made of the turns.
     pub contexts: Vec<String>,
     /// What follows a context, if its likelihood is computed.
     pub continuations: Vec<String>,
@@ -52,7 +58,7 @@ struct Shape {
     has_targets: bool,
 }
 
-/// Makes the questions of at most `limit` documents.
+/// Makes the questions of documents, without their contexts.
 ///
 /// # Errors
 /// A field that cannot be made or does not fit, with its document.
@@ -60,9 +66,10 @@ pub(super) fn questions(
     fields: &Fields<'_>,
     documents: &[Value],
     examples: &[Value],
-    limit: usize,
+    options: &TaskOptions,
 ) -> Result<Vec<Question>> {
     let config = fields.config;
+    let limit = options.questions.unwrap_or(usize::MAX);
     let mut pool = Pool { config, examples, random: Random::new(SEED) };
     let split = config.split();
     let mut shape = None;
@@ -78,7 +85,7 @@ pub(super) fn questions(
                 has_targets: is_list(&fields.target(&config.layout, document)?),
             }),
         };
-        questions.push(question(fields, &mut pool, shape, document)?);
+        questions.push(question(fields, &mut pool, shape, document, options.chat)?);
     }
     Ok(questions)
 }
@@ -92,13 +99,18 @@ fn question(
     pool: &mut Pool<'_>,
     shape: &Shape,
     document: Document<'_>,
+    chat: bool,
 ) -> Result<Question> {
     let config = fields.config;
     let layout = &config.layout;
-    let mut before = fields.plain("description", document, &config.description)?;
+    let description = fields.plain("description", document, &config.description)?;
+    let mut before: Vec<Turn> = Vec::new();
+    if !description.is_empty() {
+        before.push(Turn::new("system", description, ""));
+    }
     let from = config.examples_from().unwrap_or("fewshot_config.samples");
     for (index, value) in pool.draw(fields, document)? {
-        before += &example(fields, shape, Document { split: from, index, value })?;
+        before.extend(example(fields, shape, Document { split: from, index, value })?);
     }
     let text = fields.text(layout, document)?;
     let choices = fields.choices(layout, document)?.unwrap_or_default();
@@ -107,9 +119,11 @@ fn question(
     let prefix = fields.plain("gen_prefix", document, prefix)?;
     let context = |text: &str, delimiter: &str| {
         let between = if joins(text, &prefix) { "" } else { delimiter };
-        format!("{before}{text}{between}{prefix}")
+        let own = [Turn::new("user", text, between), Turn::new("assistant", &*prefix, "")];
+        let own = own.into_iter().take(1 + usize::from(!prefix.is_empty()));
+        before.iter().cloned().chain(own).collect()
     };
-    let contexts = if shape.has_contexts {
+    let turns = if shape.has_contexts {
         if config.metrics.iter().any(|metric| metric.is_mutual()) {
             let reason = "it is an index, so every choice has its own context, which acc_mutual_info does not compare";
             return Err(fields.bad("doc_to_text", document, reason, "use acc"));
@@ -125,13 +139,17 @@ fn question(
     };
     let mut question = Question {
         index: document.index,
-        contexts,
+        turns,
+        contexts: Vec::new(),
         continuations: Vec::new(),
         choices,
         target,
         gold: Gold::Continuation,
     };
-    let delimiter = &layout.target_delimiter;
+    // After a chat template, only a prefix of the answer needs a delimiter.
+    let prefix = layout.prefix.as_deref().unwrap_or_default();
+    let has_delimiter = !chat || (!prefix.is_empty() && !prefix.ends_with(is_space));
+    let delimiter = if has_delimiter { layout.target_delimiter.as_str() } else { "" };
     match config.output {
         Output::MultipleChoice => {
             let answers: Vec<String> = match shape.has_contexts {
@@ -167,7 +185,7 @@ fn joins(before: &str, after: &str) -> bool {
 }
 
 /// An example with its answer.
-fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result<String> {
+fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result<Vec<Turn>> {
     let layout = &fields.config.examples;
     let text = fields.text(layout, document)?;
     let choices = fields.choices(layout, document)?;
@@ -196,8 +214,10 @@ fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result
         false if !joins(&question, &prefix) => target_delimiter.as_str(),
         _ => "",
     };
+    let question = Turn::new("user", question, between);
     if !has_answer {
-        return Ok(format!("{question}{between}{prefix}"));
+        let prefix = Some(Turn::new("assistant", &*prefix, "")).filter(|_| !prefix.is_empty());
+        return Ok([question].into_iter().chain(prefix).collect());
     }
     let is_index = target.is_integer() || target.kind() == ValueKind::Bool;
     let answer = match target.as_str() {
@@ -210,7 +230,8 @@ fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result
     };
     let answer = answer.ok_or_else(|| bad("doc_to_target", &target))?;
     let space = if joins(&prefix, &answer) { "" } else { " " };
-    Ok(format!("{question}{between}{prefix}{space}{answer}{fewshot_delimiter}"))
+    let answer = format!("{prefix}{space}{answer}");
+    Ok(vec![question, Turn::new("assistant", answer, fewshot_delimiter)])
 }
 
 /// The indices of the right choices.

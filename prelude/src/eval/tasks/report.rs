@@ -51,6 +51,8 @@ pub struct TaskAnswer {
     pub is_greedy: Option<bool>,
     /// A generated text after each named row of filters.
     pub filtered: BTreeMap<String, Vec<String>>,
+    /// Why a generated query does not run, after the rows of filters that it does not run after.
+    pub failures: BTreeMap<String, String>,
 }
 
 /// A question of a task, and what a model answered.
@@ -93,6 +95,10 @@ pub struct TaskScores {
     pub shots: usize,
     /// The number of questions whose target is none of their choices, and which count as wrong.
     pub without_target: usize,
+    /// The number of questions whose description is missing because the chat template refuses system
+    /// messages.
+    #[serde(default)]
+    pub without_description: usize,
     /// The names of its tasks, if it is a group; their questions have the answers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subtasks: Vec<String>,
@@ -102,6 +108,9 @@ pub struct TaskScores {
     /// The keys of the task's file.
     #[serde(skip)]
     pub(crate) keys: Arc<Value>,
+    /// The chat template that made the contexts.
+    #[serde(skip)]
+    pub(crate) template: Option<Arc<str>>,
 }
 
 impl TaskScores {
@@ -145,8 +154,10 @@ pub(crate) fn harness_json<'a>(
     let mut maps: BTreeMap<&str, Map<String, Value>> =
         parts.into_iter().map(|part| (part, Map::new())).collect();
     let mut answered = Map::new();
+    let mut template = None;
     for task in tasks {
         let keys = &*task.keys;
+        template = template.or(task.template.as_deref());
         let mut results = json!({
             "name": task.name, "alias": keys.get("task_alias").unwrap_or(&json!(task.name)),
             "sample_len": task.questions,
@@ -184,6 +195,8 @@ pub(crate) fn harness_json<'a>(
     let mut all: Map<String, Value> =
         maps.into_iter().map(|(part, map)| (part.to_owned(), Value::Object(map))).collect();
     all.insert("config".into(), json!({"model": "dam", "model_args": model, "fewshot_seed": 1234}));
+    all.insert("chat_template".into(), json!(template));
+    all.insert("fewshot_as_multiturn".into(), json!(template.is_some()));
     all.insert("model_source".into(), json!("dam"));
     all.insert("model_name".into(), json!(model));
     all.insert("samples".into(), Value::Object(answered));

@@ -1,5 +1,6 @@
 //! Tasks that have only to be named: the definitions of lm-evaluation-harness 0.4, whose scores
-//! people publish. Their data comes from the Hugging Face hub.
+//! people publish, with data from the Hugging Face hub; text to SQL on data in Spider's layout; and
+//! three small ones with built-in data.
 
 mod mmlu;
 
@@ -28,9 +29,13 @@ const fn ready(
 
 const ARC: &str = include_str!("arc.yaml");
 const TRUTHFUL: &str = include_str!("truthfulqa.yaml");
+const SQL: &str = include_str!("text_to_sql.yaml");
 
-/// All tasks but those of MMLU.
-const READY: [Ready; 10] = [
+/// The prefix of a directory in Spider's layout: `spider:DIR`.
+pub(crate) const SPIDER_PREFIX: &str = "spider:";
+
+/// All tasks but those of MMLU and Spider.
+const READY: [Ready; 13] = [
     ready("arc_challenge", ARC, &[("dataset_name", "ARC-Challenge")]),
     ready("arc_easy", ARC, &[("dataset_name", "ARC-Easy")]),
     ready("gsm8k", include_str!("gsm8k.yaml"), &[]),
@@ -38,6 +43,9 @@ const READY: [Ready; 10] = [
     ready("ja_leaderboard_jcommonsenseqa", include_str!("jcommonsenseqa.yaml"), &[]),
     ready("mgsm_direct_ja", include_str!("mgsm_direct_ja.yaml"), &[]),
     ready("mgsm_native_cot_ja", include_str!("mgsm_native_cot_ja.yaml"), &[]),
+    ready("mini_japanese", include_str!("mini_japanese.yaml"), &[]),
+    ready("mini_math", include_str!("mini_math.yaml"), &[]),
+    ready("mini_sql", SQL, &[("dataset_path", "builtin:mini_sql")]),
     ready(
         "truthfulqa_mc1",
         TRUTHFUL,
@@ -79,7 +87,9 @@ pub(crate) fn ready_tasks() -> Vec<&'static str> {
 
 /// Whether `name` is a task or a group that has only to be named.
 pub(super) fn is_ready(name: &str) -> bool {
-    ready_tasks().contains(&name) || mmlu::subject(name).is_some()
+    name.starts_with(SPIDER_PREFIX)
+        || ready_tasks().contains(&name)
+        || mmlu::subject(name).is_some()
 }
 
 /// Finds the task or group `name`.
@@ -91,31 +101,45 @@ pub(super) fn find(name: &str) -> Result<Found> {
     if let Some(tasks) = mmlu::tasks(name) {
         return Ok(Found::Group(tasks));
     }
-    let own: Vec<(&str, &str)>;
-    let description;
-    let (text, replaced) = match READY.iter().find(|ready| ready.name == name) {
-        Some(ready) => (ready.text, ready.replaced),
-        None => {
-            let Some(subject) = mmlu::subject(name) else {
-                let hint = match nearest(name, ready_tasks()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("name a file, or one of {}", ready_tasks().join(", ")),
-                };
-                return Err(bad(Path::new(name), "its name", "there is no such task", hint));
-            };
-            description = mmlu::description(subject);
-            own = vec![("dataset_name", subject), ("description", &description)];
-            (mmlu::TEXT, own.as_slice())
-        }
+    let texts = |replaced: &[(&str, &str)]| {
+        replaced.iter().map(|(key, text)| ((*key).to_owned(), Value::from(*text))).collect()
     };
+    let (text, mut replaced): (&str, Vec<(String, Value)>) =
+        if let Some(ready) = READY.iter().find(|ready| ready.name == name) {
+            (ready.text, texts(ready.replaced))
+        } else if let Some(directory) = name.strip_prefix(SPIDER_PREFIX) {
+            (SQL, spider(Path::new(directory)))
+        } else if let Some(subject) = mmlu::subject(name) {
+            let description = mmlu::description(subject);
+            (mmlu::TEXT, texts(&[("dataset_name", subject), ("description", &description)]))
+        } else {
+            let hint = match nearest(name, ready_tasks()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("name a file, or one of {}", ready_tasks().join(", ")),
+            };
+            return Err(bad(Path::new(name), "its name", "there is no such task", hint));
+        };
+    let own = name.split(':').next().unwrap_or(name);
+    replaced.push(("task".into(), Value::from(own)));
     let parsed = yaml::parse(text);
     let parsed = parsed.map_err(|(place, reason)| bad(Path::new(name), place, reason, ""))?;
     let mut keys = pairs(&parsed);
-    let own_name = ("task", name);
-    let replaced = replaced.iter().chain([&own_name]);
-    keys.retain(|(key, _)| !replaced.clone().any(|(own, _)| own == key));
-    keys.extend(replaced.map(|(key, value)| ((*key).to_owned(), Value::from(*value))));
+    keys.retain(|(key, _)| !replaced.iter().any(|(own, _)| own == key));
+    keys.extend(replaced);
     Ok(Found::Task(keys))
+}
+
+/// The keys of text to SQL on the questions of Spider's `dev.json` in `directory`.
+fn spider(directory: &Path) -> Vec<(String, Value)> {
+    let inside = |name: &str| directory.join(name).display().to_string();
+    let files = Value::from_pairs([("test", inside("dev.json"))]);
+    [
+        ("dataset_path", Value::from("json")),
+        ("dataset_kwargs", Value::from_pairs([("data_files", files)])),
+        ("database", Value::from_pairs([("directory", inside("database"))])),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
 }
 
 #[cfg(test)]
