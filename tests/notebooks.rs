@@ -41,6 +41,7 @@ notebooks! {
     a_scheme: "07_scheme.ipynb",
     real_models: "08_real_models.ipynb",
     solve: "09_solve.ipynb",
+    judging: "10_judging.ipynb",
 }
 
 fn directory() -> PathBuf {

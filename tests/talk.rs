@@ -58,8 +58,10 @@ fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     let (mut cache, mut next, mut found) = (Cache::default(), prompt.to_vec(), Vec::new());
     for token in answer {
-        let hidden =
-            decoder.hidden_cached(&Tensor::new(next, &Device::Cpu).unwrap(), &mut cache).unwrap();
+        let count = [next.len()];
+        let next_ids = Tensor::new(next, &Device::Cpu).unwrap();
+        let caches = std::slice::from_mut(&mut cache);
+        let hidden = decoder.hidden_cached(&next_ids, &count, caches).unwrap();
         let logits = decoder.logits(&hidden).unwrap();
         let last = logits.narrow(0, logits.dim(0).unwrap() - 1, 1).unwrap();
         let total: f32 =

@@ -190,7 +190,7 @@ print(json.dumps(time.perf_counter() - start))
     peers = {"transformers": script, "llama_cpp_python": llama}
     found = {name: version(name) for name in peers}
     if found["llama_cpp_python"]:
-        ours.verbs("load m0; merge linear m0.gguf dtype=bf16 --force")
+        ours.verbs("load m0 m1; merge linear m0.gguf dtype=bf16 --force")
     own, theirs = [], {name: [] for name in peers}
     for _ in range(rounds):
         replies, _ = ours.verbs(f'load m0 m1; wrap; generate "{prompt}" tokens=100')

@@ -9,6 +9,7 @@ mod compare;
 mod examples_and_scores;
 mod golden;
 mod merge;
+mod queries;
 mod ready_tasks;
 mod recipes;
 mod schemes;

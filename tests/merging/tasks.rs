@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use crate::common::{data, json};
 use dam_prelude::Error;
@@ -15,10 +16,9 @@ use serde_json::{Value, json};
 /// The largest difference of log-likelihoods, in nats per token.
 const NATS: f64 = 1e-4;
 
-fn score(source: &Source, name: &str, max_length: usize) -> TaskScores {
+fn score(source: &Source, name: &str, options: TaskOptions) -> TaskScores {
     let task = Task::open(data(&format!("tasks/{name}.yaml"))).unwrap();
-    let limits = TaskOptions { max_length: Some(max_length), ..TaskOptions::default() };
-    let encoded = task.encode(source, &limits).unwrap();
+    let encoded = task.encode(source, &options).unwrap();
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     encoded.score(source.architecture().unwrap(), &weights, &Device::Cpu).unwrap()
 }
@@ -90,47 +90,78 @@ fn compare(question: &TaskQuestion, sample: &Value, place: &str) {
 #[test]
 fn tasks_agree_with_lm_evaluation_harness() {
     let source = Source::open("builtin:math").unwrap();
-    let cases: Vec<Value> =
-        serde_json::from_slice(&fs::read(data("tasks/expected.json")).unwrap()).unwrap();
+    let cases = cases("expected");
     assert_eq!(cases.len(), 17);
     let mut questions = 0;
     let mut shares = BTreeSet::new();
     for case in &cases {
-        let name = case["task"].as_str().unwrap();
-        let length = case["max_length"].as_u64().unwrap() as usize;
-        let found = score(&source, name, length);
-        let samples = case["samples"].as_array().unwrap();
-        for sample in samples {
-            let at = sample["doc_id"].as_u64().unwrap() as usize;
-            compare(&found.answered[at], sample, &format!("{name} {length} {at}"));
-            questions += 1;
-        }
-        let filters = samples.iter().map(|s| s["filter"].as_str()).collect::<BTreeSet<_>>().len();
-        assert_eq!(found.questions * filters, samples.len(), "{name}");
-        let results = case["results"].as_object().unwrap();
-        assert_eq!(2 * found.metrics.len(), results.len(), "{name}");
-        for metric in &found.metrics {
-            let expected = results[&metric.key()].as_f64().unwrap();
-            let close = |found: f64, expected: f64, part: f64| {
-                assert!(
-                    (found - expected).abs() <= part * expected.abs(),
-                    "{name} {metric:?} {expected}"
-                );
-            };
-            // The scores of right answers are the same; perplexities differ as likelihoods do.
-            let part = if metric.is_share { 1e-12 } else { 1e-3 };
-            close(metric.value, expected, part);
-            let stderr = results[&format!("{}_stderr,{}", metric.name, metric.filter)].as_f64();
-            assert_eq!(metric.stderr.is_some(), stderr.is_some(), "{name} {metric:?}");
-            if let (Some(found), Some(expected)) = (metric.stderr, stderr) {
-                close(found, expected, part);
-            }
-            if metric.is_share {
-                shares.insert((expected * 1000.0) as i64);
-            }
-        }
+        let max_length = case["max_length"].as_u64().map(|length| length as usize);
+        let options = TaskOptions { max_length, ..TaskOptions::default() };
+        let found = score(&source, case["task"].as_str().unwrap(), options);
+        questions += compare_all(&found, case);
+        shares.extend(found.metrics.iter().filter(|m| m.is_share).map(|m| (m.value * 1e3) as i64));
     }
     assert!(questions > 300 && shares.len() > 6, "{questions} {shares:?}");
+}
+
+/// The same with `--apply_chat_template`, for the model's template and for one that refuses system
+/// messages and trims: the description, examples as earlier turns, and the beginning of an answer.
+#[test]
+fn chats_agree_with_lm_evaluation_harness() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("math");
+    fs::create_dir(&model).unwrap();
+    let builtin = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
+    for entry in fs::read_dir(builtin).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, model.join(from.file_name().unwrap())).unwrap();
+    }
+    let mut questions = 0;
+    let mut without = BTreeSet::new();
+    for case in cases("expected_chat") {
+        fs::write(model.join("chat_template.jinja"), case["template"].as_str().unwrap()).unwrap();
+        let source = Source::open(model.to_str().unwrap()).unwrap();
+        let options = TaskOptions { chat: true, ..TaskOptions::default() };
+        let found = score(&source, case["task"].as_str().unwrap(), options);
+        questions += compare_all(&found, &case);
+        without.insert(found.without_description);
+    }
+    assert!(questions > 200, "{questions}");
+    assert_eq!(without, [0, 24].into());
+}
+
+fn cases(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(data(&format!("tasks/{name}.json"))).unwrap()).unwrap()
+}
+
+/// Compares the scores of a task and its questions with the harness's. Returns the number of samples.
+fn compare_all(found: &TaskScores, case: &Value) -> usize {
+    let name = case["task"].as_str().unwrap();
+    let samples = case["samples"].as_array().unwrap();
+    for sample in samples {
+        let at = sample["doc_id"].as_u64().unwrap() as usize;
+        compare(&found.answered[at], sample, &format!("{name} {} {at}", case["max_length"]));
+    }
+    let filters = samples.iter().map(|s| s["filter"].as_str()).collect::<BTreeSet<_>>().len();
+    assert_eq!(found.questions * filters, samples.len(), "{name}");
+    let results = case["results"].as_object().unwrap();
+    assert_eq!(2 * found.metrics.len(), results.len(), "{name}");
+    for metric in &found.metrics {
+        let expected = results[&metric.key()].as_f64().unwrap();
+        let close = |found: f64, expected: f64, part: f64| {
+            let difference = (found - expected).abs();
+            assert!(difference <= part * expected.abs(), "{name} {metric:?} {expected}");
+        };
+        // The scores of right answers are the same; perplexities differ as likelihoods do.
+        let part = if metric.is_share { 1e-12 } else { 1e-3 };
+        close(metric.value, expected, part);
+        let stderr = results[&format!("{}_stderr,{}", metric.name, metric.filter)].as_f64();
+        assert_eq!(metric.stderr.is_some(), stderr.is_some(), "{name} {metric:?}");
+        if let (Some(found), Some(expected)) = (metric.stderr, stderr) {
+            close(found, expected, part);
+        }
+    }
+    samples.len()
 }
 
 /// A task of one question, with `change` in its keys.
@@ -199,6 +230,20 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ),
         ("output_type: generate_until", &["max_gen_toks", "256"]),
         ("repeats: 3", &["repeats"]),
+        (
+            "output_type: generate_until\nmetric_list: [{metric: execution_accuracy}]",
+            &["database", "script: COLUMN"],
+        ),
+        ("database: {script: q}", &["database", "execution_accuracy"]),
+        (
+            "output_type: generate_until\nmetric_list: [{metric: execution_accuracy}]\ndatabase: {script: q}",
+            &["document 1 of train", "syntax error"],
+        ),
+        (
+            "output_type: generate_until\nmetric_list: [{metric: execution_accuracy}]\ndatabase: {directory: .}",
+            &["document 1 of train", "db_id"],
+        ),
+        ("dataset_path: builtin:none\ndataset_kwargs: {}\ntest_split: test", &["none", "mini_sql"]),
         ("group: x", &["group"]),
         ("doc_to_text: [", &["YAML"]),
         ("include: task.yaml", &["include"]),
@@ -253,7 +298,8 @@ fn the_verb_shows_questions_and_writes_results() {
     for (line, word) in [
         ("eval --show", "only tasks"),
         ("eval results=other.json", "only tasks"),
-        ("eval builtin:math-heldout limit=3", "no task"),
+        ("eval builtin:math-heldout limit=3", "there is none"),
+        ("eval builtin:math-heldout --chat", "there is none"),
         ("eval task:missing.yaml", "missing.yaml"),
         ("eval task:choices.yaml results=results.json", "exists"),
     ] {

@@ -11,6 +11,8 @@ pub struct Batch {
     pub ids: Tensor,
     /// The number of tokens of each sequence.
     pub lengths: Vec<usize>,
+    /// The number of tokens that all sequences begin with: they are there once, before all others.
+    pub(crate) trunk: usize,
 }
 
 impl Batch {
@@ -30,15 +32,28 @@ impl Batch {
         sequences: impl IntoIterator<Item = &'a [u32]>,
         device: &Device,
     ) -> Result<Self> {
-        let sequences: Vec<&[u32]> = sequences.into_iter().collect();
-        let ids = sequences.concat();
+        Self::branches(&[], sequences, device)
+    }
+
+    /// Packs sequences that all begin with `trunk`, whose tokens are computed once; `rests` are their
+    /// other tokens.
+    ///
+    /// # Errors
+    /// As for [`Batch::new`].
+    pub(crate) fn branches<'a>(
+        trunk: &[u32],
+        rests: impl IntoIterator<Item = &'a [u32]>,
+        device: &Device,
+    ) -> Result<Self> {
+        let rests: Vec<&[u32]> = rests.into_iter().collect();
+        let ids = [trunk, &rests.concat()].concat();
         let tokens = ids.len();
-        let lengths = sequences.into_iter().map(<[u32]>::len).collect();
-        Ok(Self { ids: Tensor::from_vec(ids, tokens, device)?, lengths })
+        let lengths = rests.into_iter().map(<[u32]>::len).collect();
+        Ok(Self { ids: Tensor::from_vec(ids, tokens, device)?, lengths, trunk: trunk.len() })
     }
 
     /// The total number of tokens.
     pub fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
+        self.trunk + self.lengths.iter().sum::<usize>()
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::{D, DType, Device, Tensor};
 
 use super::Likelihood;
-use super::groups::{Inputs, for_logits};
+use super::groups::{Inputs, for_logits, trunk};
 use crate::checkpoint::Architecture;
 use crate::data::Example;
 use crate::error::Result;
@@ -116,25 +116,31 @@ fn for_continuations<'e, W: Weights + ?Sized>(
         questions.iter().map(|examples| vec![none; examples.len()]).collect();
     let (mut inputs, mut places) = (Vec::new(), Vec::new());
     for (question, examples) in questions.iter().enumerate() {
-        // A batch has examples of one question only, or its last digits would depend on others.
-        let (mut batch, mut own) = (Inputs::default(), Vec::new());
+        // The logits after the last token are not needed.
+        let kept = examples.iter().map(|example| {
+            let ids = &example.ids[example.ids.len().saturating_sub(max_length.max(1) + 1)..];
+            (ids, &ids[..ids.len().saturating_sub(1)])
+        });
+        let kept: Vec<(&[u32], &[u32])> = kept.collect();
+        let run: Vec<&[u32]> =
+            kept.iter().map(|(_, run)| *run).filter(|run| !run.is_empty()).collect();
+        // Choices share their question, which runs once. A batch has examples of one question only,
+        // or its last digits would depend on others.
+        let empty = || Inputs::beginning(trunk(architecture, &run));
+        let (mut batch, mut own) = (empty(), Vec::new());
         let mut rows = 0;
-        for (i, example) in examples.iter().enumerate() {
-            let ids = &example.ids;
-            let count = ids.len() - example.prompt.min(ids.len());
-            let ids = &ids[ids.len().saturating_sub(max_length.max(1) + 1)..];
-            // The logits after the last token are not needed.
-            let length = ids.len().saturating_sub(1);
-            let count = count.min(length);
+        for (i, (example, (ids, run))) in examples.iter().zip(&kept).enumerate() {
+            let count = example.ids.len() - example.prompt.min(example.ids.len());
+            let count = count.min(run.len());
             if count == 0 {
                 continue;
             }
-            if batch.is_full(length) {
-                inputs.push(std::mem::take(&mut batch));
+            if batch.is_full(run.len()) {
+                inputs.push(std::mem::replace(&mut batch, empty()));
                 places.push(std::mem::take(&mut own));
                 rows = 0;
             }
-            batch.push(&ids[..length], length - count..length);
+            batch.push(run, run.len() - count..run.len());
             let targets = &ids[ids.len() - count..];
             own.push(Place { index: (question, i), rows: rows..rows + count, targets });
             rows += count;

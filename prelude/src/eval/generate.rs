@@ -76,8 +76,9 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
 
     /// Runs `ids` after the cached tokens and returns the most likely next token.
     fn likeliest(&mut self, ids: Vec<u32>) -> Result<u32> {
-        let hidden =
-            self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &mut self.cache)?;
+        let count = [ids.len()];
+        let cache = std::slice::from_mut(&mut self.cache);
+        let hidden = self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &count, cache)?;
         let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
         let mut logits = self.decoder.logits(&last)?;
         if let Some(mask) = &self.mask {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::Architecture;
+use crate::checkpoint::{Architecture, Rope};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::interrupt;
@@ -24,26 +24,53 @@ const GROUP_TOKENS: usize = 4 * BATCH_TOKENS;
 /// A batch of sequences, and the tokens after which logits are needed.
 #[derive(Default)]
 pub(super) struct Inputs<'a> {
-    sequences: Vec<&'a [u32]>,
+    /// The tokens that all sequences begin with.
+    trunk: &'a [u32],
+    /// What follows the trunk in each sequence that has more.
+    rests: Vec<&'a [u32]>,
     tokens: usize,
-    /// Indices of tokens, counted through all sequences.
+    /// Indices of tokens, counted through the trunk and all rests.
     rows: Vec<u32>,
 }
 
 impl<'a> Inputs<'a> {
+    /// No sequences yet; all will begin with `trunk`, which runs once.
+    pub fn beginning(trunk: &'a [u32]) -> Self {
+        Self { trunk, tokens: trunk.len(), ..Self::default() }
+    }
+
     /// Adds `sequence`, for the logits after its tokens `after`. Without any, it is not run.
     pub fn push(&mut self, sequence: &'a [u32], after: Range<usize>) {
-        if !after.is_empty() {
-            self.rows.extend(after.map(|token| (self.tokens + token) as u32));
-            self.sequences.push(sequence);
-            self.tokens += sequence.len();
+        if after.is_empty() {
+            return;
+        }
+        let trunk = self.trunk.len();
+        let row = |token| if token < trunk { token } else { self.tokens + token - trunk };
+        self.rows.extend(after.map(|token| row(token) as u32));
+        let rest = &sequence[trunk.min(sequence.len())..];
+        if !rest.is_empty() {
+            self.rests.push(rest);
+            self.tokens += rest.len();
         }
     }
 
-    /// Whether `tokens` tokens more would be too many for one batch.
+    /// Whether a sequence of `tokens` tokens more would be too many for one batch.
     pub fn is_full(&self, tokens: usize) -> bool {
-        self.tokens > 0 && self.tokens + tokens > BATCH_TOKENS
+        !self.rows.is_empty() && self.tokens + tokens - self.trunk.len() > BATCH_TOKENS
     }
+}
+
+/// Returns the tokens that all of `sequences` begin with, if there are several and their positions do
+/// not depend on their lengths.
+pub(super) fn trunk<'a>(architecture: &Architecture, sequences: &[&'a [u32]]) -> &'a [u32] {
+    let [first, rest @ ..] = sequences else { return &[] };
+    let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let shared = rest.iter().map(|other| common(first, other)).min().unwrap_or(0);
+    let longest = sequences.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    let is_fixed = |rope: &Rope| {
+        (0..rope.dims / 2).all(|k| rope.frequency(k, shared) == rope.frequency(k, longest))
+    };
+    if architecture.ropes.iter().all(is_fixed) { &first[..shared] } else { &[] }
 }
 
 /// Calls `take(i, rows, logits)` for every batch `inputs[i]`, in order, with the logits (rows x
@@ -64,7 +91,8 @@ pub(super) fn for_logits<W: Weights + ?Sized>(
     for group in groups(used.iter().map(|i| inputs[*i].tokens)) {
         interrupt::check()?;
         let group = &used[group];
-        let batch = |i: &usize| Batch::new(inputs[*i].sequences.iter().copied(), device);
+        let batch =
+            |i: &usize| Batch::branches(inputs[*i].trunk, inputs[*i].rests.iter().copied(), device);
         let hidden = decoder.hidden_each(&group.iter().map(batch).collect::<Result<Vec<_>>>()?)?;
         let output = architecture.output();
         let output = BTreeMap::from([(output.to_owned(), weights.weight(output)?)]);

@@ -4,6 +4,7 @@ mod choose;
 mod continuations;
 mod cost;
 mod generate;
+mod generate_each;
 mod groups;
 mod likelihood;
 mod paired;

@@ -30,6 +30,15 @@ impl Cache {
         self.len() == 0
     }
 
+    /// Returns a copy that grows on its own.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub fn copy(&self) -> Result<Self> {
+        let layer = |[keys, values]: &[Rows; 2]| Ok([keys.copy()?, values.copy()?]);
+        Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()? })
+    }
+
     /// Appends keys and values of `layer`, the next or an earlier one, and returns all of that
     /// layer.
     pub(super) fn extend(
@@ -51,6 +60,10 @@ impl Rows {
     fn like(rows: &Tensor) -> Result<Self> {
         let all = Tensor::zeros((FIRST, rows.dim(1)?), rows.dtype(), rows.device())?;
         Ok(Self { all, length: 0 })
+    }
+
+    fn copy(&self) -> Result<Self> {
+        Ok(Self { all: self.all.copy()?, length: self.length })
     }
 
     /// Appends `new` and returns all rows, without copying those before.
@@ -94,5 +107,9 @@ mod tests {
             length += count;
             assert_eq!(cache.len(), length);
         }
+        let mut copy = cache.copy().unwrap();
+        copy.extend(0, &rows(900, 1), &rows(900, 1)).unwrap();
+        let (k, _) = cache.extend(0, &rows(length, 1), &rows(length, 1)).unwrap();
+        assert_eq!(k.to_vec2::<f32>().unwrap(), rows(0, length + 1).to_vec2::<f32>().unwrap());
     }
 }

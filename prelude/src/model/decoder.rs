@@ -10,19 +10,18 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
+use super::positions::Positions;
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, LAYERS_AHEAD, LayerAttention, QkNorm, TensorSpec};
+use crate::checkpoint::{Architecture, LAYERS_AHEAD, TensorSpec};
 use crate::data::Batch;
 use crate::device::of_layer;
 use crate::error::Result;
 use crate::interrupt;
-use crate::ops::{
-    Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap,
-};
+use crate::ops::{gated, is_fused, linear, linear_into, mlp, rms_norm, soft_cap};
 
 /// A decoder of `architecture` with `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
-    architecture: &'a Architecture,
+    pub(super) architecture: &'a Architecture,
     weights: &'a W,
 }
 
@@ -77,24 +76,6 @@ impl Half {
     }
 }
 
-/// The positions of packed tokens: the lengths of their sequences, and the rotary angles.
-pub struct Positions {
-    lengths: Vec<usize>,
-    /// The position of each sequence's first token.
-    start: usize,
-    /// One table per rotary embedding of the architecture.
-    tables: Vec<RotaryTable>,
-}
-
-impl Positions {
-    /// Creates positions for sequences of `lengths` tokens, each starting at position `start`.
-    pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
-        let tables =
-            architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
-        Self { lengths: lengths.to_vec(), start, tables }
-    }
-}
-
 impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// Creates a decoder with `weights`, whose names and shapes must match
     /// [`Architecture::tensors`].
@@ -108,27 +89,28 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// A missing weight, ids outside the vocabulary, or
     /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
-        self.run(&batch.ids, &Positions::new(self.architecture, &batch.lengths, 0), None)
+        self.run(&batch.ids, &Positions::new(self.architecture, batch), &mut [])
     }
 
-    /// Like [`Decoder::hidden`], for the next tokens `ids` (u32) of the sequence in `cache`.
+    /// Like [`Decoder::hidden`], for the next tokens of each sequence in `caches`: `lengths[i]` of
+    /// `ids` (u32, all sequences one after another) for the one in `caches[i]`.
     ///
     /// # Errors
-    /// As for `hidden`.
-    pub fn hidden_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let positions = Positions::new(self.architecture, &[ids.dim(0)?], cache.len());
-        self.run(ids, &positions, Some(cache))
-    }
-
-    fn run(
+    /// As for `hidden`; not one length for each cache.
+    pub fn hidden_cached(
         &self,
         ids: &Tensor,
-        positions: &Positions,
-        mut cache: Option<&mut Cache>,
+        lengths: &[usize],
+        caches: &mut [Cache],
     ) -> Result<Tensor> {
+        let positions = Positions::after(self.architecture, lengths, caches)?;
+        self.run(ids, &positions, caches)
+    }
+
+    fn run(&self, ids: &Tensor, positions: &Positions, caches: &mut [Cache]) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for layer in 0..self.architecture.layers {
-            x = self.layer_cached(layer, &x, positions, cache.as_deref_mut())?;
+            x = self.layer_cached(layer, &x, positions, caches)?;
         }
         self.last_norm(&x)
     }
@@ -153,8 +135,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         };
         let mut states = batches.iter().map(own).collect::<candle_core::Result<Vec<_>>>()?;
         drop(all);
-        let positions: Vec<Positions> =
-            batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
+        let positions: Vec<Positions> = batches.iter().map(|b| Positions::new(a, b)).collect();
         (0..LAYERS_AHEAD).for_each(|layer| self.weights.read_ahead(layer));
         for layer in 0..a.layers {
             self.weights.read_ahead(layer + LAYERS_AHEAD);
@@ -193,7 +174,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn layer(&self, layer: usize, x: &Tensor, positions: &Positions) -> Result<Tensor> {
-        self.layer_cached(layer, x, positions, None)
+        self.layer_cached(layer, x, positions, &mut [])
     }
 
     /// Applies the norm after the last layer.
@@ -223,11 +204,11 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         layer: usize,
         x: &Tensor,
         positions: &Positions,
-        cache: Option<&mut Cache>,
+        caches: &mut [Cache],
     ) -> Result<Tensor> {
         interrupt::check()?;
         let y = self.before(Half::Attention, layer, x)?;
-        let y = self.attended(&y, layer, positions, cache)?;
+        let y = self.attended(&y, layer, positions, caches)?;
         let x = self.after(Half::Attention, layer, x, &self.last(Half::Attention, layer, &y)?)?;
         let y = self.mlp(&self.before(Half::Mlp, layer, &x)?, layer)?;
         self.after(Half::Mlp, layer, &x, &y)
@@ -259,7 +240,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         positions: &Positions,
     ) -> Result<Tensor> {
         match half {
-            Half::Attention => self.attended(y, layer, positions, None),
+            Half::Attention => self.attended(y, layer, positions, &mut []),
             Half::Mlp => self.gated(y, layer),
         }
     }
@@ -285,75 +266,6 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         };
         let (x, scale) = (x.to_device(y.device())?, self.architecture.residual_scale);
         Ok((x + if scale == 1.0 { y } else { (y * scale)? })?)
-    }
-
-    /// Runs the attention heads on `x`, without the output projection.
-    fn attended(
-        &self,
-        x: &Tensor,
-        layer: usize,
-        positions: &Positions,
-        cache: Option<&mut Cache>,
-    ) -> Result<Tensor> {
-        let a = self.architecture;
-        let attention = self.architecture.attention[layer];
-        let prefix = format!("model.layers.{layer}.self_attn");
-        let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
-        q = self.with_positions(&q, a.heads, &format!("{prefix}.q_norm"), attention, positions)?;
-        k = self.with_positions(
-            &k,
-            a.key_value_heads,
-            &format!("{prefix}.k_norm"),
-            attention,
-            positions,
-        )?;
-        if let Some(cache) = cache {
-            (k, v) = cache.extend(layer, &k, &v)?;
-        }
-        let attention = Attention {
-            heads: a.heads,
-            key_value_heads: a.key_value_heads,
-            scale: a.attention_scale,
-            window: attention.window,
-            soft_cap: a.attention_cap,
-        };
-        Ok(attention.run(&q, &k, &v, &positions.lengths, positions.start)?)
-    }
-
-    fn queries_keys_values(&self, x: &Tensor, prefix: &str) -> Result<(Tensor, Tensor, Tensor)> {
-        let a = self.architecture;
-        let project =
-            |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.qkv_bias);
-        if !a.fused_qkv {
-            return Ok((project("q")?, project("k")?, project("v")?));
-        }
-        let all = project("qkv")?;
-        let queries = a.heads * a.head_dim;
-        let keys = a.key_value_heads * a.head_dim;
-        let part = |start, width| all.narrow(1, start, width)?.contiguous();
-        Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
-    }
-
-    /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer
-    /// requires.
-    fn with_positions(
-        &self,
-        x: &Tensor,
-        heads: usize,
-        norm: &str,
-        attention: LayerAttention,
-        positions: &Positions,
-    ) -> Result<Tensor> {
-        let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
-        let mut x = match self.architecture.qk_norm {
-            QkNorm::None => apart(x)?,
-            QkNorm::Heads => self.norm(&apart(x)?, norm)?,
-            QkNorm::Whole => apart(&self.norm(x, norm)?)?,
-        };
-        if let Some(table) = attention.rope.and_then(|rope| positions.tables.get(rope)) {
-            x = rotary(&x, table)?;
-        }
-        Ok(x.flatten_from(1)?)
     }
 
     fn mlp(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
@@ -394,7 +306,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok(gated(&gate, &up, a.activation)?)
     }
 
-    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+    pub(super) fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let mut weight = self.weights.weight(&format!("{name}.weight"))?;
         let offset = self.architecture.norm_offset;
         if offset != 0.0 {
@@ -403,7 +315,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok(rms_norm(x, &weight, self.architecture.norm_eps)?)
     }
 
-    fn linear_named(&self, x: &Tensor, name: &str, bias: bool) -> Result<Tensor> {
+    pub(super) fn linear_named(&self, x: &Tensor, name: &str, bias: bool) -> Result<Tensor> {
         let bias = bias.then(|| format!("{name}.bias"));
         self.linear(x, &format!("{name}.weight"), bias.as_deref())
     }

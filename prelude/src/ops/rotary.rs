@@ -4,6 +4,7 @@
 //!
 //! The backward pass is the rotation by the opposite angle.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{
@@ -25,15 +26,14 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Computes the angles of sequences of `lengths` tokens, one after another, each starting at
-    /// position `start`.
-    pub fn new(rope: &Rope, lengths: &[usize], start: usize) -> Self {
+    /// Computes the angles of sequences, one after another, each at a range of positions.
+    pub fn new(rope: &Rope, sequences: &[Range<usize>]) -> Self {
         let (half, factor) = (rope.dims / 2, rope.attention_factor());
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for length in lengths {
-            let end = start + length;
-            let frequencies: Vec<f64> = (0..half).map(|k| rope.frequency(k, end)).collect();
-            for position in start..end {
+        for positions in sequences {
+            let frequency = |k| rope.frequency(k, positions.end);
+            let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+            for position in positions.clone() {
                 let angles = frequencies.iter().map(|f| (position as f64 * f).sin_cos());
                 angles.for_each(|(s, c)| {
                     sin.push(s * factor);
@@ -171,8 +171,7 @@ mod tests {
         for pairs in [Pairs::Halves, Pairs::Neighbours] {
             let table = RotaryTable::new(
                 &Rope { theta: 1e4, dims: 6, scaling: Scaling::None, pairs },
-                &[2, 3],
-                4,
+                &[4..6, 4..7],
             );
             let x = random(&[5, 3, 6], 1);
             agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());

@@ -79,7 +79,7 @@ pub(super) fn streams(
                 source,
                 weight: (tokens as f64).sqrt().recip(),
                 examples: batch.lengths.len(),
-                positions: Positions::new(a, &batch.lengths, 0),
+                positions: Positions::new(a, &batch),
                 ids: batch.ids,
                 merged: none.clone(),
                 own: none,

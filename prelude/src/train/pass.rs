@@ -104,7 +104,7 @@ impl<'a> Pass<'a> {
     /// Ids outside the vocabulary, out of memory on the device, or [`Error::Interrupted`].
     pub fn new(merge: &'a Merge, batch: &Batch, options: PassOptions) -> Result<Self> {
         let ids = batch.ids.clone();
-        let positions = Positions::new(&merge.architecture, &batch.lengths, 0);
+        let positions = Positions::new(&merge.architecture, batch);
         let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(options.dtype)?;
         let embedded = tracked(&embedded, options.with_gradient)?;
         let mut x = Decoder::new(&merge.architecture, &Embedded(&embedded)).embed(&ids)?;

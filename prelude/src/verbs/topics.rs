@@ -150,14 +150,17 @@ fn either(names: &[&str]) -> String {
 }
 
 fn tasks() -> String {
-    "eval task:FILE.yaml reads a task as lm-evaluation-harness 0.4 does, and gives its scores with standard errors:\n  \
+    "eval NAME runs a task of lm-evaluation-harness 0.4 that has only to be named (gsm8k, mmlu, hellaswag; Tab lists them), or a small built-in one\n\
+     (mini_japanese, mini_math, mini_sql); spider:DIRECTORY has questions in Spider's layout, whose queries are run.\n\
+     eval task:FILE.yaml reads a task as the harness does, and gives its scores with standard errors:\n  \
        dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}\n  \
        output_type: multiple_choice, generate_until, loglikelihood, loglikelihood_rolling\n  \
        doc_to_text, doc_to_target, doc_to_choice: columns, Jinja templates or lists; num_fewshot, fewshot_split, fewshot_config\n  \
        filter_list: regex, regex_pos, remove_whitespace, lowercase, uppercase, map, take_first\n  \
-       metric_list: acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, perplexity, word_perplexity, byte_perplexity, bits_per_byte\n\
+       metric_list: acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, perplexity, word_perplexity, byte_perplexity, bits_per_byte,\n  \
+       and execution_accuracy for queries, with database: {script: COLUMN} or {directory: PATH}\n\
      Keys that cannot be followed, such as !function, are refused by name.\n\
-     limit=N scores the first N questions, max_length=N truncates contexts, --show lists questions with their answers, and\n\
+     limit=N scores the first N questions, max_length=N truncates contexts, --chat uses the chat template, --show lists questions with their answers, and\n\
      results=FILE.json writes the harness's results.json. eval --all and compare say on which questions two models differ."
         .into()
 }

@@ -1,5 +1,6 @@
 """Makes the data of this folder, and expected.json: what lm-evaluation-harness 0.4.13 gives for every task (*.yaml)
-with builtin:math in f32 through transformers, question by question.
+with builtin:math in f32 through transformers, question by question; expected_chat.json: the same with
+--apply_chat_template, for the model's template and for one that refuses system messages and trims.
 
     python make.py          (lm_eval, transformers, torch)
 """
@@ -25,6 +26,14 @@ MODEL = HERE / "../../../prelude/builtin/math"
 
 # Model lengths other than the model's own 256 positions.
 LENGTHS = {"rolling": [256, 48], "choices_fewshot": [256, 96], "gsm_fewshot": [256, 128]}
+
+# With a description, examples, the beginning of an answer, several contexts, and each way to answer.
+CHATS = ["choices", "choices_fewshot", "generate", "gsm_fewshot", "inputs", "mutual", "rolling", "words"]
+STRICT = """{% for message in messages %}
+{% if message.role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}
+[{{ message.role }}] {{ message.content | trim }}
+{% endfor %}
+{% if add_generation_prompt %}[assistant] {% endif %}"""
 
 
 def rows(seed, count):
@@ -90,8 +99,9 @@ def model(directory):
     return loaded, tokenizer
 
 
-def run(lm, manager, name):
-    found = simple_evaluate(lm, tasks=[name], task_manager=manager, log_samples=True)
+def run(lm, manager, name, chat=False):
+    found = simple_evaluate(lm, tasks=[name], task_manager=manager, log_samples=True, apply_chat_template=chat,
+                            fewshot_as_multiturn=chat)
     samples = []
     for sample in found["samples"][name]:
         metrics = {metric: sample[metric] for metric in sample["metrics"]}
@@ -116,14 +126,22 @@ def main():
     data()
     os.chdir(HERE)
     manager = TaskManager(include_path=str(HERE), include_defaults=False)
-    made = []
+    made, chats = [], []
     with tempfile.TemporaryDirectory() as directory:
         weights, tokenizer = model(directory)
         for file in sorted(HERE.glob("*.yaml")):
             for length in LENGTHS.get(file.stem, [256]):
                 lm = HFLM(pretrained=weights, tokenizer=tokenizer, max_length=length, batch_size=1)
                 made.append(run(lm, manager, file.stem))
-    (HERE / "expected.json").write_text(json.dumps(made, ensure_ascii=False, default=float, indent=0) + "\n")
+        own = tokenizer.chat_template
+        for template in [own, STRICT]:
+            tokenizer.chat_template = template
+            for name in CHATS:
+                lm = HFLM(pretrained=weights, tokenizer=tokenizer, max_length=256, batch_size=1)
+                chats.append({**run(lm, manager, name, True), "template": template})
+    for name, cases in [("expected", made), ("expected_chat", chats)]:
+        text = json.dumps(cases, ensure_ascii=False, default=float, indent=0)
+        (HERE / f"{name}.json").write_text(text + "\n")
 
 
 main()

@@ -27,23 +27,29 @@ pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
 
 /// The names of the built-in datasets (`NAME` to merge on, `NAME-heldout` to score on).
 pub(crate) fn builtin_data() -> impl Iterator<Item = &'static str> {
-    BUILTIN
-        .get_dir("data")
-        .into_iter()
-        .flat_map(|d| d.files())
-        .filter_map(|f| f.path().file_stem()?.to_str())
+    stems("data")
+}
+
+/// The names of the files in a built-in directory.
+fn stems(directory: &str) -> impl Iterator<Item = &'static str> {
+    let files = BUILTIN.get_dir(directory).into_iter().flat_map(|d| d.files());
+    let lines = files.filter(|f| f.path().extension().is_some_and(|end| end == "jsonl"));
+    lines.filter_map(|f| f.path().file_stem()?.to_str())
 }
 
 /// The bytes of a built-in dataset.
 pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
-    BUILTIN
-        .get_file(format!("data/{name}.jsonl"))
-        .map(|f| Bytes::Static(f.contents()))
-        .ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
+    file("data", name).ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
 }
 
-/// The bytes of the built-in documents `name`: of a task, or of a dataset.
+/// The bytes of built-in documents: of a task, or of a dataset.
 pub(crate) fn builtin_documents(name: &str) -> Result<Bytes> {
-    let task = BUILTIN.get_file(format!("tasks/{name}.jsonl"));
-    task.map_or_else(|| builtin_data_file(name), |file| Ok(Bytes::Static(file.contents())))
+    let known = || stems("tasks").chain(builtin_data());
+    let found = file("tasks", name).or_else(|| file("data", name));
+    found.ok_or_else(|| Error::unknown("built-in documents", name, known()))
+}
+
+fn file(directory: &str, name: &str) -> Option<Bytes> {
+    let file = BUILTIN.get_file(format!("{directory}/{name}.jsonl"))?;
+    Some(Bytes::Static(file.contents()))
 }

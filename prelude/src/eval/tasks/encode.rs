@@ -25,6 +25,16 @@ pub(super) enum Request {
     Generate(Vec<u32>),
 }
 
+impl Request {
+    /// The tokens to generate after.
+    pub fn prompt(&self) -> &[u32] {
+        match self {
+            Self::Likelihoods(_) => &[],
+            Self::Generate(prompt) => prompt,
+        }
+    }
+}
+
 /// Calls `work` with the tokenizer of `source`, which has one.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Runs a task's requests through a model: likelihoods in batches, answers one after another.
+//! Runs a task's requests through a model: likelihoods in batches, several answers at a time.
 
 use candle_core::Device;
 use tokenizers::Tokenizer;
@@ -9,9 +9,8 @@ use super::output::Output;
 use crate::checkpoint::{Architecture, Source};
 use crate::data::Example;
 use crate::error::Result;
-use crate::eval::Generation;
 use crate::eval::continuations::greedy_likelihoods;
-use crate::interrupt;
+use crate::eval::generate_each::generate_each;
 use crate::model::{Weights, collect};
 
 /// What the model gave for a question.
@@ -54,21 +53,15 @@ pub(super) fn run<W: Weights + ?Sized>(
     // Every token needs all weights.
     let weights = collect(architecture, weights)?;
     let stops = Stops::new(config, source)?;
-    let answer = |request: &Request| {
-        let Request::Generate(prompt) = request else { return Ok(Response::Text(String::new())) };
-        let mut ids = Vec::new();
-        let generation = Generation::new(architecture, &weights, prompt, device);
-        for token in generation.take(config.generation.tokens) {
-            ids.push(token?);
-            if stops.end(&ids)? {
-                break;
-            }
-        }
-        // An interrupted answer is incomplete.
-        interrupt::check()?;
-        stops.cut(&ids).map(Response::Text)
-    };
-    requests.iter().map(answer).collect()
+    let prompts: Vec<&[u32]> = requests.iter().map(Request::prompt).collect();
+    let mut answers = vec![Vec::new(); prompts.len()];
+    let most = config.generation.tokens;
+    generate_each(architecture, &weights, &prompts, most, device, |i, token| {
+        let answer: &mut Vec<u32> = &mut answers[i];
+        answer.push(token);
+        Ok(answer.len() < most && !stops.end(answer)?)
+    })?;
+    answers.iter().map(|answer| stops.cut(answer).map(Response::Text)).collect()
 }
 
 /// The texts that end an answer.
