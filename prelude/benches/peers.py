@@ -190,7 +190,11 @@ print(json.dumps(time.perf_counter() - start))
     peers = {"transformers": script, "llama_cpp_python": llama}
     found = {name: version(name) for name in peers}
     if found["llama_cpp_python"]:
-        ours.verbs("load m0 m1; merge linear m0.gguf dtype=bf16 --force")
+        # GGUF has no tokens that are whole words.
+        for name in ["m0", "m1"]:
+            shutil.copytree(f"{ours.directory}/{name}", f"{ours.directory}/bpe-{name}", dirs_exist_ok=True)
+            write_pair_tokenizer(f"{ours.directory}/bpe-{name}")
+        ours.verbs("load bpe-m0 bpe-m1; merge linear m0.gguf dtype=bf16 --force")
     own, theirs = [], {name: [] for name in peers}
     for _ in range(rounds):
         replies, _ = ours.verbs(f'load m0 m1; wrap; generate "{prompt}" tokens=100')
@@ -266,6 +270,28 @@ def write_tokenizer(directory):
         json.dump(tokenizer, file)
     with open(f"{directory}/tokenizer_config.json", "w") as file:
         json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w1", "pad_token": "w2"}, file)
+
+
+def write_pair_tokenizer(directory):
+    """Bytes, and pairs of them, in the form of SmolLM2's tokenizer."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+    pairs = [(a, b) for a in letters for b in letters][: WORDS - 257]
+    words = ["<|end|>", *letters, *(a + b for a, b in pairs)]
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+                 "added_tokens": [{"id": 0, "content": "<|end|>", "special": True, "single_word": False, "lstrip": False,
+                                   "rstrip": False, "normalized": False}],
+                 "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                     {"type": "Digits", "individual_digits": True},
+                     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
+                 "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+                 "model": {"type": "BPE", "vocab": {word: i for i, word in enumerate(words)},
+                           "merges": [f"{a} {b}" for a, b in pairs]}}
+    with open(f"{directory}/tokenizer.json", "w") as file:
+        json.dump(tokenizer, file)
+    with open(f"{directory}/tokenizer_config.json", "w") as file:
+        json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}, file)
 
 
 def processor():

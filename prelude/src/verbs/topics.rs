@@ -150,8 +150,8 @@ fn either(names: &[&str]) -> String {
 }
 
 fn tasks() -> String {
-    "eval NAME runs a task of lm-evaluation-harness 0.4 that has only to be named (gsm8k, mmlu, hellaswag; Tab lists them), or a small built-in one\n\
-     (mini_japanese, mini_math, mini_sql); spider:DIRECTORY has questions in Spider's layout, whose queries are run.\n\
+    "eval NAME runs a task of lm-evaluation-harness 0.4 (gsm8k, mmlu, hellaswag; Tab lists all), or a small built-in one (mini_japanese,\n\
+     mini_math, mini_sql); eval spider:DIRECTORY runs the queries of questions in Spider's layout.\n\
      eval task:FILE.yaml reads a task as the harness does, and gives its scores with standard errors:\n  \
        dataset_path: json, parquet or csv, with dataset_kwargs: {data_files: ...}\n  \
        output_type: multiple_choice, generate_until, loglikelihood, loglikelihood_rolling\n  \
@@ -160,8 +160,8 @@ fn tasks() -> String {
        metric_list: acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, perplexity, word_perplexity, byte_perplexity, bits_per_byte,\n  \
        and execution_accuracy for queries, with database: {script: COLUMN} or {directory: PATH}\n\
      Keys that cannot be followed, such as !function, are refused by name.\n\
-     limit=N scores the first N questions, max_length=N truncates contexts, --chat uses the chat template, --show lists questions with their answers, and\n\
-     results=FILE.json writes the harness's results.json. eval --all and compare say on which questions two models differ."
+     limit=N scores the first N questions, max_length=N truncates contexts, --chat uses the chat template, and --show lists questions\n\
+     with their answers. results=FILE.json writes the harness's results.json. eval --all and compare say on which questions models differ."
         .into()
 }
 

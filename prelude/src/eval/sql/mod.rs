@@ -94,7 +94,7 @@ mod tests {
             ("SELECT 1; SELECT 2", "Multiple statements"),
             ("SELECT load_extension('x')", "not authorized"),
             (&format!("ATTACH '{file}' AS x"), "not authorized"),
-            (&format!("VACUUM INTO '{file}'"), "not authorized"),
+            (&format!("VACUUM INTO '{file}'"), "authorization denied"),
             ("SELECT * FROM pragma_database_list", "not authorized"),
             (
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
