@@ -8,6 +8,12 @@ use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 use crate::ops::HIDDEN;
 
+/// Runs `work` on a thread of rayon's pool if it computes on the CPU. The hundreds of small operations
+/// of a token are then begun there, where each wakes the other threads only, and not the caller too.
+pub(super) fn in_pool<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    if device.is_cpu() { rayon::scope(|_| work()) } else { work() }
+}
+
 /// Greedy decoding after a prompt, one token at a time. Ends at an end token (not returned), at the
 /// model's last position, or at an interrupt.
 ///
@@ -24,7 +30,7 @@ use crate::ops::HIDDEN;
 /// assert_eq!(source.tokenizer().unwrap().decode(&answer, true).unwrap(), "12 + 7 = 19");
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
-pub struct Generation<'a, W: Weights + ?Sized> {
+pub struct Generation<'a, W: Weights + Sync + ?Sized> {
     architecture: &'a Architecture,
     decoder: Decoder<'a, W>,
     device: &'a Device,
@@ -37,7 +43,7 @@ pub struct Generation<'a, W: Weights + ?Sized> {
     mask: Option<Tensor>,
 }
 
-impl<'a, W: Weights + ?Sized> Generation<'a, W> {
+impl<'a, W: Weights + Sync + ?Sized> Generation<'a, W> {
     /// Starts after `prompt`, which has at least one token.
     pub fn new(
         architecture: &'a Architecture,
@@ -88,7 +94,7 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
     }
 }
 
-impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
+impl<W: Weights + Sync + ?Sized> Iterator for Generation<'_, W> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -96,7 +102,8 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
             .next
             .take()
             .filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
-        let token = match self.likeliest(ids) {
+        let device = self.device;
+        let token = match in_pool(device, || self.likeliest(ids)) {
             Ok(token) => token,
             // An interrupted token is discarded.
             Err(Error::Interrupted) => return None,
@@ -116,7 +123,7 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
 ///
 /// # Errors
 /// An empty prompt, or ids outside the vocabulary.
-pub fn generate<W: Weights + ?Sized>(
+pub fn generate<W: Weights + Sync + ?Sized>(
     architecture: &Architecture,
     weights: &W,
     prompt: &[u32],

@@ -3,6 +3,7 @@
 
 use candle_core::{D, Device, Tensor};
 
+use super::generate::in_pool;
 use super::groups::trunk;
 use crate::checkpoint::Architecture;
 use crate::error::Result;
@@ -34,7 +35,7 @@ struct Answer {
 /// # Errors
 /// Ids outside the vocabulary, out of memory on the device, the error of `goes_on`, or
 /// [`Error::Interrupted`](crate::Error::Interrupted).
-pub(super) fn generate_each<W: Weights + ?Sized>(
+pub(super) fn generate_each<W: Weights + Sync + ?Sized>(
     architecture: &Architecture,
     weights: &W,
     prompts: &[&[u32]],
@@ -71,7 +72,7 @@ pub(super) fn generate_each<W: Weights + ?Sized>(
         if answers.is_empty() {
             return Ok(());
         }
-        let found = step(&decoder, &answers, &mut caches, device)?;
+        let found = in_pool(device, || step(&decoder, &answers, &mut caches, device))?;
         let mut kept = Vec::with_capacity(answers.len());
         for ((mut answer, cache), token) in answers.drain(..).zip(caches.drain(..)).zip(found) {
             let is_end = architecture.eos.contains(&token);
@@ -94,7 +95,7 @@ fn together(architecture: &Architecture, length: usize) -> usize {
 }
 
 /// Runs the next tokens of all answers. Returns the most likely token after each.
-fn step<W: Weights + ?Sized>(
+fn step<W: Weights + Sync + ?Sized>(
     decoder: &Decoder<'_, W>,
     answers: &[Answer],
     caches: &mut [Cache],

@@ -15,6 +15,9 @@ const BLOCK: usize = 64;
 /// With at least this many rows of `x`, a block of the weight is converted for an ordinary product.
 const MANY: usize = 4;
 
+/// A product of so few weights takes less time on one thread than others take to wake up.
+const FEW: usize = 1 << 18;
+
 /// Outputs whose sums advance together: one alone would wait for its additions.
 const TOGETHER: usize = 4;
 
@@ -31,28 +34,29 @@ pub(super) fn product_with_half(x: &[f32], w: &[bf16], inner: usize) -> Result<V
         return Ok(Vec::new());
     }
     let mut blocks = vec![0f32; rows * outputs];
+    // What other threads would take over.
+    let others = w.len() - w.len() / rayon::current_num_threads();
+    let parts = if others < FEW { outputs.div_ceil(BLOCK) } else { 1 };
     // Block by block of outputs, each rows x outputs of the block.
-    blocks.par_chunks_mut(BLOCK * rows).zip(w.par_chunks(BLOCK * inner)).for_each_init(
-        Vec::new,
-        |wide, (y, w)| {
-            vectorised(
-                #[inline(always)]
-                || match rows < MANY {
-                    true => dots(x, w, inner, y),
-                    false => {
-                        wide.clear();
-                        wide.extend(w.iter().map(|w| widened(*w)));
-                        let count = w.len() / inner;
-                        let (x, w) = (
-                            Matrix::new(x, rows, inner, inner),
-                            Matrix::new(wide.as_slice(), count, inner, inner),
-                        );
-                        product(x, w.t(), 1.0, (y, count), Into::Replace, false);
-                    }
-                },
-            );
-        },
-    );
+    let tasks = blocks.par_chunks_mut(BLOCK * rows).zip(w.par_chunks(BLOCK * inner));
+    tasks.with_min_len(parts).for_each_init(Vec::new, |wide, (y, w)| {
+        vectorised(
+            #[inline(always)]
+            || match rows < MANY {
+                true => dots(x, w, inner, y),
+                false => {
+                    wide.clear();
+                    wide.extend(w.iter().map(|w| widened(*w)));
+                    let count = w.len() / inner;
+                    let (x, w) = (
+                        Matrix::new(x, rows, inner, inner),
+                        Matrix::new(wide.as_slice(), count, inner, inner),
+                    );
+                    product(x, w.t(), 1.0, (y, count), Into::Replace, false);
+                }
+            },
+        );
+    });
     if rows == 1 {
         return Ok(blocks);
     }

@@ -115,7 +115,7 @@ impl<'a> Scorer<'a> {
     fn held_bytes(&self, speaker: &Speaker<'_>) -> u64 {
         let tensors = speaker.architecture.tensors();
         let elements: usize = tensors.iter().map(|s| s.shape.iter().product::<usize>()).sum();
-        let dtype = if self.holds_bf16(speaker) { DType::BF16 } else { self.dtype };
+        let dtype = if self.holds_bf16(speaker.source) { DType::BF16 } else { self.dtype };
         (elements * dtype.size_in_bytes()) as u64
     }
 
@@ -199,7 +199,7 @@ impl<'a> Scorer<'a> {
     /// Loads all weights of `speaker`.
     fn load_weights<W: Weights + ?Sized>(&self, merged: &W, speaker: &Speaker<'a>) -> Result<Held> {
         self.make_room(speaker)?;
-        let (architecture, as_bf16) = (speaker.architecture, self.holds_bf16(speaker));
+        let (architecture, as_bf16) = (speaker.architecture, self.holds_bf16(speaker.source));
         match speaker.source {
             Some(source) => {
                 let own = SourceWeights { source, device: self.device, dtype: self.dtype };
@@ -209,15 +209,15 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    /// Whether the weights of `speaker` are held as bf16 under a computation in f32: those of a
-    /// source in bf16, which lose nothing, and those of a merge of such sources, as a checkpoint of
-    /// it has them.
-    fn holds_bf16(&self, speaker: &Speaker<'_>) -> bool {
+    /// Whether the weights of `source`, or of the merge, are held as bf16 under a computation in f32:
+    /// those of a source in bf16, which lose nothing, and those of a merge of such sources, as a
+    /// checkpoint of it has them.
+    pub(super) fn holds_bf16(&self, source: Option<&Source>) -> bool {
         let is_bf16 = |source: &Source| source.dtype() == DType::BF16;
         self.models.settings.dtype == "auto"
             && self.dtype == DType::F32
             && !is_composed(self.device)
-            && speaker.source.map_or_else(|| self.sources.iter().all(is_bf16), is_bf16)
+            && source.map_or_else(|| self.sources.iter().all(is_bf16), is_bf16)
     }
 
     /// Computes the log-probability of every token of `answer` under `speaker`, with one layer in

@@ -89,7 +89,7 @@ impl EvalData {
 impl Scorer<'_> {
     /// Scores `weights` on every data set and task of `data`.
     pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &EvalData) -> Result<Scores> {
-        self.score_as(self.architecture, weights, data, &self.encode(data)?)
+        self.score_as((self.architecture, None), weights, data, &self.encode(data)?)
     }
 
     /// The source whose tokenizer encodes data.
@@ -102,9 +102,10 @@ impl Scorer<'_> {
         data.tasks.iter().map(|task| task.encode(self.reader(), &data.options)).collect()
     }
 
+    /// Scores a model: its architecture, and the source that it is, if it is one.
     fn score_as<W: Weights + ?Sized>(
         &self,
-        architecture: &Architecture,
+        (architecture, source): (&Architecture, Option<&Source>),
         weights: &W,
         data: &EvalData,
         tasks: &[EncodedTask<'_>],
@@ -144,8 +145,12 @@ impl Scorer<'_> {
             .filter(|(_, d)| !d.unused.is_empty())
             .map(|(name, d)| (name.clone(), d.unused.clone()));
         let scores = data.sets.iter().map(one).collect::<Result<_>>()?;
+        let under = self.holds_bf16(source).then_some(self.dtype);
         let task = |task: &EncodedTask<'_>| {
-            Ok((task.name().to_owned(), task.score(architecture, weights, self.device)?))
+            Ok((
+                task.name().to_owned(),
+                task.score_held(architecture, weights, self.device, under)?,
+            ))
         };
         let tasks = tasks.iter().map(task).collect::<Result<_>>()?;
         let group = |group: &TaskGroup| (group.name().to_owned(), group.score(&tasks));
@@ -228,16 +233,21 @@ impl Scorer<'_> {
             let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
             rows.push((
                 source.name().to_owned(),
-                self.score_as(source.architecture()?, &weights, &data, &tasks)?,
+                self.score_as((source.architecture()?, Some(source)), &weights, &data, &tasks)?,
             ));
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
         let average = Merge::new(self.sources, uniform, self.device.clone())?;
         rows.push((
             AVERAGE.into(),
-            self.score_as(&average.architecture, &average.as_weights(self.dtype), &data, &tasks)?,
+            self.score_as(
+                (&average.architecture, None),
+                &average.as_weights(self.dtype),
+                &data,
+                &tasks,
+            )?,
         ));
-        rows.push((name.into(), self.score_as(self.architecture, weights, &data, &tasks)?));
+        rows.push((name.into(), self.score_as((self.architecture, None), weights, &data, &tasks)?));
         Ok(Scoreboard { rows })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use minijinja::value::Value;
 
 use super::Task;
@@ -13,7 +13,7 @@ use super::keys::bad;
 use super::metrics::Item;
 use super::questions::{Gold, Question};
 use super::report::{TaskAnswer, TaskMetric, TaskQuestion, TaskScores};
-use super::run::{Response, run};
+use super::run::{Response, Runner};
 use crate::checkpoint::{Architecture, Source};
 use crate::data::python_str;
 use crate::error::Result;
@@ -50,9 +50,21 @@ impl EncodedTask<'_> {
         weights: &W,
         device: &Device,
     ) -> Result<TaskScores> {
-        let Self { task: Task { config, documents, .. }, source, requests, .. } = self;
-        let responses =
-            run(config, source, architecture, weights, requests, self.max_length, device)?;
+        self.score_held(architecture, weights, device, None)
+    }
+
+    /// Scores as [`EncodedTask::score`] does. With `bf16_under`, the dtype of the computation, answers
+    /// are generated with weights that are held as bf16.
+    pub(crate) fn score_held<W: Weights + ?Sized>(
+        &self,
+        architecture: &Architecture,
+        weights: &W,
+        device: &Device,
+        bf16_under: Option<DType>,
+    ) -> Result<TaskScores> {
+        let Self { task: Task { config, documents, .. }, source, max_length, .. } = *self;
+        let runner = Runner { config, source, architecture, max_length, device, bf16_under };
+        let responses = runner.run(weights, &self.requests)?;
         let mut answered: Vec<TaskQuestion> = Vec::with_capacity(responses.len());
         let mut items: Vec<Vec<Item>> =
             vec![Vec::new(); config.pipelines.len() * config.metrics.len()];

@@ -1,6 +1,6 @@
 //! Runs a task's requests through a model: likelihoods in batches, several answers at a time.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use tokenizers::Tokenizer;
 
 use super::config::Config;
@@ -9,9 +9,10 @@ use super::output::Output;
 use crate::checkpoint::{Architecture, Source};
 use crate::data::Example;
 use crate::error::Result;
+use crate::eval::Likelihood;
 use crate::eval::continuations::greedy_likelihoods;
 use crate::eval::generate_each::generate_each;
-use crate::model::{Weights, collect};
+use crate::model::{Held, Weights, collect};
 
 /// What the model gave for a question.
 #[derive(Clone, Debug)]
@@ -22,46 +23,78 @@ pub(super) enum Response {
     Text(String),
 }
 
-/// Runs `requests`, in their order.
-///
-/// # Errors
-/// A missing weight, out of memory on the device, or [`Error::Interrupted`](crate::Error::Interrupted).
-pub(super) fn run<W: Weights + ?Sized>(
-    config: &Config,
-    source: &Source,
-    architecture: &Architecture,
-    weights: &W,
-    requests: &[Request],
-    max_length: usize,
-    device: &Device,
-) -> Result<Vec<Response>> {
-    if config.output != Output::Generate {
+/// How the requests of a task are run.
+pub(super) struct Runner<'a> {
+    pub config: &'a Config,
+    /// The source whose tokens they are.
+    pub source: &'a Source,
+    pub architecture: &'a Architecture,
+    /// The maximum number of tokens that the model receives.
+    pub max_length: usize,
+    pub device: &'a Device,
+    /// The dtype of the computation, if answers are generated with weights that are held as bf16.
+    pub bf16_under: Option<DType>,
+}
+
+impl Runner<'_> {
+    /// Runs `requests`, in their order.
+    ///
+    /// # Errors
+    /// A missing weight, out of memory on the device, or
+    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    pub fn run<W: Weights + ?Sized>(
+        &self,
+        weights: &W,
+        requests: &[Request],
+    ) -> Result<Vec<Response>> {
+        let architecture = self.architecture;
+        match (self.config.output, self.bf16_under) {
+            // Every token needs all weights.
+            (Output::Generate, Some(dtype)) => {
+                self.answers(&Held::new(architecture, weights, dtype, true)?, requests)
+            }
+            (Output::Generate, None) => self.answers(&collect(architecture, weights)?, requests),
+            _ => self.likelihoods(weights, requests),
+        }
+    }
+
+    fn likelihoods<W: Weights + ?Sized>(
+        &self,
+        weights: &W,
+        requests: &[Request],
+    ) -> Result<Vec<Response>> {
+        let Self { architecture, max_length, device, .. } = *self;
         let examples = requests.iter().map(|request| match request {
             Request::Likelihoods(examples) => examples.as_slice(),
             Request::Generate(_) => &[],
         });
         let examples: Vec<&[Example]> = examples.collect();
         let found = greedy_likelihoods(architecture, weights, &examples, max_length, device)?;
-        let response = |all: Vec<(crate::eval::Likelihood, bool)>| {
-            let one = |(found, is_greedy): (crate::eval::Likelihood, bool)| {
+        let response = |all: Vec<(Likelihood, bool)>| {
+            let one = |(found, is_greedy): (Likelihood, bool)| {
                 (found.log_likelihood, found.tokens, is_greedy)
             };
             Response::Likelihoods(all.into_iter().map(one).collect())
         };
-        return Ok(found.into_iter().map(response).collect());
+        Ok(found.into_iter().map(response).collect())
     }
-    // Every token needs all weights.
-    let weights = collect(architecture, weights)?;
-    let stops = Stops::new(config, source)?;
-    let prompts: Vec<&[u32]> = requests.iter().map(Request::prompt).collect();
-    let mut answers = vec![Vec::new(); prompts.len()];
-    let most = config.generation.tokens;
-    generate_each(architecture, &weights, &prompts, most, device, |i, token| {
-        let answer: &mut Vec<u32> = &mut answers[i];
-        answer.push(token);
-        Ok(answer.len() < most && !stops.end(answer)?)
-    })?;
-    answers.iter().map(|answer| stops.cut(answer).map(Response::Text)).collect()
+
+    fn answers<W: Weights + Sync>(
+        &self,
+        weights: &W,
+        requests: &[Request],
+    ) -> Result<Vec<Response>> {
+        let stops = Stops::new(self.config, self.source)?;
+        let prompts: Vec<&[u32]> = requests.iter().map(Request::prompt).collect();
+        let mut answers = vec![Vec::new(); prompts.len()];
+        let most = self.config.generation.tokens;
+        generate_each(self.architecture, weights, &prompts, most, self.device, |i, token| {
+            let answer: &mut Vec<u32> = &mut answers[i];
+            answer.push(token);
+            Ok(answer.len() < most && !stops.end(answer)?)
+        })?;
+        answers.iter().map(|answer| stops.cut(answer).map(Response::Text)).collect()
+    }
 }
 
 /// The texts that end an answer.
