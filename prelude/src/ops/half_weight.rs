@@ -18,8 +18,9 @@ const MANY: usize = 4;
 /// A product of so few weights takes less time on one thread than others take to wake up.
 const FEW: usize = 1 << 18;
 
-/// Outputs whose sums advance together: one alone would wait for its additions.
-const TOGETHER: usize = 4;
+/// Bytes from a weight that is read to one that is asked for. Rows are too short for the processor to
+/// see that they follow one another.
+const AHEAD: usize = 4096;
 
 /// Returns `x W^T`, rows x outputs. `x` is rows x `inner`, `w` is outputs x `inner`.
 ///
@@ -80,38 +81,40 @@ fn widened(w: bf16) -> f32 {
 #[inline(always)]
 fn dots(x: &[f32], w: &[bf16], inner: usize, y: &mut [f32]) {
     let count = w.len() / inner;
-    for (x, y) in x.chunks(inner).zip(y.chunks_mut(count)) {
-        for (y, w) in y.chunks_mut(TOGETHER).zip(w.chunks(TOGETHER * inner)) {
-            match <&mut [f32; TOGETHER]>::try_from(&mut *y) {
-                Ok(y) => *y = sums(x, std::array::from_fn(|i| &w[i * inner..][..inner])),
-                Err(_) => {
-                    for (y, w) in y.iter_mut().zip(w.chunks(inner)) {
-                        [*y] = sums(x, [w]);
-                    }
-                }
-            }
+    for (output, w) in w.chunks(inner).enumerate() {
+        for (row, x) in x.chunks(inner).enumerate() {
+            y[row * count + output] = dot(x, w);
         }
     }
 }
 
-/// Returns the product of `x` with each of N rows.
+/// Returns the product of two rows. Two sets of sums alternate: one alone would wait for its
+/// additions.
 #[inline(always)]
-fn sums<const N: usize>(x: &[f32], w: [&[bf16]; N]) -> [f32; N] {
-    let (whole, rest) = x.as_chunks::<LANES>();
-    let rows = w.map(|w| w.as_chunks::<LANES>());
-    let mut lanes = [[0f32; LANES]; N];
-    for (i, x) in whole.iter().enumerate() {
-        for (lanes, (w, _)) in lanes.iter_mut().zip(&rows) {
-            for ((lane, x), w) in lanes.iter_mut().zip(x).zip(&w[i]) {
-                *lane += x * widened(*w);
-            }
+fn dot(x: &[f32], w: &[bf16]) -> f32 {
+    let ((whole, rest), (weights, others)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
+    let mut lanes = [[0f32; LANES]; 2];
+    for (i, (x, w)) in whole.iter().zip(weights).enumerate() {
+        ask_for(w.as_ptr().wrapping_byte_add(AHEAD));
+        for ((lane, x), w) in lanes[i % 2].iter_mut().zip(x).zip(w) {
+            *lane += x * widened(*w);
         }
     }
-    let mut totals = lanes.map(|lanes| lanes.into_iter().sum());
-    for (total, (_, w)) in totals.iter_mut().zip(&rows) {
-        *total += rest.iter().zip(*w).map(|(x, w)| x * widened(*w)).sum::<f32>();
+    let total: f32 = lanes[0].iter().zip(&lanes[1]).map(|(a, b)| a + b).sum();
+    total + rest.iter().zip(others).map(|(x, w)| x * widened(*w)).sum::<f32>()
+}
+
+/// Asks the processor to read the cache line of `weight` soon; the address may be any.
+#[inline(always)]
+fn ask_for(weight: *const bf16) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(weight.cast()) };
     }
-    totals
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = weight;
 }
 
 #[cfg(test)]
