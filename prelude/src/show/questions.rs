@@ -1,5 +1,7 @@
 //! The questions of tasks with their answers, as `eval --show` prints them.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::numbers::{count, number};
@@ -34,6 +36,41 @@ impl Scores {
 }
 
 impl Questions {
+    /// Returns the questions that are answered right, by the main metric of their task.
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, Evaluation, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// let files = vec!["mini_japanese".into()];
+    /// let scores = dam.eval_with(&Evaluation { files, limit: Some(4), ..Evaluation::default() })?;
+    /// let all = scores.show_questions();
+    /// assert_eq!(all.clone().right().rows.len() + all.clone().wrong().rows.len(), 4);
+    /// assert!(all.clone().better_than(&all).rows.is_empty());
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    pub fn right(mut self) -> Self {
+        self.rows.retain(is_right);
+        self
+    }
+
+    /// Returns the questions that are not answered right.
+    pub fn wrong(mut self) -> Self {
+        self.rows.retain(|row| !is_right(row));
+        self
+    }
+
+    /// Returns the questions that are answered right here, and not in `other`, another model's
+    /// answers to the same tasks.
+    pub fn better_than(self, other: &Self) -> Self {
+        let place = |row: &(String, String, TaskQuestion)| (row.0.clone(), row.2.document);
+        let known: BTreeSet<(String, usize)> =
+            other.rows.iter().filter(|row| is_right(row)).map(place).collect();
+        let mut right = self.right();
+        right.rows.retain(|row| !known.contains(&place(row)));
+        right
+    }
+
     fn table(&self) -> Table {
         let header = ["task", "question", "context", "target", "answer", "log-likelihood", "value"];
         let mut table = Table::new("", header);
@@ -51,6 +88,9 @@ impl Questions {
                         shown += &format!(" [{filter}: {}]", cut(&texts.join(", ")));
                     }
                 }
+                for reason in answer.failures.values() {
+                    shown += &format!(" [does not run: {}]", cut(reason));
+                }
                 let value = question.values.get(key).map_or_else(|| "-".into(), |x| number(*x));
                 table.rows.push(vec![
                     first(task.clone()),
@@ -65,6 +105,10 @@ impl Questions {
         }
         table
     }
+}
+
+fn is_right((_, key, question): &(String, String, TaskQuestion)) -> bool {
+    question.is_right(key) == Some(true)
 }
 
 /// A text on one line, cut in the middle if it is long.
