@@ -23,8 +23,17 @@ pub fn golden(name: &str) -> PathBuf {
 
 /// A writable copy of a golden checkpoint at `to`.
 pub fn copy_checkpoint(name: &str, to: &Path) {
+    copy_files(&golden(name), to);
+}
+
+/// A writable copy of the built-in model `name` at `to`.
+pub fn copy_builtin(name: &str, to: &Path) {
+    copy_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin").join(name), to);
+}
+
+fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(golden(name)).unwrap() {
+    for entry in std::fs::read_dir(from).unwrap() {
         let from = entry.unwrap().path();
         std::fs::write(to.join(from.file_name().unwrap()), std::fs::read(&from).unwrap()).unwrap();
     }

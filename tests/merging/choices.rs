@@ -14,13 +14,7 @@ use serde_json::{Value, json};
 
 /// A copy of `builtin:math` without its chat template.
 fn plain(to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in
-        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math")).unwrap()
-    {
-        let from = entry.unwrap().path();
-        fs::write(to.join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
-    }
+    crate::common::copy_builtin("math", to);
     let config = to.join("tokenizer_config.json");
     let mut settings: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     settings.as_object_mut().unwrap().remove("chat_template");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::common::{dam, data};
+use crate::common::{copy_builtin, dam, data};
 use serde_json::{Value, json};
 
 /// The largest difference of log-likelihoods, in nats per token.
@@ -66,12 +66,7 @@ fn run(directory: &Path, verbs: &str) -> Output {
 fn prepared() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let model = directory.path().join("math");
-    fs::create_dir(&model).unwrap();
-    let builtin = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
-    for entry in fs::read_dir(builtin).unwrap() {
-        let from = entry.unwrap().path();
-        fs::copy(&from, model.join(from.file_name().unwrap())).unwrap();
-    }
+    copy_builtin("math", &model);
     let config = model.join("config.json");
     let mut keys: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     keys["max_position_embeddings"] = json!(1024);

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
-use crate::common::{data, json};
+use crate::common::{copy_builtin, data, json};
 use dam_prelude::Error;
 use dam_prelude::candle_core::{DType, Device};
 use dam_prelude::checkpoint::Source;
@@ -110,12 +109,7 @@ fn tasks_agree_with_lm_evaluation_harness() {
 fn chats_agree_with_lm_evaluation_harness() {
     let directory = tempfile::tempdir().unwrap();
     let model = directory.path().join("math");
-    fs::create_dir(&model).unwrap();
-    let builtin = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
-    for entry in fs::read_dir(builtin).unwrap() {
-        let from = entry.unwrap().path();
-        fs::copy(&from, model.join(from.file_name().unwrap())).unwrap();
-    }
+    copy_builtin("math", &model);
     let mut questions = 0;
     let mut without = BTreeSet::new();
     for case in cases("expected_chat") {
