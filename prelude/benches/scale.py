@@ -98,7 +98,7 @@ def main(dam, directory, shape="7b", tokens="256", steps="3"):
                   if len(dims) == 2 and "embed" not in name)
     one = 2 * 3 * tokens * weights / flops / 1e9
     print(f"arithmetic of a step: {3 * one:.0f} s, and {one:.0f} s for the teachers, and {one:.0f} s to recompute")
-    for recompute in ["auto", "on"]:
+    for recompute in os.environ.get("RECOMPUTE", "auto,on").split(","):
         run = Watched(dam, f"load m0 m1 m2; data m0=0.jsonl m1=1.jsonl m2=2.jsonl; set recompute={recompute}; wrap; "
                       + "step; " * steps, directory)
         print(f"recompute={recompute}: peak {run.peak / 1e9:.2f} GB without page cache")

@@ -2,7 +2,7 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::template::{ConversationSize, Request, text_bytes, with_template};
+use super::template::{ConversationSize, Request, text_bytes, up_to_error, with_template};
 use crate::checkpoint::{Chat, Source};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -90,15 +90,9 @@ pub(crate) fn render(
     let bad = |reason: String| Error::ChatTemplate {
         source_name: source.name().into(),
         file: source.path().into(),
-        reason: truncate(reason),
+        reason,
     };
-    Ok(rendered.map_err(bad)?.into_iter().map(|one| one.map_err(truncate)).collect())
-}
-
-/// Truncates an error, since a template may raise one of any length.
-fn truncate(reason: String) -> String {
-    const CHARACTERS: usize = 500;
-    reason.chars().take(CHARACTERS).collect()
+    rendered.map_err(bad)
 }
 
 /// [`render`] with any templates.
@@ -216,7 +210,6 @@ fn render_all(
     template: &super::template::Template<'_>,
     conversations: &[&Conversation],
 ) -> Vec<std::result::Result<Rendered, String>> {
-    let mut failed = false;
     let one = |conversation: &&Conversation| {
         if interrupt::requested() {
             return Err("stopped".into());
@@ -247,10 +240,7 @@ fn render_all(
             fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation))
         })
     };
-    let rendered = conversations.iter().map(one);
-    let until_failed =
-        |one: &std::result::Result<_, _>| !std::mem::replace(&mut failed, one.is_err());
-    rendered.take_while(until_failed).collect()
+    up_to_error(conversations.iter().map(one))
 }
 
 fn render_plain(conversation: &Conversation) -> std::result::Result<Rendered, String> {

@@ -7,7 +7,9 @@ use std::result::Result as StdResult;
 use minijinja::value::Value;
 
 use super::chat::{message, role, text};
-use super::template::{ConversationSize, Request, Template, text_bytes, with_template};
+use super::template::{
+    ConversationSize, Request, Template, text_bytes, up_to_error, with_template,
+};
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -44,15 +46,13 @@ pub(crate) fn open_prompts(
             + MARK.len(),
     };
     let all = with_template(template, source.chat(), longest, |template| {
-        let mut failed = false;
         let rendered = conversations.iter().map(|conversation| {
             if interrupt::requested() {
                 return Err("stopped".into());
             }
             open_prompt(template, conversation)
         });
-        let until_failed = |one: &StdResult<_, _>| !std::mem::replace(&mut failed, one.is_err());
-        rendered.take_while(until_failed).collect()
+        up_to_error(rendered)
     });
     interrupt::check()?;
     all.map_err(bad)

@@ -49,7 +49,7 @@ pub(super) fn with_template<T: Send>(
     let compiled = || {
         let text = plain_blocks(template);
         let env = environment(&text, longest)?;
-        let compiled = env.template_from_str(&text).map_err(|e| e.to_string())?;
+        let compiled = env.template_from_str(&text).map_err(|e| shortened(e.to_string()))?;
         Ok(work(&Template { compiled, chat }))
     };
     on_large_stack(|| guarded(compiled))?
@@ -128,7 +128,21 @@ impl std::error::Error for Raised {}
 fn reason(error: &minijinja::Error) -> String {
     let raised =
         std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
-    raised.map_or_else(|| error.to_string(), Raised::to_string)
+    shortened(raised.map_or_else(|| error.to_string(), Raised::to_string))
+}
+
+/// Shortens an error: a template may raise one of any length.
+fn shortened(reason: String) -> String {
+    const CHARACTERS: usize = 500;
+    reason.chars().take(CHARACTERS).collect()
+}
+
+/// Returns what was rendered up to the first error, with that error.
+pub(super) fn up_to_error<T>(
+    rendered: impl Iterator<Item = Result<T, String>>,
+) -> Vec<Result<T, String>> {
+    let mut failed = false;
+    rendered.take_while(|one| !std::mem::replace(&mut failed, one.is_err())).collect()
 }
 
 /// The sandbox for `template`, which may come from an untrusted model.

@@ -126,8 +126,8 @@ fn for_continuations<'e, W: Weights + ?Sized>(
             kept.iter().map(|(_, run)| *run).filter(|run| !run.is_empty()).collect();
         // Choices share their question, which runs once. A batch has examples of one question only,
         // or its last digits would depend on others.
-        let empty = || Inputs::beginning(trunk(architecture, &run));
-        let (mut batch, mut own) = (empty(), Vec::new());
+        let trunk = trunk(architecture, &run);
+        let (mut batch, mut own) = (Inputs::beginning(trunk), Vec::new());
         let mut rows = 0;
         for (i, (example, (ids, run))) in examples.iter().zip(&kept).enumerate() {
             let count = example.ids.len() - example.prompt.min(example.ids.len());
@@ -136,7 +136,7 @@ fn for_continuations<'e, W: Weights + ?Sized>(
                 continue;
             }
             if batch.is_full(run.len()) {
-                inputs.push(std::mem::replace(&mut batch, empty()));
+                inputs.push(std::mem::replace(&mut batch, Inputs::beginning(trunk)));
                 places.push(std::mem::take(&mut own));
                 rows = 0;
             }

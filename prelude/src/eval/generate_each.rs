@@ -4,7 +4,7 @@
 use candle_core::{D, Device, Tensor};
 
 use super::generate::in_pool;
-use super::groups::trunk;
+use super::groups::{BATCH_TOKENS, trunk};
 use crate::checkpoint::Architecture;
 use crate::error::Result;
 use crate::interrupt;
@@ -15,9 +15,6 @@ const TOGETHER: usize = 16;
 
 /// The maximum memory in bytes of their keys and values.
 const CACHE_BYTES: usize = 1 << 30;
-
-/// The maximum number of tokens of a step, unless it has one sequence.
-const STEP_TOKENS: usize = 4096;
 
 /// An answer that is being generated.
 struct Answer {
@@ -62,7 +59,7 @@ pub(super) fn generate_each<W: Weights + Sync + ?Sized>(
         let mut tokens: usize = answers.iter().map(|answer| answer.next.len()).sum();
         while let Some((prompt, ids)) = waiting.next_if(|(_, ids)| {
             let more = tokens + ids.len() - shared.len();
-            answers.is_empty() || (answers.len() < together && more <= STEP_TOKENS)
+            answers.is_empty() || (answers.len() < together && more <= BATCH_TOKENS)
         }) {
             let next = ids[shared.len()..].to_vec();
             tokens += next.len();

@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::model::{Decoder, Weights, chunks};
 
 /// The maximum number of tokens of a batch, unless it has one sequence.
-const BATCH_TOKENS: usize = 4096;
+pub(super) const BATCH_TOKENS: usize = 4096;
 
 /// The maximum number of tokens of a group, unless it has one batch. Two hidden states of each are
 /// in memory at most, 128 MiB per 1024 hidden units in f32, beside one layer's weights and one

@@ -96,8 +96,8 @@ impl Compare {
         Evaluation {
             files: self.files.clone(),
             limit: self.limit,
-            max_length: None,
             chat: self.chat,
+            ..Evaluation::default()
         }
     }
 }

@@ -119,9 +119,8 @@ fn question(
     let prefix = fields.plain("gen_prefix", document, prefix)?;
     let context = |text: &str, delimiter: &str| {
         let between = if joins(text, &prefix) { "" } else { delimiter };
-        let own = [Turn::new("user", text, between), Turn::new("assistant", &*prefix, "")];
-        let own = own.into_iter().take(1 + usize::from(!prefix.is_empty()));
-        before.iter().cloned().chain(own).collect()
+        let own = [Turn::new("user", text, between)];
+        before.iter().cloned().chain(own).chain(begun(&prefix)).collect()
     };
     let turns = if shape.has_contexts {
         if config.metrics.iter().any(|metric| metric.is_mutual()) {
@@ -184,6 +183,11 @@ fn joins(before: &str, after: &str) -> bool {
         || after.starts_with(is_space)
 }
 
+/// The beginning of an answer, if there is one.
+fn begun(prefix: &str) -> Option<Turn> {
+    (!prefix.is_empty()).then(|| Turn::new("assistant", prefix, ""))
+}
+
 /// An example with its answer.
 fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result<Vec<Turn>> {
     let layout = &fields.config.examples;
@@ -216,8 +220,7 @@ fn example(fields: &Fields<'_>, shape: &Shape, document: Document<'_>) -> Result
     };
     let question = Turn::new("user", question, between);
     if !has_answer {
-        let prefix = Some(Turn::new("assistant", &*prefix, "")).filter(|_| !prefix.is_empty());
-        return Ok([question].into_iter().chain(prefix).collect());
+        return Ok([question].into_iter().chain(begun(&prefix)).collect());
     }
     let is_index = target.is_integer() || target.kind() == ValueKind::Bool;
     let answer = match target.as_str() {
