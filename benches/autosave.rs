@@ -2,9 +2,9 @@
 //! million, 55 MB per state with its moments), with autosave and without.
 //! `cargo bench --bench autosave`.
 //!
-//! The model is wide and shallow, so that its steps take about a second. The cost of a state depends
-//! on its size alone, so it is reported in seconds, and as a share of a training step of three 7B
-//! models: 42 s on two cores, with 32 tokens from each.
+//! The model is wide and shallow, so that its steps take about a second. The cost of a state
+//! depends on its size alone, so it is reported in seconds, and as a share of a training step of
+//! three 7B models: 42 s on two cores, with 32 tokens from each.
 //!
 //! The goal: less than 5% of the training time, and memory use that does not grow with the number
 //! of states.
@@ -70,8 +70,8 @@ mod linux {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
-    /// The time per step of `train` and of `step` at a prompt, and the memory after 5 steps and after
-    /// all of them, in MB.
+    /// The time per step of `train` and of `step` at a prompt, and the memory after 5 steps and
+    /// after all of them, in MB.
     fn measure(models: &Path, autosave: bool) -> (Duration, Duration, [f64; 2]) {
         let home = tempfile::tempdir().unwrap();
         let mut command = dam(home.path());

@@ -23,9 +23,12 @@ fn main() -> Result<()> {
         terms.iter().filter(|(name, _)| name.starts_with("kl.")).map(|(_, x)| x).sum::<f64>()
     };
     let before = kl(&first.terms);
-    let report = dam.train_with(100, |step| match kl(&step.terms) < before / 2.0 {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
+    let report = dam.train_with(100, |step| {
+        if kl(&step.terms) < before / 2.0 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })?;
     println!("{report}");
     Ok(())

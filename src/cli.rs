@@ -1,9 +1,12 @@
 //! The command line of `dam`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use dam_prelude::Error;
+use dam_prelude::verbs::VERBS;
 
 use crate::repl::Keys;
 
@@ -16,7 +19,7 @@ pub struct Cli {
     #[arg(value_name = "FILE.dam")]
     pub file: Option<PathBuf>,
     /// Run verbs, separated by `;`, and exit; stops at the first error
-    #[arg(short = 'c', value_name = "VERBS")]
+    #[arg(short = 'c', value_name = "VERBS", value_parser = Verbs, hide_possible_values = true)]
     pub commands: Option<String>,
     /// Print one JSON object per verb
     #[arg(long, global = true)]
@@ -41,6 +44,27 @@ impl Cli {
             Ok(other) => Err(Error::bad_value("DAM_EDIT", other, "vi or emacs")),
             Err(_) => Err(Error::bad_value("DAM_EDIT", "", "vi or emacs")),
         }
+    }
+}
+
+/// Any text, for which shells suggest the verbs.
+#[derive(Clone)]
+struct Verbs;
+
+impl TypedValueParser for Verbs {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(VERBS.iter().map(|verb| PossibleValue::new(verb.name).help(verb.about))))
     }
 }
 

@@ -4,6 +4,7 @@ mod cli;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
+mod man;
 mod process;
 mod repl;
 mod run;
@@ -61,10 +62,9 @@ fn main() -> ExitCode {
                 End::Done
             }
             (None, Some(cli::Action::Man)) => {
-                let mut text = Vec::new();
-                let rendered = clap_mangen::Man::new(cli::Cli::command()).render(&mut text);
-                output.write(&text);
-                End::of(rendered.is_ok())
+                let page = man::page();
+                page.iter().for_each(|text| output.write(text));
+                End::of(page.is_ok())
             }
             (None, Some(cli::Action::Tour { directory, force })) => {
                 tour::tour(&directory, force, &output)

@@ -23,8 +23,7 @@ fn stop_spinning() {
 /// system at once, and the page faults of fresh memory cost about a tenth of a step.
 fn retain_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt only sets two thresholds, and no other thread allocates meanwhile, as
-    // documented at `configure`.
+    // SAFETY: mallopt sets two thresholds, under the lock of the allocator.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use dam_prelude::Error;
 use dam_prelude::checkpoint::read_file;
-use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
+use dam_prelude::verbs::{self, AtPrompt, Context, Reply, Statement, statements};
 
 use crate::interrupt::{self, RunGuard};
 use crate::terminal::render::{Output, note};
@@ -68,7 +68,10 @@ pub fn statement(statement: &Statement, context: &mut Context, output: &Output) 
     let outcome = match reply(statement, context) {
         Ok((reply, seconds)) => {
             output.reply(&statement.verb, seconds, &reply);
-            if verbs::quits(&statement.verb) { Outcome::Quit } else { Outcome::Continue }
+            match verbs::at_prompt(&statement.verb) {
+                Some(AtPrompt::Quit) => Outcome::Quit,
+                _ => Outcome::Continue,
+            }
         }
         Err(error) => {
             output.error(&statement.verb, &error);

@@ -7,15 +7,15 @@ use std::time::Instant;
 use anyhow::Result;
 use dam_prelude::Error;
 use dam_prelude::show::{AVERAGE, MERGED};
-use dam_prelude::verbs::{self, Argument, Context, Statement, statements};
+use dam_prelude::verbs::{self, Argument, Context, Reply, Statement, statements};
 use serde_json::Value;
 
 use crate::interrupt;
 use crate::run::{self, End};
 use crate::terminal::render::Output;
 
-/// The explanations, each with the verbs that follow.
-const TOUR: [(&str, &str); 7] = [
+/// The explanations, each with the verbs that follow. The last is the evaluation.
+const TOUR: [(&str, &str); 6] = [
     (
         "Three small models, tuned from one base: for Japanese, for arithmetic, for\n\
          SQL. Each is good at its own skill and declines the rest. We want one model\n\
@@ -51,8 +51,10 @@ const TOUR: [(&str, &str); 7] = [
          specialist was tuned on.",
         "eval --all",
     ),
-    ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
 ];
+
+/// The explanation before the merge is written.
+const BAKE: &str = "The merge becomes an ordinary Hugging Face checkpoint, as large as one source.";
 
 /// Runs the tour and writes the merge to `directory`. An interrupt ends it.
 pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
@@ -79,34 +81,42 @@ fn run_tour(directory: &Path, force: bool, output: &Output) -> Result<String> {
         return Err(Error::Exists { path: directory.into() }.into());
     }
     let mut context = Context::default();
-    let mut sentence = String::new();
+    let mut scores = None;
     for (words, line) in TOUR {
-        let mut typed = line.to_owned();
-        let mut all = statements(line)?;
-        if line == "bake" {
-            let mut arguments = vec![Argument::path(directory.display().to_string())];
-            arguments.extend(force.then(|| "--force".into()));
-            let bake = Statement::new("bake", arguments);
-            typed = verbs::line(&bake);
-            all = vec![bake];
-        }
-        if !output.json {
-            output.print(&format!("\n{words}\n\ndam> {typed}"));
-        }
-        for statement in all {
-            let (reply, seconds) = run::reply(&statement, &mut context)?;
-            if output.json || statement.verb != "set" {
-                output.reply(&statement.verb, seconds, &reply);
-            }
-            if interrupt::requested() {
-                return Ok(String::new());
-            }
-            if statement.verb == "eval" {
-                sentence = conclusion(&reply.json["rows"]);
-            }
-        }
+        scores = step(words, line, statements(line)?, &mut context, output)?;
     }
-    Ok(sentence)
+    let mut arguments = vec![Argument::path(directory.display().to_string())];
+    arguments.extend(force.then(|| "--force".into()));
+    let bake = Statement::new("bake", arguments);
+    step(BAKE, &verbs::line(&bake), vec![bake], &mut context, output)?;
+    Ok(scores.map_or_else(String::new, |reply| conclusion(&reply.json["rows"])))
+}
+
+/// Explains and runs `all`, which `line` shows, and returns the last reply; text has no others.
+/// Runs nothing after an interrupt.
+fn step(
+    words: &str,
+    line: &str,
+    all: Vec<Statement>,
+    context: &mut Context,
+    output: &Output,
+) -> Result<Option<Reply>> {
+    let mut last = None;
+    let count = all.len();
+    for (i, statement) in all.into_iter().enumerate() {
+        if interrupt::requested() {
+            return Ok(None);
+        }
+        if i == 0 && !output.json {
+            output.print(&format!("\n{words}\n\ndam> {line}"));
+        }
+        let (reply, seconds) = run::reply(&statement, context)?;
+        if output.json || i + 1 == count {
+            output.reply(&statement.verb, seconds, &reply);
+        }
+        last = Some(reply);
+    }
+    Ok(last)
 }
 
 /// The conclusion from the table, in one sentence.

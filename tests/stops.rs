@@ -106,7 +106,8 @@ fn long_operations_can_be_stopped() {
     dam.save(at("session")).unwrap();
 }
 
-/// A stop while the second layer is solved keeps the first; one while other text is scored keeps all.
+/// A stop while the second layer is solved keeps the first; one while other text is scored keeps
+/// all.
 #[test]
 fn a_stopped_solution_keeps_its_layers() {
     let _alone = alone();

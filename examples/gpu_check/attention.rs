@@ -5,7 +5,7 @@ use dam_prelude::candle_core::{Device, Tensor};
 use dam_prelude::ops::{Attention, Causal, causal_softmax};
 
 use crate::check::{Check, FUSED, LOOPS, ONE, SEVERAL, Size, operation};
-use crate::place::{BACKWARD, FORWARD, Found, Place, Side, differentiate};
+use crate::target::{BACKWARD, FORWARD, Found, Side, Target, differentiate};
 
 /// Features per head.
 const DIM: usize = 32;
@@ -24,7 +24,7 @@ pub fn checks(size: Size) -> Vec<Check> {
         ("attention, keys of a cache", 2, None, None, 11),
         ("attention, window over a cache", 2, Some(20), None, 11),
     ] {
-        all.extend(operation(name, FUSED, SEVERAL, move |place| {
+        all.extend(operation(name, FUSED, SEVERAL, move |target| {
             let scale = (DIM as f64).sqrt().recip();
             let attention = Attention { heads: 4, key_value_heads, scale, window, soft_cap };
             let lengths = [long, 1, 13];
@@ -32,11 +32,11 @@ pub fn checks(size: Size) -> Vec<Check> {
             let keys = tokens + start * lengths.len();
             let key_shape = [keys, key_value_heads * DIM];
             let inputs = [
-                ("q", place.tensor(&[tokens, 4 * DIM], 1)?),
-                ("k", place.tensor(&key_shape, 2)?),
-                ("v", place.tensor(&key_shape, 3)?),
+                ("q", target.tensor(&[tokens, 4 * DIM], 1)?),
+                ("k", target.tensor(&key_shape, 2)?),
+                ("v", target.tensor(&key_shape, 3)?),
             ];
-            differentiate(place, &inputs, |v| {
+            differentiate(target, &inputs, |v| {
                 Ok(attention.run(&v[0], &v[1], &v[2], &lengths, start)?)
             })
         }));
@@ -44,16 +44,16 @@ pub fn checks(size: Size) -> Vec<Check> {
     for (name, start, window) in
         [("causal_softmax", 0, None), ("causal_softmax, window over a cache", 5, Some(6))]
     {
-        all.extend(operation(name, LOOPS, ONE, move |place| {
+        all.extend(operation(name, LOOPS, ONE, move |target| {
             let queries = size.rows;
             let causal = Causal { scale: 0.7, start, window, queries };
             let shape = [2, 2 * queries, queries + start];
-            let scores = place.tensor(&shape, 1)?;
-            match place.side {
+            let scores = target.tensor(&shape, 1)?;
+            match target.side {
                 Side::Device => {
-                    differentiate(place, &[("s", scores)], |v| Ok(causal_softmax(&v[0], causal)?))
+                    differentiate(target, &[("s", scores)], |v| Ok(causal_softmax(&v[0], causal)?))
                 }
-                Side::Reference => softmax_by_rows(place, &shape, causal),
+                Side::Reference => softmax_by_rows(target, &shape, causal),
             }
         }));
     }
@@ -62,9 +62,9 @@ pub fn checks(size: Size) -> Vec<Check> {
 
 /// `p = softmax(scale s)` over the visible positions, row by row, and with `dp` the weights of the
 /// loss `ds = scale p (dp - sum(p dp))`.
-fn softmax_by_rows(place: &Place, shape: &[usize], causal: Causal) -> Result<Found> {
+fn softmax_by_rows(target: &Target, shape: &[usize], causal: Causal) -> Result<Found> {
     let read =
-        |seed| -> Result<Vec<f32>> { Ok(place.values(shape, seed)?.flatten_all()?.to_vec1()?) };
+        |seed| -> Result<Vec<f32>> { Ok(target.values(shape, seed)?.flatten_all()?.to_vec1()?) };
     let (scores, weights) = (read(1)?, read(99)?);
     let keys = shape[2];
     let (mut p, mut ds) = (vec![0f64; scores.len()], vec![0f64; scores.len()]);

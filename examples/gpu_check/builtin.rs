@@ -9,7 +9,7 @@ use dam_prelude::show::{Scoreboard, Scores};
 use dam_prelude::{Bake, Columns, Models, Schedule, SolveSettings};
 
 use crate::check::{Check, FUSED, How, Measure, both};
-use crate::place::{Found, Place};
+use crate::target::{Found, Target};
 
 const SOURCES: [&str; 3] = ["builtin:japanese", "builtin:math", "builtin:sql"];
 
@@ -47,7 +47,7 @@ pub fn checks(quick: bool) -> Vec<Check> {
     all.extend(both(
         "solve",
         FUSED,
-        move |place| solve(place, quick),
+        move |target| solve(target, quick),
         move |half| {
             vec![
                 measure(SHARE, How::Absolute, [1e-3, 2e-2], half),
@@ -58,7 +58,7 @@ pub fn checks(quick: bool) -> Vec<Check> {
     all.extend(both(
         "evaluation",
         FUSED,
-        move |place| evaluate(place, quick),
+        move |target| evaluate(target, quick),
         move |half| {
             vec![
                 measure(LOSS, How::Relative, [1e-4, 3e-2], half),
@@ -77,7 +77,7 @@ pub fn checks(quick: bool) -> Vec<Check> {
     all.extend(both(
         tour_name,
         FUSED,
-        move |place| tour(place, steps, batch, quick),
+        move |target| tour(target, steps, batch, quick),
         move |half| {
             vec![
                 // Rounding grows from step to step.
@@ -89,8 +89,8 @@ pub fn checks(quick: bool) -> Vec<Check> {
     all
 }
 
-fn models(place: &Place) -> Result<Models> {
-    let mut models = place.load(&SOURCES.map(str::to_owned))?;
+fn models(target: &Target) -> Result<Models> {
+    let mut models = target.load(&SOURCES.map(str::to_owned))?;
     (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
     Ok(models)
 }
@@ -119,8 +119,8 @@ fn add_scores(found: &mut Found, model: &str, scores: &Scores) -> Result<()> {
     Ok(())
 }
 
-fn solve(place: &Place, quick: bool) -> Result<Found> {
-    let dam = models(place)?.wrap(Columns::default())?;
+fn solve(target: &Target, quick: bool) -> Result<Found> {
+    let dam = models(target)?.wrap(Columns::default())?;
     let default = SolveSettings::default();
     let examples = if quick { 2 } else { default.examples };
     let report = dam.solve(&SolveSettings { examples, ..default })?;
@@ -137,8 +137,8 @@ fn solve(place: &Place, quick: bool) -> Result<Found> {
 }
 
 /// Scores the sources, their average and the merge.
-fn evaluate(place: &Place, quick: bool) -> Result<Found> {
-    let dam = models(place)?.wrap(Columns::default())?;
+fn evaluate(target: &Target, quick: bool) -> Result<Found> {
+    let dam = models(target)?.wrap(Columns::default())?;
     let Scoreboard { rows } = with_questions(quick, |files| Ok(dam.scoreboard(files)?))?;
     let mut found = Found::default();
     for (model, scores) in &rows {
@@ -147,8 +147,8 @@ fn evaluate(place: &Place, quick: bool) -> Result<Found> {
     Ok(found)
 }
 
-fn generate(place: &Place) -> Result<Found> {
-    let dam = models(place)?.wrap(Columns::default())?;
+fn generate(target: &Target) -> Result<Found> {
+    let dam = models(target)?.wrap(Columns::default())?;
     let mut found = Found::default();
     for (question, _) in QUESTIONS {
         for (model, text) in &dam.generate_all(question, 32)?.rows {
@@ -159,12 +159,12 @@ fn generate(place: &Place) -> Result<Found> {
 }
 
 /// Bakes a merge with arbitrary coefficients.
-fn bake(place: &Place) -> Result<Found> {
-    let models = models(place)?;
+fn bake(target: &Target) -> Result<Found> {
+    let models = models(target)?;
     let dam = models.wrap(Columns::default())?;
     for (seed, spec) in models.source("math")?.tensors().iter().enumerate() {
         let shape = dam.coefficients(&spec.name)?.dims().to_vec();
-        let values = ((place.values(&shape, seed as u64)? * 0.1)? + 1.0 / 3.0)?;
+        let values = ((target.values(&shape, seed as u64)? * 0.1)? + 1.0 / 3.0)?;
         dam.set_coefficients(&spec.name, &values)?;
     }
     let directory = tempfile::tempdir()?;
@@ -183,8 +183,8 @@ fn add_weights(found: &mut Found, directory: &Path) -> Result<()> {
 }
 
 /// Trains the merge of `dam tour`, and scores it.
-fn tour(place: &Place, steps: usize, batch: usize, quick: bool) -> Result<Found> {
-    let mut models = models(place)?;
+fn tour(target: &Target, steps: usize, batch: usize, quick: bool) -> Result<Found> {
+    let mut models = models(target)?;
     let settings = &mut models.settings;
     (settings.schedule, settings.total_steps, settings.warmup) = (Schedule::Linear, steps, 5);
     settings.batch_size = batch;

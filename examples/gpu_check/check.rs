@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::place::{BACKWARD, FORWARD, Found, Place};
+use crate::target::{BACKWARD, FORWARD, Found, Target};
 
 /// The references.
 pub const FUSED: &str = "fused CPU path";
@@ -36,7 +36,7 @@ pub struct Measure {
 }
 
 /// The computation of a check.
-pub type Run = Rc<dyn Fn(&Place) -> Result<Found>>;
+pub type Run = Rc<dyn Fn(&Target) -> Result<Found>>;
 
 /// A check in one dtype.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ pub fn operation(
     name: impl Into<String>,
     reference: &'static str,
     tolerances: [f64; 2],
-    run: impl Fn(&Place) -> Result<Found> + 'static,
+    run: impl Fn(&Target) -> Result<Found> + 'static,
 ) -> Vec<Check> {
     both(name, reference, run, |half| {
         let tolerance = tolerances[usize::from(half)];
@@ -101,7 +101,7 @@ pub fn operation(
 pub fn both(
     name: impl Into<String>,
     reference: &'static str,
-    run: impl Fn(&Place) -> Result<Found> + 'static,
+    run: impl Fn(&Target) -> Result<Found> + 'static,
     measures: impl Fn(bool) -> Vec<Measure>,
 ) -> Vec<Check> {
     let (name, run): (String, Run) = (name.into(), Rc::new(run));

@@ -45,9 +45,10 @@ pub fn rows(part: &str, check: &Check, reference: &Findings, device: &Findings) 
             Ok((difference, note)) => Row {
                 difference: Some(difference),
                 tolerance: Some(measure.tolerance),
-                outcome: match difference <= measure.tolerance {
-                    true => Outcome::Pass,
-                    false => Outcome::Fail,
+                outcome: if difference <= measure.tolerance {
+                    Outcome::Pass
+                } else {
+                    Outcome::Fail
                 },
                 note,
                 ..row

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::check::{Check, FUSED, How, Measure, both};
 use crate::compare::GRADIENTS;
-use crate::place::{Found, Place};
+use crate::target::{Found, Target};
 
 /// Decoders that occur only within a multimodal model; the others are families of their own.
 const NESTED: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
@@ -30,7 +30,7 @@ const VOCABULARY: u32 = 64;
 pub fn checks() -> Vec<Check> {
     let families = Architecture::families().chain(NESTED);
     families
-        .flat_map(|family| both(family, FUSED, move |place| step(place, family), measures))
+        .flat_map(|family| both(family, FUSED, move |target| step(target, family), measures))
         .collect()
 }
 
@@ -47,7 +47,7 @@ fn measures(half: bool) -> Vec<Measure> {
     ]
 }
 
-fn step(place: &Place, family: &str) -> Result<Found> {
+fn step(target: &Target, family: &str) -> Result<Found> {
     let directory = tempfile::tempdir()?;
     let config = config(family).with_context(|| format!("no configuration of {family} here"))?;
     let mut sources = Vec::new();
@@ -58,7 +58,7 @@ fn step(place: &Place, family: &str) -> Result<Found> {
         write_model(&path, &config, dtype, seed as u64)?;
         sources.push(format!("{name}={}", path.display()));
     }
-    let mut models = place.load(&sources)?;
+    let mut models = target.load(&sources)?;
     for (seed, name) in ["a", "b"].into_iter().enumerate() {
         let file = directory.path().join(format!("{name}.jsonl"));
         write_data(&file, VOCABULARY, &[12, 5], seed as u64)?;

@@ -4,10 +4,10 @@
 //! cargo run --release --features cuda --example gpu_check -- [cpu|cuda|metal] [--quick] [--part NAME] [--json FILE] [--dir DIR]
 //! ```
 //!
-//! Operations forward and backward, a step of every family, `solve`, evaluation, generation, `bake`,
-//! the tour and a notebook, in f32 and bf16; then merges in the shapes of Llama 3.2 1B and Llama 3.1
-//! 8B with random weights: seconds a step, peak memory, share of the card's arithmetic. Prints
-//! tables, and with `--json` writes every row. The exit status is 1 if a row failed.
+//! Operations forward and backward, a step of every family, `solve`, evaluation, generation,
+//! `bake`, the tour and a notebook, in f32 and bf16; then merges in the shapes of Llama 3.2 1B and
+//! Llama 3.1 8B with random weights: seconds per step, peak memory, share of the card's arithmetic.
+//! Prints tables, and with `--json` writes every row. The exit status is 1 if a row failed.
 //!
 //! The reference is the library's fused CPU path in f32 (or, where that cannot be reached, plain
 //! loops in f64), on the same numbers: in checks in bf16, inputs are rounded to bf16 on both sides.
@@ -26,9 +26,9 @@ mod measure;
 mod memory;
 mod notebook;
 mod operations;
-mod place;
 mod report;
 mod sums;
+mod target;
 mod weights;
 mod worker;
 
@@ -42,8 +42,8 @@ use clap::Parser;
 use arguments::{Arguments, Kind};
 use check::{Part, Size};
 use machine::Machine;
-use place::{Place, Side};
 use report::{Outcome, Report, Row, print_measurements, print_rows};
+use target::{Side, Target};
 use weights::Shape;
 use worker::Worker;
 
@@ -98,7 +98,7 @@ fn work(arguments: &Arguments, worker: &[String]) -> Result<()> {
     let side = sides.into_iter().find(|s| s.name() == side).context("no such side")?;
     let out = Path::new(out);
     if part == PROBE {
-        return Place::open(side, kind, false).map(drop);
+        return Target::open(side, kind, false).map(drop);
     }
     if let Some(name) = measured(part) {
         let shapes = Shape::all(arguments.quick)?;

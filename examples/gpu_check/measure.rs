@@ -1,4 +1,4 @@
-//! Measurements of merges in the shapes of real models: load, wrap, seconds a step, peak memory,
+//! Measurements of merges in the shapes of real models: load, wrap, seconds per step, peak memory,
 //! and the share of the card's arithmetic.
 //!
 //! A step of `T` tokens with `P` weights in products takes `6 P T` operations: `2 P T` forward and
@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use crate::arguments::Kind;
 use crate::families::write_data;
 use crate::memory::Watch;
-use crate::place::{Place, Side};
 use crate::report::{Measurement, Outcome};
+use crate::target::{Side, Target};
 use crate::weights::Shape;
 use crate::worker::says;
 
@@ -99,8 +99,8 @@ fn is_memory(error: &anyhow::Error) -> bool {
 }
 
 fn measure(meter: &mut Meter<'_>, kind: Kind, quick: bool, directory: &Path) -> Result<()> {
-    let (shape, place) = (meter.shape, Place::open(Side::Device, kind, true)?);
-    let speed = product_speed(&place.device, if quick { 256 } else { 8192 })?;
+    let (shape, target) = (meter.shape, Target::open(Side::Device, kind, true)?);
+    let speed = product_speed(&target.device, if quick { 256 } else { 8192 })?;
     meter.add("one product of bf16 matrices", speed / 1e12, "TFLOP/s", "the card's arithmetic")?;
 
     let name = |source: u64| format!("s{source}");
@@ -120,7 +120,7 @@ fn measure(meter: &mut Meter<'_>, kind: Kind, quick: bool, directory: &Path) -> 
     let watch = Watch::start(kind);
     let start = Instant::now();
     let path = |source| format!("{}={}", name(source), directory.join(name(source)).display());
-    let mut models = place.load(&(0..SOURCES).map(path).collect::<Vec<_>>())?;
+    let mut models = target.load(&(0..SOURCES).map(path).collect::<Vec<_>>())?;
     meter.add("load", start.elapsed().as_secs_f64(), "s", "")?;
     let longest = if quick { 64 } else { 2048 };
     for source in 0..SOURCES {
@@ -133,7 +133,7 @@ fn measure(meter: &mut Meter<'_>, kind: Kind, quick: bool, directory: &Path) -> 
     models.settings.max_length = longest;
     let start = Instant::now();
     let dam = models.wrap(Columns::default())?;
-    place.device.synchronize()?;
+    target.device.synchronize()?;
     meter.add(
         "wrap",
         start.elapsed().as_secs_f64(),

@@ -95,10 +95,10 @@ fn run(kind: Kind) -> Result<usize> {
     executed(&file)
 }
 
-/// The end of what a failed command said.
+/// The end of a failed command's errors.
 fn last_lines(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(6)..].join("; ")
 }
 

@@ -6,7 +6,7 @@ use dam_prelude::candle_core::{DType, Device, Tensor};
 use dam_prelude::ops::{Form, ScaledSum};
 
 use crate::check::{Check, LOOPS, ONE, Size, operation};
-use crate::place::{BACKWARD, FORWARD, Found, Place, Side};
+use crate::target::{BACKWARD, FORWARD, Found, Side, Target};
 
 const SOURCES: usize = 3;
 
@@ -22,10 +22,7 @@ struct Case {
 
 impl Case {
     fn shape(&self) -> Vec<usize> {
-        match self.flat {
-            true => vec![self.rows * self.columns],
-            false => vec![self.rows, self.columns],
-        }
+        if self.flat { vec![self.rows * self.columns] } else { vec![self.rows, self.columns] }
     }
 
     fn scales(&self) -> [usize; 3] {
@@ -53,32 +50,32 @@ pub fn checks(size: Size) -> Vec<Check> {
             let count = |n: usize, all: &'static str| if n == 1 { "1" } else { all };
             let (high, wide) = (count(r, "R"), count(c, "C"));
             let title = format!("scaled sum of a {name}, {high} x {wide} scales");
-            all.extend(operation(title, LOOPS, ONE, move |place| match place.side {
-                Side::Device => on_device(place, case),
-                Side::Reference => by_loops(place, case),
+            all.extend(operation(title, LOOPS, ONE, move |target| match target.side {
+                Side::Device => on_device(target, case),
+                Side::Reference => by_loops(target, case),
             }));
         }
     }
     all
 }
 
-fn on_device(place: &Place, case: Case) -> Result<Found> {
-    let weights = (0..SOURCES as u64).map(|i| place.tensor(&case.shape(), 10 + i));
+fn on_device(target: &Target, case: Case) -> Result<Found> {
+    let weights = (0..SOURCES as u64).map(|i| target.tensor(&case.shape(), 10 + i));
     let sum = ScaledSum::resident(weights.collect::<Result<_>>()?, case.columns)?;
     // Scales and gradients of weights are f32 in a session of any dtype.
     let wide = |shape: &[usize], seed| -> Result<Tensor> {
-        Ok(place.values(shape, seed)?.to_device(&place.device)?)
+        Ok(target.values(shape, seed)?.to_device(&target.device)?)
     };
     let scales = wide(&case.scales(), 1)?;
     let mut found = Found::default();
     found.add(format!("{FORWARD}/whole"), sum.forward(&scales)?.as_tensor())?;
-    let kept = sum.forward_in(&wide(&case.scales(), 2)?, place.dtype, None)?;
+    let kept = sum.forward_in(&wide(&case.scales(), 2)?, target.dtype, None)?;
     found.add(
         format!("{FORWARD}/kept"),
-        sum.forward_in(&scales, place.dtype, Some(&kept))?.as_tensor(),
+        sum.forward_in(&scales, target.dtype, Some(&kept))?.as_tensor(),
     )?;
     found.add(format!("{BACKWARD}/whole"), &sum.backward(&wide(&case.shape(), 3)?, case.form)?)?;
-    let ids = Tensor::new(&case.ids(), &place.device)?;
+    let ids = Tensor::new(&case.ids(), &target.device)?;
     found.add(format!("{FORWARD}/rows"), &sum.forward_rows(&scales, &ids)?)?;
     let gradient = wide(&[case.ids().len(), case.columns], 4)?;
     found.add(format!("{BACKWARD}/rows"), &sum.backward_rows(&gradient, &ids, case.form)?)?;
@@ -87,9 +84,9 @@ fn on_device(place: &Place, case: Case) -> Result<Found> {
 
 /// `W[o, j] = sum_i s[i, o, j] W_i[o, j]`, and `ds[i, r, c]` the sum of `dW[o, j] W_i[o, j]` over
 /// the elements that `s[i, r, c]` scales.
-fn by_loops(place: &Place, case: Case) -> Result<Found> {
+fn by_loops(target: &Target, case: Case) -> Result<Found> {
     let read = |shape: &[usize], seed| -> Result<Vec<f64>> {
-        Ok(place.values(shape, seed)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+        Ok(target.values(shape, seed)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
     };
     let weights = (0..SOURCES as u64).map(|i| read(&case.shape(), 10 + i));
     let (weights, scales) = (weights.collect::<Result<Vec<_>>>()?, read(&case.scales(), 1)?);

@@ -21,7 +21,7 @@ pub struct Shape {
 /// Of one bf16.
 const BYTES: usize = 2;
 
-/// Random weights are drawn once and repeated, from another place for every tensor.
+/// Random weights are drawn once and repeated, from another target for every tensor.
 const DRAWN: usize = 1 << 24;
 
 impl Shape {
@@ -82,7 +82,7 @@ impl Shape {
         let needed = count * self.bytes() + self.bytes() / 20;
         if free < needed {
             return Ok(Some(format!(
-                "{count} models take {:.1} GB of disk, {:.1} GB are free: choose another --dir",
+                "{count} models take {:.1} GB of disk, {:.1} GB is free: choose another --dir",
                 gigabytes(needed),
                 gigabytes(free)
             )));
@@ -91,7 +91,7 @@ impl Shape {
             (if resident { count + 1 } else { 1 } * self.bytes(), available_bytes());
         Ok((free < needed).then(|| {
             format!(
-                "it takes {:.1} GB of main memory, {:.1} GB are free",
+                "it takes {:.1} GB of main memory, {:.1} GB is free",
                 gigabytes(needed),
                 gigabytes(free)
             )

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::arguments::Kind;
 use crate::check::{Check, Part};
 use crate::compare::Findings;
-use crate::place::{Found, Place, Side};
+use crate::target::{Found, Side, Target};
 
 /// Which process to start.
 #[derive(Clone, Copy)]
@@ -49,9 +49,9 @@ impl Worker<'_> {
         if status.success() {
             return Ok(None);
         }
-        let said = String::from_utf8_lossy(&fs::read(errors)?).into_owned();
+        let text = String::from_utf8_lossy(&fs::read(errors)?).into_owned();
         let lines: Vec<&str> =
-            said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let last = lines[lines.len().saturating_sub(4)..].join("; ");
         Ok(Some(format!("the process ended with {status}: {last}")))
     }
@@ -61,7 +61,7 @@ impl Worker<'_> {
 pub fn run_checks(part: &Part, kind: Kind, side: Side, out: &Path) -> Result<()> {
     for (index, check) in part.checks.iter().enumerate() {
         let start = Instant::now();
-        let run = || (check.run)(&Place::open(side, kind, check.half)?);
+        let run = || (check.run)(&Target::open(side, kind, check.half)?);
         let found = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             bail!("it panicked: {}", message(&*panic));
         });
@@ -71,8 +71,8 @@ pub fn run_checks(part: &Part, kind: Kind, side: Side, out: &Path) -> Result<()>
     Ok(())
 }
 
-/// Returns an error and its causes in one line, without the backtraces of candle, and once each: some
-/// errors repeat their cause.
+/// Returns an error and its causes in one line, without the backtraces of candle, and once each:
+/// some errors repeat their cause.
 pub fn says(error: &anyhow::Error) -> String {
     let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
     let mut all: Vec<String> = error.chain().map(|cause| first(cause.to_string())).collect();

@@ -41,10 +41,10 @@ fn pick<'a, T>(rng: &mut ChaCha8Rng, from: &'a [T]) -> &'a T {
 fn sum(rng: &mut ChaCha8Rng) -> (u32, bool, u32, u32) {
     let (a, b) = (rng.random_range(0..100), rng.random_range(0..100));
     let (large, small) = (a.max(b), a.min(b));
-    match rng.random_bool(0.5) {
-        true if a + b < 100 => (a, true, b, a + b),
-        true => (large - small, true, small, large),
-        false => (large, false, small, large - small),
+    match (rng.random_bool(0.5), a + b < 100) {
+        (true, true) => (a, true, b, a + b),
+        (true, false) => (large - small, true, small, large),
+        _ => (large, false, small, large - small),
     }
 }
 

@@ -1,16 +1,17 @@
 //! Layer 0: low-rank factors, in f64, of a matrix that is read row by row.
 //!
-//! [`principal`] returns the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
-//! columns of `R` are the right singular vectors. For small matrices they come from the
-//! eigenvectors of the Gram matrix. For larger ones, a block Lanczos iteration on `W^T W` finds
+//! [`principal`] returns the part of `W` with its `r` largest singular values, `top_r(W) = (W R)
+//! R^T`, where the columns of `R` are the right singular vectors. For small matrices they come from
+//! the eigenvectors of the Gram matrix. For larger ones, a block Lanczos iteration on `W^T W` finds
 //! them (Golub and Underwood 1977; with a random start as in Musco and Musco, arXiv 1504.05477). It
 //! reorthogonalizes against the whole basis and stops when the angle between the computed and the
 //! exact space is below 1e-8. The start is seeded, results do not depend on the number of threads,
-//! and `W` is never held in memory. (`ops::truncated` is far faster, but only the loss of its factors
-//! is near the least; an adapter needs the singular space itself, which it was trained beside.)
+//! and `W` is never held in memory. (`ops::truncated` is far faster, but only the loss of its
+//! factors is near the least; an adapter needs the singular space itself, which it was trained
+//! beside.)
 //!
-//! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r` spans
-//! the first `r` columns.
+//! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T
+//! W`, where `Q_r` spans the first `r` columns.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{Rng, SeedableRng};

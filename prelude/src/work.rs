@@ -10,7 +10,7 @@ use crate::interrupt;
 
 /// The progress of a piece of work.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress<'a> {
+pub(crate) struct WorkProgress<'a> {
     pub task: &'static str,
     /// What it works on, or what it is waiting for.
     pub what: &'a str,
@@ -24,13 +24,13 @@ pub(crate) struct Progress<'a> {
     pub is_last: bool,
 }
 
-type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
+type WorkWatcher = Arc<dyn Fn(&WorkProgress<'_>) + Send + Sync>;
 
-static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
+static WATCHER: RwLock<Option<WorkWatcher>> = RwLock::new(None);
 
 /// Sets the function that receives progress. It is called from any thread, one call at a time per
 /// piece of work.
-pub(crate) fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
+pub(crate) fn watch(watcher: impl Fn(&WorkProgress<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Work {
     total: Option<u64>,
     done: AtomicU64,
     begun: Instant,
-    watcher: Option<Watcher>,
+    watcher: Option<WorkWatcher>,
     /// The time of the last report.
     reported: Mutex<Option<Instant>>,
 }
@@ -110,15 +110,22 @@ impl Work {
         }
         let progress = self.progress(what);
         if reported.is_none() {
-            watcher(&Progress { done: 0, is_first: true, ..progress });
+            watcher(&WorkProgress { done: 0, is_first: true, ..progress });
         }
         watcher(&progress);
         *reported = Some(Instant::now());
     }
 
-    fn progress<'a>(&self, what: &'a str) -> Progress<'a> {
+    fn progress<'a>(&self, what: &'a str) -> WorkProgress<'a> {
         let done = self.done.load(Ordering::Relaxed);
-        Progress { task: self.task, what, done, total: self.total, is_first: false, is_last: false }
+        WorkProgress {
+            task: self.task,
+            what,
+            done,
+            total: self.total,
+            is_first: false,
+            is_last: false,
+        }
     }
 }
 
@@ -127,7 +134,7 @@ impl Drop for Work {
         if let (Some(watcher), Some(_)) =
             (&self.watcher, *self.reported.lock().unwrap_or_else(PoisonError::into_inner))
         {
-            watcher(&Progress { is_last: true, ..self.progress(&self.what) });
+            watcher(&WorkProgress { is_last: true, ..self.progress(&self.what) });
         }
     }
 }

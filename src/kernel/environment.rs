@@ -16,7 +16,8 @@ pub const SOCKET: &str = "DAM_BUILDS";
 /// The environment variable that evcxr sets for its own calls of cargo.
 pub const EVCXR: &str = "EVCXR_CORE_EXTERN";
 
-/// The environment variable with the build directory of the cells, which evcxr and its children read.
+/// The environment variable with the build directory of the cells, which evcxr and its children
+/// read.
 pub const BUILD_DIRECTORY: &str = "EVCXR_TMPDIR";
 
 /// The environment variable with the real `CARGO_HOME`, which rust-analyzer does not see.
@@ -29,9 +30,11 @@ pub const BACKTRACE: &str = "DAM_BACKTRACE";
 /// Sets a variable.
 pub fn set(name: &str, value: impl AsRef<OsStr>) {
     // SAFETY: all Rust code reads the environment through std, whose lock `set_var` takes. The C
-    // code of this process that reads it is name resolution, when a lookup begins. A kernel resolves
-    // no names after it has opened its sockets. At the Rust prompt the verbs before have ended; only
-    // a lookup that timed out may still be waiting for its answer, and it began ten seconds before.
+    // code of this process that reads it runs within a verb: name resolution when a lookup begins,
+    // SQLite when it judges queries, the driver of a GPU when it starts. A kernel's process runs no
+    // verbs, and resolves no names after it has opened its sockets. At the Rust prompt the verbs
+    // before have ended; only a lookup that timed out may still be waiting for its answer, and it
+    // began ten seconds before.
     unsafe { std::env::set_var(name, value) };
 }
 

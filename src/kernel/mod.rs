@@ -30,8 +30,8 @@ use process::link::SOCKET;
 use process::relay;
 use sockets::server;
 
-/// Runs this process as the wrapper of cargo or rustc, the relay or the cells' process, if it was started as
-/// one. Then it returns the exit code or does not return.
+/// Runs this process as the wrapper of cargo or rustc, the relay or the cells' process, if it was
+/// started as one. Then it returns the exit code or does not return.
 pub fn hook() -> Option<ExitCode> {
     if wrapper::is_cargo() {
         return Some(wrapper::cargo());

@@ -129,11 +129,10 @@ impl LiveDisplay {
             ("stream", _) => {
                 self.release();
                 let text = content["text"].as_str().unwrap_or_default();
-                let _ = match content["name"] == "stderr" {
-                    true => write!(std::io::stderr(), "{text}"),
-                    false => {
-                        write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())
-                    }
+                let _ = if content["name"] == "stderr" {
+                    write!(std::io::stderr(), "{text}")
+                } else {
+                    write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())
                 };
             }
             ("display_data" | "execute_result", _) => {

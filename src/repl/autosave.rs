@@ -257,11 +257,10 @@ fn saved_states(directory: &Path) -> String {
     let one = |(file, step): &(PathBuf, usize)| {
         format!("\n  open {}   (step {step})", quoted(&file.display().to_string()))
     };
-    match all.is_empty() {
-        true => "it has no saved states".into(),
-        false => {
-            format!("its saved states can be opened:{}", all.iter().map(one).collect::<String>())
-        }
+    if all.is_empty() {
+        "it has no saved states".into()
+    } else {
+        format!("its saved states can be opened:{}", all.iter().map(one).collect::<String>())
     }
 }
 

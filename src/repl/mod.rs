@@ -18,7 +18,7 @@ use std::io::{IsTerminal, Read};
 use std::rc::Rc;
 
 use dam_prelude::Error;
-use dam_prelude::verbs::{Context, statements};
+use dam_prelude::verbs::{AtPrompt, Context, at_prompt, statements};
 use rustyline::error::ReadlineError;
 
 use crate::interrupt;
@@ -31,9 +31,6 @@ use editor::{Editor, Input};
 use rust::RustPrompt;
 
 pub use autosave::save_step;
-
-/// The verb that only the REPL has.
-const RUST: &str = "rust";
 
 pub use editor::Keys;
 
@@ -107,8 +104,8 @@ impl Session<'_> {
         let mut outcome = Outcome::Continue;
         let all = statements(text).unwrap_or_default();
         for (i, each) in all.iter().enumerate() {
-            outcome = match each.verb.as_str() {
-                RUST => self.rust(),
+            outcome = match at_prompt(&each.verb) {
+                Some(AtPrompt::Rust) => self.rust(&each.verb),
                 _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
             // An interrupt stops the verb; its result is still autosaved.
@@ -135,11 +132,11 @@ impl Session<'_> {
     }
 
     /// Opens the Rust prompt.
-    fn rust(&mut self) -> Outcome {
+    fn rust(&mut self, verb: &str) -> Outcome {
         match self.rust.run(&mut self.context.borrow_mut(), self.output) {
             Ok(()) => Outcome::Continue,
             Err(error) => {
-                self.output.error(RUST, &error);
+                self.output.error(verb, &error);
                 Outcome::Failed
             }
         }

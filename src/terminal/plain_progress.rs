@@ -21,9 +21,10 @@ impl PlainProgress {
     /// The next line, if one is due.
     pub fn line(&mut self, progress: &Progress<'_>, now: Instant) -> Option<String> {
         if progress.done == 0 || progress.finished {
-            match progress.finished {
-                true => drop(self.tasks.pop()),
-                false => self.tasks.push((now, 0)),
+            if progress.finished {
+                self.tasks.pop();
+            } else {
+                self.tasks.push((now, 0))
             }
             self.last.get_or_insert(now);
             return None;

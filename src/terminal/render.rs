@@ -30,7 +30,7 @@ impl Output {
                     images::show(figure).inspect(|text| self.print(text)).map_or((), drop)
                 }
                 (None, Some(ansi)) => self.line(&in_charset(ansi)),
-                (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}
+                (None, None) if reply.is_paged && pager::page(&fit(&reply.text, true)) => {}
                 (None, None) => self.print(&reply.text),
             }
             return;

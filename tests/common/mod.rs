@@ -56,12 +56,13 @@ pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(at) = open.pop() {
         for entry in std::fs::read_dir(&at).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => open.push(path),
-                false => drop(found.insert(
+            if path.is_dir() {
+                open.push(path)
+            } else {
+                drop(found.insert(
                     path.strip_prefix(directory).unwrap().into(),
                     std::fs::read(&path).unwrap(),
-                )),
+                ))
             }
         }
     }

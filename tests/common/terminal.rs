@@ -58,9 +58,10 @@ impl Terminal {
         // SAFETY: the closure only makes system calls, which is safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
-                    true => Ok(()),
-                    false => Err(std::io::Error::last_os_error()),
+                if libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
                 }
             });
         }

@@ -92,25 +92,22 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
             }
             // A fault during cleanup does not fail the run; any other is reported with its cause
             // and a hint.
-            match run.output.status.success() {
-                true => assert!(found == new, "{out}, fault {number}: it reported success"),
-                false => {
-                    assert!(
-                        text.contains(words)
-                            && text.contains("hint:")
-                            && !text.contains("panicked"),
-                        "fault {number}: {text}"
-                    );
-                    let without: BTreeMap<_, _> = found
-                        .iter()
-                        .filter(|(path, _)| !path.to_string_lossy().contains(".dam-"))
-                        .map(|(p, b)| (p.clone(), b.clone()))
-                        .collect();
-                    assert!(
-                        without == old || without == new,
-                        "{out}, fault {number}: neither the old nor the new content"
-                    );
-                }
+            if run.output.status.success() {
+                assert!(found == new, "{out}, fault {number}: it reported success")
+            } else {
+                assert!(
+                    text.contains(words) && text.contains("hint:") && !text.contains("panicked"),
+                    "fault {number}: {text}"
+                );
+                let without: BTreeMap<_, _> = found
+                    .iter()
+                    .filter(|(path, _)| !path.to_string_lossy().contains(".dam-"))
+                    .map(|(p, b)| (p.clone(), b.clone()))
+                    .collect();
+                assert!(
+                    without == old || without == new,
+                    "{out}, fault {number}: neither the old nor the new content"
+                );
             }
             assert_eq!(good(""), old, "{out}, fault {number}: the next run leaves a file behind");
         }

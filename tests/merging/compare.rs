@@ -222,7 +222,8 @@ fn non_finite_candidates_are_skipped() {
     assert!(table.rows[0].scores.as_ref().unwrap().mean_loss().is_finite());
 }
 
-/// With several seeds, a method that draws at random gives other scores, and one that does not the same.
+/// With several seeds, a method that draws at random gives other scores, and one that does not the
+/// same.
 #[test]
 fn methods_run_with_several_seeds() {
     let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();

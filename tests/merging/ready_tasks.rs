@@ -1,4 +1,4 @@
-//! Tasks that have only to be named, compared with lm-evaluation-harness's own definitions on small
+//! Predefined tasks, compared with lm-evaluation-harness's own definitions on small
 //! data sets in a hub cache; the numbers were made by `tests/data/tasks/ready/make.py`.
 
 use std::collections::BTreeMap;

@@ -662,12 +662,12 @@ slices:
             );
         }
         assert_eq!(found, expected, "{config}");
-        let said = json_of(&out.join("config.json"));
-        match config["model_type"].as_str().unwrap() {
+        let written = json_of(&out.join("config.json"));
+        match written["model_type"].as_str().unwrap() {
             "llava" => {
                 let expected = json!({"num_hidden_layers": 3, "layer_types": ["x", "y", "y"]});
                 assert_eq!(
-                    (&said["text_config"], &said["vision_config"]["num_hidden_layers"]),
+                    (&written["text_config"], &written["vision_config"]["num_hidden_layers"]),
                     (&expected, &json!(2))
                 );
                 assert!(
@@ -680,18 +680,22 @@ slices:
             }
             "gpt_neo" => {
                 assert_eq!(
-                    (&said["num_layers"], &said["attention_layers"]),
+                    (&written["num_layers"], &written["attention_layers"]),
                     (&json!(3), &json!(["global", "local", "local"]))
                 )
             }
             "qwen3_moe" => assert_eq!(
-                (&said["num_hidden_layers"], &said["mlp_only_layers"], &said["num_experts"]),
+                (
+                    &written["num_hidden_layers"],
+                    &written["mlp_only_layers"],
+                    &written["num_experts"]
+                ),
                 (&json!(3), &json!([1, 2]), &json!(2))
             ),
-            _ => assert_eq!(said["num_hidden_layers"], 3),
+            _ => assert_eq!(written["num_hidden_layers"], 3),
         }
-        if let Some(eos) = config.get("eos_token_id") {
-            assert_eq!(&said["eos_token_id"], eos);
+        if let Some(eos) = written.get("eos_token_id") {
+            assert_eq!(&written["eos_token_id"], eos);
         }
     }
 

@@ -1,5 +1,5 @@
-//! Coefficients by least squares: the verb, its options, stops and undo. (The solutions are compared
-//! with others in `prelude/src/solve/tests/`.)
+//! Coefficients by least squares: the verb, its options, stops and undo. (The solutions are
+//! compared with others in `prelude/src/solve/tests/`.)
 
 use crate::common::json;
 use dam_prelude::verbs::{Context, statements};

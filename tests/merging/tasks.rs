@@ -128,7 +128,8 @@ fn cases(name: &str) -> Vec<Value> {
     serde_json::from_slice(&fs::read(data(&format!("tasks/{name}.json"))).unwrap()).unwrap()
 }
 
-/// Compares the scores of a task and its questions with the harness's. Returns the number of samples.
+/// Compares the scores of a task and its questions with the harness's. Returns the number of
+/// samples.
 fn compare_all(found: &TaskScores, case: &Value) -> usize {
     let name = case["task"].as_str().unwrap();
     let samples = case["samples"].as_array().unwrap();

@@ -80,11 +80,10 @@ fn files(directory: &Path) -> BTreeSet<String> {
     while let Some(folder) = stack.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => stack.push(path),
-                false => {
-                    found.insert(path.strip_prefix(directory).unwrap().display().to_string());
-                }
+            if path.is_dir() {
+                stack.push(path)
+            } else {
+                found.insert(path.strip_prefix(directory).unwrap().display().to_string());
             }
         }
     }

@@ -309,13 +309,13 @@ fn static_merges_include_everything_and_stack_text_layers() {
             let is_first = tensor.contains("embed")
                 || tensor.split('.').any(|part| part.parse::<u32>().is_ok());
             let is_text = !opened.rest().iter().any(|r| r.name == *tensor);
-            let expected = match is_text && tensor.contains(".layers.") {
-                true if tensor.contains(".layers.2.") => {
-                    &second[&tensor.replace(".layers.2.", ".layers.1.")]
-                }
-                true => &first[tensor],
-                false if is_first => &first[tensor],
-                false => &second[tensor],
+            let is_layer = is_text && tensor.contains(".layers.");
+            let expected = if is_layer && tensor.contains(".layers.2.") {
+                &second[&tensor.replace(".layers.2.", ".layers.1.")]
+            } else if is_layer || is_first {
+                &first[tensor]
+            } else {
+                &second[tensor]
             };
             assert_eq!(values(after), values(expected), "{name}: {tensor}");
         }

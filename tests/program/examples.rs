@@ -22,7 +22,7 @@ fn every_primitive_has_an_example_that_runs() {
     let dir = tempfile::tempdir().unwrap();
     for (name, words) in [
         ("01_load", &["japanese", "math", "no such file"][..]),
-        ("02_wrap", &["merge of", "trainable", "down_proj"]),
+        ("02_wrap", &["sources", "trainable", "down_proj"]),
         ("03_loss", &["kl.japanese", "cosine", "mse.sql", "l1"]),
         ("04_step", &["gradient norm", "last loss", "stopped after step"]),
         ("05_inspect", &["mlp.up_proj", "column", "model.norm.weight"]),

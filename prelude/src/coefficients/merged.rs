@@ -11,7 +11,7 @@ use super::{Site, Wrap};
 use crate::checkpoint::{Architecture, BASE, Kind, Source, TensorSpec, Values, views};
 use crate::device::{is_composed, of_layer};
 use crate::error::{Error, Result};
-use crate::ops::{DeviceWeight, Form, ScaledSum, send_down};
+use crate::ops::{DeviceWeight, Form, ScaledSum, inject_gradient};
 
 /// One tensor of the merge.
 pub struct MergedTensor {
@@ -172,6 +172,14 @@ impl Merge {
     /// The scheme fails or returns the wrong shape.
     pub fn coefficients(&self, tensor: &MergedTensor) -> Result<Tensor> {
         self.coefficients_at(tensor, &self.values_of(tensor, Clone::clone))
+    }
+
+    /// Whether the coefficients of `tensor` add up to 1 over the sources.
+    pub(crate) fn averages(&self, tensor: &MergedTensor) -> bool {
+        let sums = || -> Result<Vec<f32>> {
+            Ok(self.coefficients(tensor)?.detach().sum(0)?.flatten_all()?.to_vec1()?)
+        };
+        sums().is_ok_and(|sums| sums.iter().all(|sum| (sum - 1.0).abs() < 1e-3))
     }
 
     /// Returns `f(c)` on the merge's device, detached from any graph.
@@ -358,7 +366,7 @@ impl Merge {
         by_scales: &Tensor,
     ) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
-        self.gradients(tensor, &send_down(&scales, by_scales)?)
+        self.gradients(tensor, &inject_gradient(&scales, by_scales)?)
     }
 
     /// Returns the gradient of `loss`, a scalar computed from the coefficients of `tensor`, with

@@ -35,8 +35,8 @@ impl Batch {
         Self::branches(&[], sequences, device)
     }
 
-    /// Packs sequences that all begin with `trunk`, whose tokens are computed once; `rests` are their
-    /// other tokens.
+    /// Packs sequences that all begin with `trunk`, whose tokens are computed once; `rests` are
+    /// their other tokens.
     ///
     /// # Errors
     /// As for [`Batch::new`].

@@ -189,14 +189,15 @@ fn fill_content(conversation: &Conversation) -> Option<Conversation> {
         message.get_attr(name).is_ok_and(|value| !value.is_undefined() && !value.is_none())
     };
     let lacks = |message: &Value| has(message, "tool_calls") && !has(message, "content");
-    let filled = |message: &Value| match lacks(message) {
-        true => {
+    let filled = |message: &Value| {
+        if lacks(message) {
             let keys = message.try_iter().into_iter().flatten();
             let own = keys
                 .filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?)));
             Value::from_pairs(own.chain([("content".to_owned(), Value::from(""))]))
+        } else {
+            message.clone()
         }
-        false => message.clone(),
     };
     let any = conversation.messages.iter().any(lacks);
     any.then(|| Conversation {
@@ -226,11 +227,10 @@ fn render_all(
             add_generation_prompt: false,
         })?;
         let rendered = Rendered::new(prompt, whole);
-        match rendered.answer > 0 || rendered.prompt.is_empty() {
-            true => Ok(rendered),
-            false => {
-                Err("the rendered conversation does not begin with the rendered prompt".into())
-            }
+        if rendered.answer > 0 || rendered.prompt.is_empty() {
+            Ok(rendered)
+        } else {
+            Err("the rendered conversation does not begin with the rendered prompt".into())
         }
     };
     // Templates that concatenate `content` fail on messages that only call tools, in transformers

@@ -22,8 +22,8 @@ pub(crate) struct DocumentTemplates<'a> {
     compiled: BTreeMap<&'a str, minijinja::Template<'a, 'a>>,
 }
 
-/// Compiles `templates` for documents of at most `bytes` bytes and passes them to `work`, on a stack
-/// that is large enough.
+/// Compiles `templates` for documents of at most `bytes` bytes and passes them to `work`, on a
+/// stack that is large enough.
 ///
 /// # Errors
 /// The template that is too long or is not valid Jinja, and why; or why `work` could not run.

@@ -105,11 +105,12 @@ impl Dataset {
             }
             examples.push(example);
         }
-        match examples.is_empty() {
-            true => Err(Error::EmptyData {
+        if examples.is_empty() {
+            Err(Error::EmptyData {
                 file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default(),
-            }),
-            false => Ok(Self { spec, examples, questions, unused }),
+            })
+        } else {
+            Ok(Self { spec, examples, questions, unused })
         }
     }
 }

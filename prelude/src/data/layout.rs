@@ -61,9 +61,10 @@ enum Field {
 
 impl Field {
     fn read(name: &str, value: &Value) -> Result<Self, RowError> {
-        match are_messages(value) {
-            true => Ok(Field::Messages(messages(name, value)?)),
-            false => Ok(Field::Text(text(name, value)?)),
+        if are_messages(value) {
+            Ok(Field::Messages(messages(name, value)?))
+        } else {
+            Ok(Field::Text(text(name, value)?))
         }
     }
 
@@ -206,9 +207,10 @@ fn prompt_and_completion(columns: &mut Columns) -> Result<Row, RowError> {
 
 /// Returns `answer` if it contains an assistant message.
 fn require_assistant(name: &str, answer: Vec<Value>) -> Result<Vec<Value>, RowError> {
-    match answer.iter().any(|message| role(message) == "assistant") {
-        true => Ok(answer),
-        false => Err(RowError::layout(format!("`{name}` has no assistant message"))),
+    if answer.iter().any(|message| role(message) == "assistant") {
+        Ok(answer)
+    } else {
+        Err(RowError::layout(format!("`{name}` has no assistant message")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Renders conversations up to where the model goes on: as `apply_chat_template` of transformers with
-//! `add_generation_prompt`, or with `continue_final_message` where the last message is the
+//! Renders conversations up to where the model goes on: as `apply_chat_template` of transformers
+//! with `add_generation_prompt`, or with `continue_final_message` where the last message is the
 //! assistant's.
 
 use std::result::Result as StdResult;

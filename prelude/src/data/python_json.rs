@@ -184,12 +184,12 @@ impl Formatter for Python {
             return writer.write_all(fragment.as_bytes());
         }
         for c in fragment.chars() {
-            match c.is_ascii() {
-                true => write!(writer, "{c}")?,
-                false => c
-                    .encode_utf16(&mut [0; 2])
+            if c.is_ascii() {
+                write!(writer, "{c}")?
+            } else {
+                c.encode_utf16(&mut [0; 2])
                     .iter()
-                    .try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?,
+                    .try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?
             }
         }
         Ok(())

@@ -74,14 +74,13 @@ pub(super) fn read_rows(file: &Path, bytes: &Bytes) -> Result<Vec<(RowPosition, 
         if line.trim().is_empty() {
             continue;
         }
-        let row = match ends_in("txt") {
-            true => RawRow::Text(line.trim_end_matches('\r').into()),
-            false => {
-                let read = serde_json::from_str(line)
-                    .map_err(|e| RowError::new(message(&e), JSON))
-                    .and_then(object);
-                RawRow::Columns(read.map_err(|error| RowPosition::Line(number).error(file, error))?)
-            }
+        let row = if ends_in("txt") {
+            RawRow::Text(line.trim_end_matches('\r').into())
+        } else {
+            let read = serde_json::from_str(line)
+                .map_err(|e| RowError::new(message(&e), JSON))
+                .and_then(object);
+            RawRow::Columns(read.map_err(|error| RowPosition::Line(number).error(file, error))?)
         };
         rows.push((RowPosition::Line(number), row));
     }

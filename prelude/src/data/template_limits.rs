@@ -84,9 +84,10 @@ fn title(text: &str) -> String {
     let mut all = String::with_capacity(text.len());
     let mut within = false;
     for c in text.chars() {
-        match within {
-            true => all.extend(c.to_lowercase()),
-            false => all.extend(c.to_uppercase()),
+        if within {
+            all.extend(c.to_lowercase())
+        } else {
+            all.extend(c.to_uppercase())
         }
         within = c.is_alphabetic();
     }
@@ -223,9 +224,10 @@ pub(super) fn namespaces(template: &str, syntax: SyntaxConfig) -> Result<(), Str
 
 /// Returns `text`, or an error if it is too long for a conversation of `bytes`.
 pub(super) fn rendered(text: String, bytes: usize) -> Result<String, String> {
-    match text.len() > ADDED + TIMES * bytes {
-        true => Err(format!("it renders a conversation of {bytes} bytes to {} bytes", text.len())),
-        false => Ok(text),
+    if text.len() > ADDED + TIMES * bytes {
+        Err(format!("it renders a conversation of {bytes} bytes to {} bytes", text.len()))
+    } else {
+        Ok(text)
     }
 }
 

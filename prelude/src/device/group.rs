@@ -20,9 +20,10 @@ pub(crate) fn set_group(devices: &[Device]) {
 /// The devices that a model on `device` runs on.
 pub(crate) fn members(device: &Device) -> Vec<Device> {
     let group = group();
-    match group.iter().any(|member| member.same_device(device)) {
-        true => group.clone(),
-        false => vec![device.clone()],
+    if group.iter().any(|member| member.same_device(device)) {
+        group.clone()
+    } else {
+        vec![device.clone()]
     }
 }
 
@@ -30,9 +31,10 @@ pub(crate) fn members(device: &Device) -> Vec<Device> {
 /// with `None`.
 pub(crate) fn of_layer(device: &Device, layer: Option<usize>, layers: usize) -> Device {
     let group = group();
-    match group.iter().any(|member| member.same_device(device)) {
-        true => group[share(layer, layers, group.len())].clone(),
-        false => device.clone(),
+    if group.iter().any(|member| member.same_device(device)) {
+        group[share(layer, layers, group.len())].clone()
+    } else {
+        device.clone()
     }
 }
 

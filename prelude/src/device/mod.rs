@@ -74,6 +74,12 @@ impl Gpu {
     /// Checks what candle takes for granted when it opens the GPU.
     fn probe(self) -> Result<()> {
         match self {
+            Self::Cuda if !cfg!(feature = "cuda") => {
+                candle_core::bail!("this build does not support CUDA")
+            }
+            Self::Metal if !cfg!(feature = "metal") => {
+                candle_core::bail!("this build does not support Metal")
+            }
             #[cfg(all(feature = "cuda", target_os = "linux"))]
             Self::Cuda => driver::load().map_err(candle_core::Error::msg),
             #[cfg(feature = "metal")]

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::is_composed;
 
-/// Copies the little-endian elements `bytes` to `device`. On a CUDA GPU the copy has a stream of its
-/// own, so that a thread can copy while others compute there.
+/// Copies the little-endian elements `bytes` to `device`. On a CUDA GPU the copy has a stream of
+/// its own, so that a thread can copy while others compute there.
 ///
 /// # Errors
 /// Bytes that do not fit the shape, or out of memory on the device.

@@ -123,10 +123,10 @@ pub(super) fn device(reason: &str) -> &'static str {
         "install the NVIDIA driver, or use device=cpu"
     } else if reason.contains("CUDA_ERROR") {
         "check that nvidia-smi lists a GPU and no older CUDA version than this build's, or use device=cpu"
-    } else if reason.contains("Metal") {
-        "use device=cpu"
-    } else {
+    } else if reason.contains("this build") {
         "use device=cpu, or build with --features cuda or metal"
+    } else {
+        "use device=cpu"
     }
 }
 

@@ -152,7 +152,7 @@ pub enum Error {
     Diverged { what: &'static str, step: usize, value: f64 },
     #[error("every term of the objective has weight 0")]
     NothingToTrain,
-    #[error("{what} needs {} of memory for `{tokens}` tokens per step; {} are free", gigabytes(*needed), gigabytes(*available))]
+    #[error("{what} needs {} of memory for `{tokens}` tokens per step; {} is free", gigabytes(*needed), gigabytes(*available))]
     TooLarge { what: String, needed: u64, available: u64, tokens: usize, fits: Option<usize> },
     #[error("`{}` already exists", path.display())]
     Exists { path: PathBuf },
@@ -297,6 +297,9 @@ impl Error {
             Error::Unknown { nearest: Some(nearest), .. } => {
                 return Some(format!("did you mean `{nearest}`?"));
             }
+            Error::Unknown { kind, known, .. } if known.is_empty() => {
+                return Some(format!("there is no {kind} yet; `load NAME=SOURCE` comes first"));
+            }
             Error::Unknown { known, .. } => return Some(format!("known: {known}")),
             Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),
             Error::NoMatch { .. } => {
@@ -394,6 +397,15 @@ impl Error {
         let known: Vec<&str> = known.into_iter().collect();
         let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
         Error::Unknown { kind, name: name.to_owned(), nearest, known: known.join(", ") }
+    }
+
+    /// The error for a `value` of `key` that is none of `words`.
+    pub(crate) fn none_of(key: &str, value: &str, words: &[&str]) -> Self {
+        let expected = match words {
+            [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+            _ => words.concat(),
+        };
+        Self::bad_value(key, value, expected)
     }
 
     /// The error for an invalid value of `key`.

@@ -121,9 +121,10 @@ fn is_syntax_error(message: &str) -> bool {
 
 /// Rewords an error of the YAML reader.
 pub(super) fn yaml(reason: &str) -> Cow<'_, str> {
-    match reason.contains("from_str_multiple") || reason.contains("multiple YAML documents") {
-        true => "it contains several documents; only one is allowed".into(),
-        false => json(reason),
+    if reason.contains("from_str_multiple") || reason.contains("multiple YAML documents") {
+        "it contains several documents; only one is allowed".into()
+    } else {
+        json(reason)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::Weights;
 use crate::ops::cross_entropy;
 
 /// A continuation in a batch.
-struct Place<'a> {
+struct BatchedContinuation<'a> {
     /// The question, and the continuation in it.
     index: (usize, usize),
     /// Its rows among those of the batch.
@@ -142,7 +142,11 @@ fn for_continuations<'e, W: Weights + ?Sized>(
             }
             batch.push(run, run.len() - count..run.len());
             let targets = &ids[ids.len() - count..];
-            own.push(Place { index: (question, i), rows: rows..rows + count, targets });
+            own.push(BatchedContinuation {
+                index: (question, i),
+                rows: rows..rows + count,
+                targets,
+            });
             rows += count;
             found[question][i] = Likelihood { tokens: count, log_likelihood: 0.0 };
         }

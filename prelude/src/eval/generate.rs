@@ -8,8 +8,9 @@ use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 use crate::ops::HIDDEN;
 
-/// Runs `work` on a thread of rayon's pool if it computes on the CPU. The hundreds of small operations
-/// of a token are then begun there, where each wakes the other threads only, and not the caller too.
+/// Runs `work` on a thread of rayon's pool if it computes on the CPU. The hundreds of small
+/// operations of a token are then begun there, where each wakes the other threads only, and not the
+/// caller too.
 pub(super) fn in_pool<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     if device.is_cpu() { rayon::scope(|_| work()) } else { work() }
 }

@@ -60,8 +60,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Returns the tokens that all of `sequences` begin with, if there are several and their positions do
-/// not depend on their lengths.
+/// Returns the tokens that all of `sequences` begin with, if there are several and their positions
+/// do not depend on their lengths.
 pub(super) fn trunk<'a>(architecture: &Architecture, sequences: &[&'a [u32]]) -> &'a [u32] {
     let [first, rest @ ..] = sequences else { return &[] };
     let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
@@ -199,14 +199,14 @@ mod tests {
         let questions = questions(&source, 40);
         let examples: Vec<Example> = questions.concat();
         let questions: Vec<&[Example]> = questions.iter().map(Vec::as_slice).collect();
-        let expected: BTreeMap<String, usize> = architecture
-            .tensors()
-            .into_iter()
-            .map(|spec| match spec.name == TensorSpec::EMBEDDING {
-                true => (spec.name, 2),
-                false => (spec.name, 1),
-            })
-            .collect();
+        let expected: BTreeMap<String, usize> =
+            architecture
+                .tensors()
+                .into_iter()
+                .map(|spec| {
+                    if spec.name == TensorSpec::EMBEDDING { (spec.name, 2) } else { (spec.name, 1) }
+                })
+                .collect();
         for scored in [true, false] {
             let counted = Counted(weights(&source), Mutex::default());
             if scored {

@@ -1,9 +1,9 @@
 //! The paired comparison of two models on the same questions.
 //!
-//! Two accuracies with their standard errors may overlap although one model is better on most of the
-//! questions where they differ. On the same questions, only those count: of `n` questions that one of
-//! the models answers better, either is the better one on `n/2` by chance. The two-sided p value is
-//! that of the exact sign test, which is McNemar's exact test for right and wrong answers.
+//! Two accuracies with their standard errors may overlap although one model is better on most of
+//! the questions where they differ. On the same questions, only those count: of `n` questions that
+//! one of the models answers better, either is the better one on `n/2` by chance. The two-sided p
+//! value is that of the exact sign test, which is McNemar's exact test for right and wrong answers.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -33,13 +33,14 @@ pub struct Paired {
     pub stderr: Option<f64>,
     /// The middle 95% of the difference in 10000 bootstrap samples of the questions.
     pub interval: (f64, f64),
-    /// The probability of counts at least as unequal, if either model were the better one by chance.
+    /// The probability of counts at least as unequal, if either model were the better one by
+    /// chance.
     pub p_value: f64,
 }
 
-/// Compares the values of two models on the same questions, in the same order: 1 for right and 0 for
-/// wrong, or any numbers of which the higher is better. `None` without questions, or if the numbers
-/// of values differ.
+/// Compares the values of two models on the same questions, in the same order: 1 for right and 0
+/// for wrong, or any numbers of which the higher is better. `None` without questions, or if the
+/// numbers of values differ.
 ///
 /// ```
 /// use dam_prelude::eval::paired;

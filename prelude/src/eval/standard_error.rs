@@ -12,8 +12,8 @@ pub(crate) fn deviation(values: &[f64]) -> f64 {
     (squares / (values.len() as f64 - 1.0)).sqrt()
 }
 
-/// Returns the standard error of a mean: the deviation of the sample over the root of its size. None for
-/// fewer than two values.
+/// Returns the standard error of a mean: the deviation of the sample over the root of its size.
+/// None for fewer than two values.
 ///
 /// ```
 /// use dam_prelude::eval::mean_error;

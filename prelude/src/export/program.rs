@@ -8,8 +8,8 @@ const HEADER: &str = "\
 //! A session of DAM Lab as a Rust program. Run it in the directory of that session:
 //! paths are as they were given, and existing output of bake and save is replaced.
 //!
-//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY contains the sources
-//! of DAM Lab:
+//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY contains the
+//! sources of DAM Lab:
 //!
 //! ```toml
 //! [package]

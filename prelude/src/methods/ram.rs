@@ -1,7 +1,7 @@
 //! Reinforced Agent Merging: an element changed by a single source since the base is taken
 //! unchanged; one changed by several sources is their mean. Sources tuned by reinforcement learning
-//! change few weights, and an average would dilute them. `ramplus_tl` scales unshared changes by
-//! `1 + r min(s / u, alpha)`, where `s` is the number of changed elements of a source's tensor that it
+//! change few weights, and an average would dilute them. `ramplus_tl` scales unshared changes by `1
+//! + r min(s / u, alpha)`, where `s` is the number of changed elements of a source's tensor that it
 //! shares with others and `u` the number that it does not.
 //!
 //! arXiv 2601.13572; mergekit's `ram` and `ramplus_tl`.

@@ -30,8 +30,8 @@ pub trait Weights {
     /// weights of the layer before have been requested.
     fn copy_ahead(&self, _layer: usize) {}
 
-    /// Begins to read the weights of layer `layer` from the disk, if they are in mapped files. It is
-    /// called two layers before they are requested.
+    /// Begins to read the weights of layer `layer` from the disk, if they are in mapped files. It
+    /// is called two layers before they are requested.
     fn read_ahead(&self, _layer: usize) {}
 
     /// Lets go of the weights of layer `layer`, whose use has ended, if main memory has no room for
@@ -83,7 +83,8 @@ pub(crate) fn collect<W: Weights + ?Sized>(
     collect_as(architecture, weights, |_, weight| Ok(weight))
 }
 
-/// Loads all weights of a decoder of `architecture`, each as `map` makes it from its name and value.
+/// Loads all weights of a decoder of `architecture`, each as `map` makes it from its name and
+/// value.
 ///
 /// # Errors
 /// A missing weight, out of memory on the device, or [`Error::Interrupted`].
@@ -115,9 +116,10 @@ impl Weights for SourceWeights<'_> {
     fn copy_ahead(&self, layer: usize) {
         let Ok(architecture) = self.source.architecture() else { return };
         if is_composed(self.device) {
-            let own = match layer < architecture.layers {
-                true => architecture.layer_tensors(layer),
-                false => Vec::new(),
+            let own = if layer < architecture.layers {
+                architecture.layer_tensors(layer)
+            } else {
+                Vec::new()
             };
             let own = own.into_iter().map(|spec| spec.name);
             let device = of_layer(self.device, Some(layer), architecture.layers);

@@ -20,7 +20,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use crate::error::Result;
 use crate::error::refuse;
 use crate::session::{latest, watch};
-use crate::verbs::{Context, Reply, find, quits, replay, statements};
+use crate::verbs::{AtPrompt, Context, Reply, at_prompt, find, replay, statements};
 
 pub use panic::PANIC;
 pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error, variables};
@@ -64,7 +64,7 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
     let mut context = CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
     let context = context.get_or_insert_default();
     for statement in statements {
-        if quits(&statement.verb) {
+        if at_prompt(&statement.verb) == Some(AtPrompt::Quit) {
             return refuse("quit does not work in a notebook", "shut down the kernel");
         }
         follow(context);

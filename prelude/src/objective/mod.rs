@@ -5,7 +5,7 @@
 //! sources x R x C.
 //!
 //! A term is added to the objective in `session/terms.rs`; its weight is a setting
-//! (`train/settings.rs`), described in `verbs/topics.rs`.
+//! (`train/settings/`), described in `verbs/topics.rs`.
 
 mod cosine;
 mod distillation;

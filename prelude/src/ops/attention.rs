@@ -1,10 +1,10 @@
-//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, with
-//! the kernel of `kernels` or in candle's operations, and what attention without a fused kernel
-//! shares with it.
+//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`,
+//! with the kernel of `kernels` or in candle's operations, and what attention without a fused
+//! kernel shares with it.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::send_down::send_down;
+use super::inject_gradient::inject_gradient;
 
 /// What masks add to scores that do not count. It is finite, as Metal's fast arithmetic has no
 /// infinities.
@@ -32,8 +32,8 @@ impl Causal {
     }
 
     /// Returns 0 where a key is visible to a query and a number far below any score elsewhere:
-    /// queries x keys. It is finite, as Metal's fast arithmetic leaves infinities undefined. Only the
-    /// ranges go to the device; the mask is made there.
+    /// queries x keys. It is finite, as Metal's fast arithmetic leaves infinities undefined. Only
+    /// the ranges go to the device; the mask is made there.
     pub(super) fn mask(&self, keys: usize, device: &Device, dtype: DType) -> Result<Tensor> {
         let ranges = (0..self.queries).map(|row| self.seen(row, keys));
         let bounds = |of: fn(&std::ops::Range<usize>) -> usize| {
@@ -98,7 +98,7 @@ pub(super) fn causal_softmax_backward(
     }
     let scores = Var::from_tensor(scores)?;
     let p = causal_softmax(scores.as_tensor(), causal)?;
-    let ds = send_down(&p, dp)?.backward()?.remove(scores.as_tensor());
+    let ds = inject_gradient(&p, dp)?.backward()?.remove(scores.as_tensor());
     ds.ok_or_else(|| candle_core::Error::msg("attention: scores without gradient"))
 }
 

@@ -18,8 +18,8 @@ const MANY: usize = 4;
 /// A product of so few weights takes less time on one thread than others take to wake up.
 const FEW: usize = 1 << 18;
 
-/// Bytes from a weight that is read to one that is asked for. Rows are too short for the processor to
-/// see that they follow one another.
+/// Bytes from a weight that is read to one that is asked for. Rows are too short for the processor
+/// to see that they follow one another.
 const AHEAD: usize = 4096;
 
 /// Returns `x W^T`, rows x outputs. `x` is rows x `inner`, `w` is outputs x `inner`.
@@ -43,9 +43,10 @@ pub(super) fn product_with_half(x: &[f32], w: &[bf16], inner: usize) -> Result<V
     tasks.with_min_len(parts).for_each_init(Vec::new, |wide, (y, w)| {
         vectorised(
             #[inline(always)]
-            || match rows < MANY {
-                true => dots(x, w, inner, y),
-                false => {
+            || {
+                if rows < MANY {
+                    dots(x, w, inner, y)
+                } else {
                     wide.clear();
                     wide.extend(w.iter().map(|w| widened(*w)));
                     let count = w.len() / inner;

@@ -148,7 +148,7 @@ mod tests {
     use crate::ops::{gated, linear, linear_into};
 
     #[test]
-    fn it_is_its_parts_in_both_directions() {
+    fn outputs_and_gradients_equal_those_of_separate_operations() {
         let [x, gate, up, down] =
             [random(&[5, 4], 1), random(&[7, 4], 2), random(&[7, 4], 3), random(&[4, 7], 4)];
         if !is_fused(&x) {
@@ -156,14 +156,15 @@ mod tests {
         }
         for f in [Activation::Silu, Activation::GeluTanh] {
             let sums = [(); 6].map(|()| Gradient::default());
-            let run = |fused: bool, x: &Tensor| match fused {
-                true => mlp(
-                    x,
-                    [(&gate, Some(&sums[0])), (&up, Some(&sums[1])), (&down, Some(&sums[2]))],
-                    f,
-                )
-                .unwrap(),
-                false => {
+            let run = |fused: bool, x: &Tensor| {
+                if fused {
+                    mlp(
+                        x,
+                        [(&gate, Some(&sums[0])), (&up, Some(&sums[1])), (&down, Some(&sums[2]))],
+                        f,
+                    )
+                    .unwrap()
+                } else {
                     let (g, u) = (
                         linear_into(x, &gate, &sums[3]).unwrap(),
                         linear_into(x, &up, &sums[4]).unwrap(),

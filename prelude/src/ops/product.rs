@@ -176,23 +176,24 @@ unsafe fn blocks<T: Real>(
         // SAFETY: the blocks lie within the matrices, and those of the result are disjoint.
         unsafe {
             let at = |step: usize| out.add(range.start * step);
-            match m > n {
-                true => block(
+            if m > n {
+                block(
                     a.of_rows(range.clone()),
                     b,
                     scale,
                     (at(stride), stride),
                     into,
                     Parallelism::None,
-                ),
-                false => block(
+                )
+            } else {
+                block(
                     a,
                     b.t().of_rows(range.clone()).t(),
                     scale,
                     (at(1), stride),
                     into,
                     Parallelism::None,
-                ),
+                )
             }
         }
     });

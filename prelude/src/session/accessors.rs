@@ -52,9 +52,9 @@ impl Dam {
                 "{what} are scaled by {f}(c), so the merge does not start at the average"
             ));
         }
-        let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
-        let averaged = ["softmax", "task"].contains(&scheme.as_str());
-        if has_biases && !averaged && options.bias == BiasStart::One && session.start.is_none() {
+        let mut biases = session.merge.tensors.iter().filter(|t| t.spec.kind == Kind::Bias);
+        let is_summed = biases.next().is_some_and(|bias| !session.merge.averages(bias));
+        if is_summed && options.bias == BiasStart::One && session.start.is_none() {
             notes.push("bias coefficients start at 1, as published, so biases are summed: bias=same averages them".into());
         }
         notes.extend(session.rest_note());
@@ -131,8 +131,8 @@ impl Dam {
         Ok(examples)
     }
 
-    /// Frees whatever can be computed again, while `next` is in use: outputs of teachers, and copies
-    /// on a GPU of sources that `next` does not have.
+    /// Frees whatever can be computed again, while `next` is in use: outputs of teachers, and
+    /// copies on a GPU of sources that `next` does not have.
     pub(crate) fn free_caches(&self, next: Option<&Dam>) {
         let used = next.map(|next| next.session().all_sources()).unwrap_or_default();
         let mut session = self.session();

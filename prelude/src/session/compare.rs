@@ -47,8 +47,8 @@ pub struct Compare {
     /// `dam`, `solve`, `evolve`, `greedy_soup`, and names of static methods and of
     /// [`SOLVED_METHODS`]; one row each.
     pub methods: Vec<String>,
-    /// Data files to score on, and tasks as `task:FILE.yaml`. Empty: the held-out data of built-in sources, or else the session's
-    /// own data.
+    /// Data files to score on, and tasks as `task:FILE.yaml`. Empty: the held-out data of built-in
+    /// sources, or else the session's own data.
     pub files: Vec<String>,
     /// The maximum number of questions of a task; `None` for all.
     pub limit: Option<usize>,
@@ -126,7 +126,7 @@ impl Models {
         let mut table = Comparison {
             notes: vec![
                 format!(
-                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates; methods of least squares: not tuned",
+                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates; least-squares methods: not tuned",
                     options.examples, settings.seed, options.steps, settings.lr, settings.batch_size, options.budget
                 ),
                 "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"

@@ -209,9 +209,9 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    /// Whether the weights of `source`, or of the merge, are held as bf16 under a computation in f32:
-    /// those of a source in bf16, which lose nothing, and those of a merge of such sources, as a
-    /// checkpoint of it has them.
+    /// Whether the weights of `source`, or of the merge, are held as bf16 under a computation in
+    /// f32: those of a source in bf16, which lose nothing, and those of a merge of such sources, as
+    /// a checkpoint of it has them.
     pub(super) fn holds_bf16(&self, source: Option<&Source>) -> bool {
         let is_bf16 = |source: &Source| source.dtype() == DType::BF16;
         self.models.settings.dtype == "auto"

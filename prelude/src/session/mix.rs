@@ -215,7 +215,7 @@ mod tests {
 
     /// A merge that is like a source everywhere has that source's loss.
     #[test]
-    fn like_a_source_is_that_source() {
+    fn mixing_like_a_source_gives_its_outputs() {
         let dam = dam();
         dam.mix_like("*", "math").unwrap();
         assert_eq!(first(&dam, Q), [0.0, 1.0]);

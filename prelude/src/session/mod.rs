@@ -6,11 +6,11 @@
 //! c      <- c - lr * update(d loss / d c)                      the step       Session::step, below
 //! ```
 //!
-//! [`load`] opens the sources `W_i`; [`Models::wrap`] creates the coefficients `c` of a scheme (by default one per
-//! source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the coefficients by
-//! its gradient;
-//! [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes `W`. Start with `Session::objective` and
-//! `Session::step` below. The rest is in `session/`, one file per primitive.
+//! [`load`] opens the sources `W_i`; [`Models::wrap`] creates the coefficients `c` of a scheme (by
+//! default one per source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the
+//! coefficients by its gradient; [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes
+//! `W`. Start with `Session::objective` and `Session::step` below. The rest is in `session/`, one
+//! file per primitive.
 
 mod accessors;
 mod adapter;
@@ -535,7 +535,7 @@ mod tests {
         assert_eq!(run(true), run(false));
     }
 
-    /// Layers that are let go of after their use and read again are merged to the same numbers.
+    /// Layers that are released after use and read again are merged to the same numbers.
     #[test]
     fn sources_that_do_not_fit_into_memory_give_the_same_steps() {
         let run = |free: u64| {

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::show::Scores;
 
-/// Returns the key `model-index` of a model card's front matter, as one line of JSON, which is YAML;
-/// empty without scores. Scores that are infinite are left out.
+/// Returns the key `model-index` of a model card's front matter, as one line of JSON, which is
+/// YAML; empty without scores. Scores that are infinite are left out.
 pub(super) fn model_index(model: &str, scores: &Scores) -> String {
     let result = |dataset: Value, metrics: Vec<Value>| json!({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics});
     let metric = |kind: &str, name: String, value: f64| {
@@ -47,8 +47,9 @@ pub(super) fn model_index(model: &str, scores: &Scores) -> String {
         result(Value::Object(dataset), metrics.collect())
     });
     let results: Vec<Value> = data.chain(tasks).collect();
-    match results.is_empty() {
-        true => String::new(),
-        false => format!("model-index: {}\n", json!([{"name": model, "results": results}])),
+    if results.is_empty() {
+        String::new()
+    } else {
+        format!("model-index: {}\n", json!([{"name": model, "results": results}]))
     }
 }

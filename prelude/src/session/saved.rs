@@ -37,7 +37,8 @@ impl Session {
     }
 }
 
-/// A state of a session, apart from the session: another thread can write it while training goes on.
+/// A state of a session, apart from the session: another thread can write it while training goes
+/// on.
 pub(crate) struct StateToSave {
     snapshot: Snapshot,
     content: Arc<SnapshotContent>,

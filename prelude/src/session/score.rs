@@ -36,8 +36,8 @@ pub struct Evaluation {
     pub files: Vec<String>,
     /// The maximum number of questions of a task, from the first; `None` for all.
     pub limit: Option<usize>,
-    /// The maximum number of tokens that the model receives for a question of a task; `None` for the
-    /// model's positions. Data files have the setting `max_length`.
+    /// The maximum number of tokens that the model receives for a question of a task; `None` for
+    /// the model's positions. Data files have the setting `max_length`.
     pub max_length: Option<usize>,
     /// Whether questions of tasks go through the chat template, as `--apply_chat_template` of
     /// lm-evaluation-harness does. Data files always use it.
@@ -159,8 +159,8 @@ impl Scorer<'_> {
         Ok(Scores { data: scores, tasks, groups, held_out, unused })
     }
 
-    /// Returns what to score on: the given files and tasks, or the held-out sets of built-in sources,
-    /// or else the session's own data.
+    /// Returns what to score on: the given files and tasks, or the held-out sets of built-in
+    /// sources, or else the session's own data.
     pub fn eval_data(&self, evaluation: &Evaluation) -> Result<EvalData> {
         let files: Vec<&String> =
             evaluation.files.iter().filter(|file| task_of(file).is_none()).collect();
@@ -169,14 +169,12 @@ impl Scorer<'_> {
         let Evaluation { limit, max_length, chat, .. } = *evaluation;
         if tasks.is_empty() && (limit, max_length, chat) != (None, None, false) {
             return refuse(
-                "limit, max_length and --chat are for tasks, and there is none",
+                "limit, max_length and --chat apply only to tasks, and none is given",
                 "name a task: eval task:FILE.yaml limit=100; data files use the chat template and the setting max_length",
             );
         }
-        let mut sets = match files.is_empty() && !tasks.is_empty() {
-            true => Vec::new(),
-            false => self.named(&files)?,
-        };
+        let mut sets =
+            if files.is_empty() && !tasks.is_empty() { Vec::new() } else { self.named(&files)? };
         if sets.is_empty() && tasks.is_empty() {
             sets = self.models.data.iter().map(|(name, d)| (name.clone(), (**d).clone())).collect();
         }

@@ -65,8 +65,8 @@ pub struct AnswerToken {
     /// before it; `None` if it is not in the source's vocabulary. Empty if a stop came first.
     pub log_probs: Vec<Option<f64>>,
     /// The source that favours the token: the merged source with the highest log-probability, by
-    /// more than
-    /// [`MARGIN`]. `None` if there is none: when all sources expect the token, their differences are noise.
+    /// more than [`MARGIN`]. `None` if there is none: when all sources expect the token, their
+    /// differences are noise.
     pub favours: Option<usize>,
 }
 
@@ -106,10 +106,7 @@ impl AskReport {
                     AnswerToken { text: token.text.clone(), log_probs, favours }
                 }
             };
-            match piece.text.is_empty() {
-                true => begun = Some(piece.log_probs),
-                false => pieces.push(piece),
-            }
+            if piece.text.is_empty() { begun = Some(piece.log_probs) } else { pieces.push(piece) }
         }
         pieces
     }

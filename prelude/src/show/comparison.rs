@@ -49,7 +49,8 @@ impl MethodResult {
         scores.mean_accuracy().or(Some(scores.mean_loss()).filter(|loss| !loss.is_nan()))
     }
 
-    /// Returns the mean over seeds of the mean score, and its standard deviation; `None` for one seed.
+    /// Returns the mean over seeds of the mean score, and its standard deviation; `None` for one
+    /// seed.
     pub fn over_seeds(&self) -> Option<(f64, f64)> {
         (self.seeds.len() > 1).then(|| (mean(&self.seeds), deviation(&self.seeds)))
     }
@@ -87,11 +88,10 @@ impl Comparison {
         let methods = self.rows.iter().map(|row| row.method.clone()).collect();
         let values = self.rows.iter().map(|row| row.mean().unwrap_or(f64::NAN)).collect();
         let series = vec![("mean".to_owned(), values)];
-        match exact {
-            true => Figure::bars("exact match, mean over data sets", "", methods, series).percent(),
-            false => {
-                Figure::bars("loss, mean over data sets", "nats; lower is better", methods, series)
-            }
+        if exact {
+            Figure::bars("exact match, mean over data sets", "", methods, series).percent()
+        } else {
+            Figure::bars("loss, mean over data sets", "nats; lower is better", methods, series)
         }
     }
 

@@ -42,7 +42,7 @@ impl MergeReport {
                 table
             }
             None => {
-                let mut table = Table::new("", ["merge of", "method", "tensors", "weights"]);
+                let mut table = Table::new("", ["sources", "method", "tensors", "weights"]);
                 table.rows.push(vec![
                     sources + &from,
                     self.method.clone(),

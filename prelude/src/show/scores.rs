@@ -77,8 +77,8 @@ impl Scores {
             .collect()
     }
 
-    /// Returns every question of the tasks with its answers, and the name of its task. Empty after a
-    /// session was opened from a file, which has the scores only.
+    /// Returns every question of the tasks with its answers, and the name of its task. Empty after
+    /// a session was opened from a file, which has the scores only.
     pub fn questions(&self) -> impl Iterator<Item = (&str, &TaskQuestion)> {
         self.tasks.iter().flat_map(|(name, task)| {
             task.answered.iter().map(move |question| (name.as_str(), question))
@@ -86,7 +86,8 @@ impl Scores {
     }
 
     /// Writes the scores of the tasks to a new file in the form of lm-evaluation-harness's
-    /// `results.json`, with every question and its answers under `samples`. `model` names the model.
+    /// `results.json`, with every question and its answers under `samples`. `model` names the
+    /// model.
     ///
     /// # Errors
     /// There is no task, the file exists, the disk is full, or the path is not writable.
@@ -116,8 +117,8 @@ impl Scores {
         data.chain(tasks.map(|metric| (metric.value, metric.stderr))).collect()
     }
 
-    /// The scores that stand for all tasks: those of groups that are in no other, and of tasks in no
-    /// group.
+    /// The scores that stand for all tasks: those of groups that are in no other, and of tasks in
+    /// no group.
     pub(super) fn headline(&self) -> impl Iterator<Item = &TaskScores> {
         let all = || self.groups.values().chain(self.tasks.values());
         let within = |inner: &TaskScores, outer: &TaskScores| match inner.subtasks.as_slice() {
@@ -151,8 +152,8 @@ impl Scores {
     }
 
     /// Compares the accuracy of these scores (the first) with that of `other` (the second) on all
-    /// questions of the data sets and tasks that both have. `None` without such questions, and after
-    /// a session was opened from a file, which has the scores only.
+    /// questions of the data sets and tasks that both have. `None` without such questions, and
+    /// after a session was opened from a file, which has the scores only.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -299,10 +300,7 @@ impl Scores {
 
 /// The main metric of a task in a comparison.
 pub(super) fn metric_cell(metric: &TaskMetric) -> String {
-    match metric.is_share {
-        true => with_error(metric.value, metric.stderr),
-        false => perplexity(metric.value),
-    }
+    if metric.is_share { with_error(metric.value, metric.stderr) } else { perplexity(metric.value) }
 }
 
 /// Describes the paired comparison of `first` and `second`.
@@ -362,9 +360,10 @@ impl Scoreboard {
         // The base is last, so that sources keep their colours from other figures.
         let (base, others): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(name, _)| name == BASE);
         let series = others.into_iter().chain(base).map(row).collect();
-        match exact {
-            true => Figure::bars("exact match", "", columns, series).percent(),
-            false => Figure::bars("loss", "nats; lower is better", columns, series),
+        if exact {
+            Figure::bars("exact match", "", columns, series).percent()
+        } else {
+            Figure::bars("loss", "nats; lower is better", columns, series)
         }
     }
 

@@ -73,7 +73,7 @@ impl SolveReport {
 
     fn table(&self) -> Table {
         let is_compared = self.unrestricted_share().is_some();
-        let mut header = vec!["disagreement left", "average", &self.scheme];
+        let mut header = vec!["remaining error", "average", &self.scheme];
         header.extend(is_compared.then_some("unrestricted"));
         let mut table = Table::new("", header);
         let row = |name: String, share: Option<f64>, unrestricted: Option<f64>| {

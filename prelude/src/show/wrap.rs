@@ -33,10 +33,8 @@ pub struct WrapReport {
 
 impl WrapReport {
     fn table(&self) -> Table {
-        let mut table = Table::new(
-            "",
-            ["merge of", "tensors", "coefficients", "trainable", "share of weights"],
-        );
+        let mut table =
+            Table::new("", ["sources", "tensors", "coefficients", "trainable", "share of weights"]);
         let share = 100.0 * self.coefficients as f64 / self.parameters.max(1) as f64;
         table.rows.push(vec![
             self.sources.join(" + "),

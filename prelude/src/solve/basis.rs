@@ -5,8 +5,9 @@
 //! x = T e:   x_0 = sum_k e_k         x_a = e_a - x_0 / N
 //! ```
 //!
-//! `W_0` is the first source. `e = s - 1/N` are scales in deviations from the average of the sources. Differences are
-//! computed before any product, so that products of nearly equal sources do not cancel.
+//! `W_0` is the first source. `e = s - 1/N` are scales in deviations from the average of the
+//! sources. Differences are computed before any product, so that products of nearly equal sources
+//! do not cancel.
 
 use candle_core::{DType, Tensor};
 

@@ -96,9 +96,10 @@ impl Block<'_> {
         let diagonal = self.gram.diagonal()?;
         for (a, v) in self.basis.iter().enumerate() {
             // A scale of one column meets the diagonal of G only.
-            let left = match form.columns == self.columns {
-                true => v.broadcast_mul(&diagonal)?,
-                false => self.gram.times(v)?,
+            let left = if form.columns == self.columns {
+                v.broadcast_mul(&diagonal)?
+            } else {
+                self.gram.times(v)?
             };
             for (b, w) in self.basis.iter().enumerate().take(a + 1) {
                 f(a, b, reduced(&(&left * w)?, form)?)?;
@@ -134,13 +135,12 @@ impl Block<'_> {
         Ok(matrix)
     }
 
-    /// Whether its scales are the values of a variable of its own, one by one.
+    /// Whether its coefficients are the values of a variable of its own, one by one.
     pub fn is_direct(&self, merge: &Merge) -> Result<bool> {
         let [variable] = self.tensor.variables.as_slice() else { return Ok(false) };
         let value = merge.variables[*variable].value.flatten_all()?;
-        let scales = self.current_scales(merge)?.to_device(&Device::Cpu)?.flatten_all()?;
-        Ok(value.elem_count() == scales.elem_count()
-            && value.to_vec1::<f32>()? == scales.to_vec1::<f32>()?)
+        let c = merge.coefficients(self.tensor)?.flatten_all()?;
+        Ok(value.elem_count() == c.elem_count() && value.to_vec1::<f32>()? == c.to_vec1::<f32>()?)
     }
 }
 

@@ -61,18 +61,20 @@ impl Cholesky {
             let (from, known) = if forward { (0, start) } else { (end, n - end) };
             if known > 0 {
                 let done = Matrix::new(&rows[from..], count, known, n);
-                let factor = match forward {
-                    true => Matrix::new(&self.factor[start * n..], width, known, n).t(),
-                    false => Matrix::new(&self.factor[end * n + start..], known, width, n),
+                let factor = if forward {
+                    Matrix::new(&self.factor[start * n..], width, known, n).t()
+                } else {
+                    Matrix::new(&self.factor[end * n + start..], known, width, n)
                 };
                 product(done, factor, -1.0, (&mut block, width), Into::Add, true);
             }
             let corner = &self.factor[start * n + start..];
             rows.par_chunks_mut(n).zip(block.par_chunks(width)).for_each(|(row, block)| {
                 row[start..end].copy_from_slice(block);
-                match forward {
-                    true => divide(&mut row[start..end], corner, n),
-                    false => divide_back(&mut row[start..end], corner, n),
+                if forward {
+                    divide(&mut row[start..end], corner, n)
+                } else {
+                    divide_back(&mut row[start..end], corner, n)
                 }
             });
         };

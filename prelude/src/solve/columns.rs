@@ -3,11 +3,16 @@
 //! ```text
 //! H_ab = (V_a^T V_b) o G     right_a = sum over rows of V_a o M     (H + ridge) x = right
 //! ```
+//!
+//! With a function `f` of the coefficients, the scales are bounded by its range, and the
+//! coefficients are its inverse.
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::basis;
 use super::block::{Block, Unit};
+use super::bounded;
 use super::cholesky::{Cholesky, MOST, not_definite};
 use super::quadratic::Gram;
 use crate::coefficients::{Merge, Nonlinearity};
@@ -28,7 +33,7 @@ pub(super) fn solve(
     let (n, d) = (merge.sources(), blocks.iter().map(|b| b.columns).sum::<usize>());
     let Gram::Dense(gram) = &unit.quadratic.gram else { return Ok(false) };
     let size = n * d;
-    if size > MOST || merge.wrap.options.f != Nonlinearity::None {
+    if size > MOST {
         return Ok(false);
     }
     let mut penalties = Vec::new();
@@ -68,11 +73,29 @@ pub(super) fn solve(
         }
         start += block.columns;
     }
-    let factor = Cholesky::new(matrix, size).ok_or_else(|| not_definite(unit.name()))?;
-    factor.solve(&mut right);
-
-    let x = Tensor::from_vec(right, (n, 1, d), &Device::Cpu)?;
-    let shares = (basis::times(&basis::inverse(n), &x, false)? + 1.0 / n as f64)?;
+    let f = merge.wrap.options.f;
+    let found = if f == Nonlinearity::None {
+        let factor = Cholesky::new(matrix, size);
+        factor.map(|factor| {
+            factor.solve(&mut right);
+            right
+        })
+    } else {
+        let [low, high] = f.range().map(|scale| scale - 1.0 / n as f64);
+        let (matrix, right) = in_scales(&matrix, &right, n);
+        bounded::solve(&matrix, &right, [low, high])
+    };
+    let found = found.ok_or_else(|| not_definite(unit.name()))?;
+    let found = Tensor::from_vec(found, (n, 1, d), &Device::Cpu)?;
+    let shares = match f {
+        Nonlinearity::None => (basis::times(&basis::inverse(n), &found, false)? + 1.0 / n as f64)?,
+        f => {
+            let [low, high] = f.range();
+            let c = |e: f64| f.inverse((e + 1.0 / n as f64).clamp(low, high));
+            let all = found.flatten_all()?.to_vec1::<f64>()?.into_iter().map(c);
+            Tensor::from_vec(all.collect::<Vec<_>>(), (n, 1, d), &Device::Cpu)?
+        }
+    };
     let shares = shares.to_dtype(DType::F32)?;
     let mut start = 0;
     for block in blocks {
@@ -85,6 +108,28 @@ pub(super) fn solve(
         }
     }
     Ok(true)
+}
+
+/// Returns the system of `n` sources in terms of the deviations `e` of scales instead of the basis,
+/// `T^T H T` and `T^T right`. `matrix` is the lower triangle of `H`; the result is all of it.
+fn in_scales(matrix: &[f64], right: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
+    let (size, d, t) = (right.len(), right.len() / n, basis::forward(n));
+    let mut all = vec![0.0; size * size];
+    all.par_chunks_mut(size).enumerate().for_each(|(row, out)| {
+        let (k, i) = (row / d, row % d);
+        for (column, out) in out.iter_mut().enumerate() {
+            let (l, j) = (column / d, column % d);
+            for a in 0..n {
+                for b in 0..n {
+                    let (at, to) = (a * d + i, b * d + j);
+                    let pair = matrix[at.max(to) * size + at.min(to)];
+                    *out += t[a * n + k] * pair * t[b * n + l];
+                }
+            }
+        }
+    });
+    let one = |row: usize| (0..n).map(|a| t[a * n + row / d] * right[a * d + row % d]).sum();
+    (all, (0..size).map(one).collect())
 }
 
 /// Returns the elements in f64.

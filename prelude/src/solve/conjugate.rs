@@ -15,6 +15,8 @@ pub(super) struct Stop {
     pub tolerance: f64,
     /// The maximum number of products.
     pub products: usize,
+    /// What two products in a row gain at least, relative to all before.
+    pub gain: f64,
 }
 
 /// Solves `A x = b` for a positive definite `A`, given by its product `times`, starting at 0;
@@ -33,6 +35,8 @@ pub(super) fn conjugate(
     let mut direction = z.clone();
     let mut size = dot(&residual, &z)?;
     let enough = size * stop.tolerance.powi(2);
+    // By how much each step lowers `<x, A x> / 2 - <x, b>`.
+    let (mut gained, mut last) = (0.0, f64::INFINITY);
     for _ in 0..stop.products {
         interrupt::check()?;
         if size <= enough || size == 0.0 {
@@ -45,6 +49,11 @@ pub(super) fn conjugate(
             break;
         }
         let step = size / curvature;
+        let gain = 0.5 * step * size;
+        if gain + last < stop.gain * gained {
+            break;
+        }
+        (gained, last) = (gained + gain, gain);
         x = (x + (&direction * step)?)?;
         residual = (residual - (product * step)?)?;
         z = divide(&residual)?;
@@ -65,7 +74,7 @@ mod tests {
         let a = random(&[30, 30], 1);
         let a = (a.matmul(&a.t().unwrap()).unwrap() + 0.1).unwrap();
         let b = random(&[1, 30], 2);
-        let stop = Stop { tolerance: 1e-12, products: 300 };
+        let stop = Stop { tolerance: 1e-12, products: 300, gain: 0.0 };
         let x = conjugate(&b, stop, |x| Ok(x.matmul(&a)?), |x| Ok(x.clone())).unwrap();
         for (found, b) in values(&x.matmul(&a).unwrap()).into_iter().zip(values(&b)) {
             assert!((found - b).abs() < 1e-6, "{found} and {b}");

@@ -22,12 +22,12 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::basis;
 use super::block::{Block, Unit, form, penalty};
-use super::cholesky::not_finite;
+use super::cholesky::{MOST, not_finite};
 use super::conjugate::{Stop, conjugate};
 use super::preconditioner::Preconditioner;
 use crate::coefficients::Merge;
 use crate::error::{Error, Result};
-use crate::ops::{Form, send_down};
+use crate::ops::{Form, inject_gradient};
 
 /// The largest change of a parameter in a difference quotient; and for a scheme that is linear,
 /// whose quotient is exact at every distance, so that rounding counts least.
@@ -37,15 +37,27 @@ const LINEAR_STEP: f64 = 1.0;
 /// The maximum number of rounds.
 const ROUNDS: usize = 12;
 
-/// A round that gains less than this share of what was gained before is the last.
-const ENOUGH: f64 = 1e-6;
+/// How far a problem is solved.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// When to stop within a round. Later rounds correct what is left.
+    stop: Stop,
+    /// A round that gains less than this share of what was gained before is the last.
+    enough: f64,
+}
+
+/// Of a small problem that is linear: exactly.
+const EXACT: Effort =
+    Effort { stop: Stop { tolerance: 1e-4, products: 100, gain: 0.0 }, enough: 1e-6 };
+
+/// Of any other: until more products hardly lower the objective. A product costs as much as a
+/// forward pass of the weight with as many tokens as it has columns.
+const THRIFTY: Effort =
+    Effort { stop: Stop { tolerance: 1e-3, products: 50, gain: 1e-3 }, enough: 1e-3 };
 
 /// Scales are f32, so the objective is not known better than this; near the solution, a step need
 /// not decrease it.
 const ROUNDING: f64 = 1e-6;
-
-/// When to stop within a round. Later rounds correct what is left.
-const STOP: Stop = Stop { tolerance: 1e-4, products: 100 };
 
 /// The damping relative to the system. Gradients are computed in f32: rounding, relative to them,
 /// stays 100 times smaller.
@@ -99,7 +111,9 @@ impl<'a> Problem<'a> {
         let start = self.variables.iter().map(|i| self.merge.variables[*i].value.flatten_all());
         let start = Tensor::cat(&start.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         let mut values = start.to_dtype(DType::F64)?;
-        let step = if self.is_linear(&values)? { LINEAR_STEP } else { STEP };
+        let is_linear = self.is_linear(&values)?;
+        let step = if is_linear { LINEAR_STEP } else { STEP };
+        let effort = if is_linear && values.elem_count() <= MOST { EXACT } else { THRIFTY };
         let mut point = self.point(&values)?;
         if !point.value.is_finite() {
             return Err(not_finite(self.units[0].0.name()));
@@ -109,7 +123,7 @@ impl<'a> Problem<'a> {
             let right = self.gradient(&point)?.neg()?;
             let mut moved = conjugate(
                 &right,
-                STOP,
+                effort.stop,
                 |x| {
                     let damping = (precondition.times(x)? * DAMPING)?;
                     Ok((self.product(&values, &point, x, step)? + damping)?)
@@ -131,7 +145,7 @@ impl<'a> Problem<'a> {
             }
             let gained = point.value - next.value;
             (values, point) = ((values + moved)?, next);
-            if gained <= ENOUGH * (first - point.value) {
+            if gained <= effort.enough * (first - point.value) {
                 break;
             }
         }
@@ -251,7 +265,7 @@ impl<'a> Problem<'a> {
                 start += block.columns;
                 let by_x = (block.pull_back(&part, *form)? + basis::times(matrix, x, false)?)?;
                 let by_scales = basis::times(&basis::forward(n), &by_x, true)?;
-                let sent = send_down(scales, &by_scales.to_dtype(DType::F32)?)?;
+                let sent = inject_gradient(scales, &by_scales.to_dtype(DType::F32)?)?;
                 total = Some(match total {
                     Some(total) => (total + sent)?,
                     None => sent,

@@ -3,7 +3,7 @@
 use super::cholesky::MOST;
 use super::streams::BATCH_TOKENS;
 use crate::checkpoint::{Kind, TensorSpec};
-use crate::coefficients::Merge;
+use crate::coefficients::{Merge, Nonlinearity};
 
 /// Returns the bytes for a sweep of `merge` over `tokens` tokens of all its data, in f32. Without a
 /// scheme, the solved weights stay in memory.
@@ -42,7 +42,9 @@ pub(crate) fn bytes(merge: &Merge, tokens: usize, without_scheme: bool) -> u64 {
     let systems = systems.flat_map(|columns| [columns, sources * columns]);
     let factored = systems.filter(|n| *n <= MOST).max().unwrap_or(0);
     let floats = states + batch + weights + kept + 3 * widest * widest;
-    (size_of::<f32>() * floats + 2 * size_of::<f64>() * factored * factored) as u64
+    // With bounds, also the system in terms of the scales and its part that is free.
+    let copies = if merge.wrap.options.f == Nonlinearity::None { 2 } else { 4 };
+    (size_of::<f32>() * floats + copies * size_of::<f64>() * factored * factored) as u64
 }
 
 /// Whether tensors share parameters.

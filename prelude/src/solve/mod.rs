@@ -23,6 +23,7 @@
 
 mod basis;
 mod block;
+mod bounded;
 mod cholesky;
 mod columns;
 mod conjugate;

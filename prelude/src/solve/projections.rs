@@ -33,9 +33,10 @@ impl<'a> Pass<'a> {
         let mut energies = vec![0.0; units.len()];
         for i in 0..self.sources.len() {
             let weights = |unit: &Vec<&MergedTensor>| {
-                let own = match self.settings.corrects_inputs() {
-                    true => Some(self.weight_of(unit, i, false)?),
-                    false => None,
+                let own = if self.settings.corrects_inputs() {
+                    Some(self.weight_of(unit, i, false)?)
+                } else {
+                    None
                 };
                 Ok((self.weight_of(unit, i, true)?, own))
             };
@@ -53,9 +54,10 @@ impl<'a> Pass<'a> {
                 let x = self.chosen(&inputs);
                 let scaled = (x * stream.weight)?;
                 gram.add_product(&scaled, &scaled)?;
-                let missing = match self.settings.corrects_inputs() {
-                    true => Some((&inputs[1] - &inputs[0])?),
-                    false => None,
+                let missing = if self.settings.corrects_inputs() {
+                    Some((&inputs[1] - &inputs[0])?)
+                } else {
+                    None
                 };
                 for ((right, energy), (apart, own)) in
                     rights.iter().zip(&mut energies).zip(&weights)

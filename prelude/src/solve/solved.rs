@@ -38,8 +38,8 @@ impl SolvedPart {
         }
     }
 
-    /// Returns the share of the average's disagreement that is left: the mean over tensors where the
-    /// average disagrees with a source.
+    /// Returns the share of the average's disagreement that is left: the mean over tensors where
+    /// the average disagrees with a source.
     pub fn share(&self) -> Option<f64> {
         self.mean(|t| Some(t.solved))
     }

@@ -1,8 +1,9 @@
 //! The best weight without any scheme: `D (G + ridge) = M`. With the inputs of every source, this
 //! is RegMean (arXiv 2212.09849).
 //!
-//! It shows what a scheme cannot express, on these examples and with this ridge. The ridge follows the same rule as that of schemes:
-//! relative to the mean over elements of the second derivative, which is the mean diagonal of `G`.
+//! It shows what a scheme cannot express, on these examples and with this ridge. The ridge follows
+//! the same rule as that of schemes: relative to the mean over elements of the second derivative,
+//! which is the mean diagonal of `G`.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -20,7 +21,7 @@ pub(super) struct Unrestricted {
 }
 
 /// When to stop on systems that are not factorised.
-const STOP: Stop = Stop { tolerance: 1e-4, products: 200 };
+const STOP: Stop = Stop { tolerance: 1e-4, products: 200, gain: 0.0 };
 
 impl Unrestricted {
     /// Prepares systems with `gram`; `name` is for messages.

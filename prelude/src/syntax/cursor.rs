@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_there_is_read_as_it_is() {
+    fn inserted_completions_are_read_back_unchanged() {
         let put = |line: &str, stem: usize, text: &str, whole: bool| {
             let cursor = Cursor::at(line, line.len()).unwrap();
             let (start, write) = cursor.place(stem);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verb_that_looks_like_a_prompt_is_none() {
+    fn quoted_words_like_a_prompt_stay_words() {
         for text in ["'dam>x' y", "'dam' '>' y", "'dam>'", "damage > y"] {
             let read = statements(text).unwrap();
             assert_eq!(statements(&line(&read[0])).unwrap(), read, "{text}");

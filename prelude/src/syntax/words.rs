@@ -120,9 +120,10 @@ pub fn quoted(text: &str) -> String {
     if !text.is_empty() && !text.starts_with('#') && text.chars().all(plain) {
         return text.to_owned();
     }
-    match !text.contains('\'') && text.contains(['"', '\\']) {
-        true => format!("'{text}'"),
-        false => format!("\"{}\"", escaped(text)),
+    if !text.contains('\'') && text.contains(['"', '\\']) {
+        format!("'{text}'")
+    } else {
+        format!("\"{}\"", escaped(text))
     }
 }
 

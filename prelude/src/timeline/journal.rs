@@ -48,7 +48,7 @@ const LONG: u64 = 8 << 20;
 enum Entry {
     Version(u32),
     State(usize, StateEntry),
-    Looked(usize, Words),
+    Looked(usize, RecordedWords),
     Undone(BTreeMap<String, Vec<usize>>),
     Head(Head),
 }
@@ -91,14 +91,14 @@ pub struct Recovered {
 }
 
 /// A verb and its arguments.
-type Words = (String, Vec<Argument>);
+type RecordedWords = (String, Vec<Argument>);
 
 #[derive(Serialize, Deserialize)]
 struct StateEntry {
     parent: Option<usize>,
-    done: Option<Words>,
+    done: Option<RecordedWords>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    looked: Vec<Words>,
+    looked: Vec<RecordedWords>,
     step: usize,
     loss: Option<f64>,
     scored: Option<(Option<f64>, f64)>,
@@ -354,11 +354,11 @@ pub(crate) fn recover(directory: &Path, replay: Replay) -> Result<Recovered> {
     Ok(Recovered { context, notes, unused })
 }
 
-fn words(statement: &Statement) -> Words {
+fn words(statement: &Statement) -> RecordedWords {
     (statement.verb.clone(), statement.arguments.clone())
 }
 
-fn statement((verb, arguments): Words) -> Statement {
+fn statement((verb, arguments): RecordedWords) -> Statement {
     Statement::new(verb, arguments)
 }
 
@@ -462,51 +462,43 @@ fn read(directory: &Path) -> Result<Journal> {
             "it has version {version}, this program reads {VERSION} and {WHOLE_VERSION}"
         ))
     };
-    let journal = match is_whole {
-        true => {
-            let whole: Whole = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
-            if whole.version != WHOLE_VERSION {
-                return Err(newer(whole.version));
-            }
-            Journal { head: whole.head, states: whole.states, length: None }
+    let journal = if is_whole {
+        let whole: Whole = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
+        if whole.version != WHOLE_VERSION {
+            return Err(newer(whole.version));
         }
-        false => {
-            let (mut head, mut states, mut length, mut version) =
-                (None::<Head>, Vec::<StateEntry>::new(), 0, None);
-            let mut undone = BTreeMap::new();
-            for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
-                // A line that was still being written when the program ended is ignored.
-                let Some(entry) = line.strip_suffix(b"\n") else { break };
-                let entry: Entry = serde_json::from_slice(entry)
-                    .map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;
-                match entry {
-                    Entry::Version(found) if found == VERSION && number == 0 => {
-                        version = Some(found)
-                    }
-                    Entry::Version(found) => return Err(newer(found)),
-                    Entry::State(at, state) if at < states.len() => {
-                        let looked = std::mem::take(&mut states[at].looked);
-                        states[at] = StateEntry { looked, ..state };
-                    }
-                    Entry::State(at, state) if at == states.len() => states.push(state),
-                    Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
-                    Entry::Undone(found) => undone = found,
-                    Entry::State(at, _) | Entry::Looked(at, _) => {
-                        return Err(invalid(format!(
-                            "state {at} comes after {} states",
-                            states.len()
-                        )));
-                    }
-                    Entry::Head(found) => head = Some(found),
+        Journal { head: whole.head, states: whole.states, length: None }
+    } else {
+        let (mut head, mut states, mut length, mut version) =
+            (None::<Head>, Vec::<StateEntry>::new(), 0, None);
+        let mut undone = BTreeMap::new();
+        for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
+            // A line that was still being written when the program ended is ignored.
+            let Some(entry) = line.strip_suffix(b"\n") else { break };
+            let entry: Entry = serde_json::from_slice(entry)
+                .map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;
+            match entry {
+                Entry::Version(found) if found == VERSION && number == 0 => version = Some(found),
+                Entry::Version(found) => return Err(newer(found)),
+                Entry::State(at, state) if at < states.len() => {
+                    let looked = std::mem::take(&mut states[at].looked);
+                    states[at] = StateEntry { looked, ..state };
                 }
-                length += line.len() as u64;
-            }
-            match (version, head) {
-                (Some(_), Some(head)) => {
-                    Journal { head: Head { undone, ..head }, states, length: Some(length) }
+                Entry::State(at, state) if at == states.len() => states.push(state),
+                Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
+                Entry::Undone(found) => undone = found,
+                Entry::State(at, _) | Entry::Looked(at, _) => {
+                    return Err(invalid(format!("state {at} comes after {} states", states.len())));
                 }
-                _ => return Err(invalid("it is truncated before its first complete state".into())),
+                Entry::Head(found) => head = Some(found),
             }
+            length += line.len() as u64;
+        }
+        match (version, head) {
+            (Some(_), Some(head)) => {
+                Journal { head: Head { undone, ..head }, states, length: Some(length) }
+            }
+            _ => return Err(invalid("it is truncated before its first complete state".into())),
         }
     };
     let Journal { head: Head { here, branches, undone, .. }, states, .. } = &journal;
@@ -518,8 +510,6 @@ fn read(directory: &Path) -> Result<Journal> {
             && line.merged_by.iter().all(known)
     };
     let named = branches.values().chain(undone.values().flatten());
-    match known(here) && { named }.all(known) && states.iter().enumerate().all(sound) {
-        true => Ok(journal),
-        false => Err(invalid("its states are inconsistent".into())),
-    }
+    let consistent = known(here) && { named }.all(known) && states.iter().enumerate().all(sound);
+    if consistent { Ok(journal) } else { Err(invalid("its states are inconsistent".into())) }
 }

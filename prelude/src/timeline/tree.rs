@@ -172,8 +172,8 @@ impl Timeline {
         state == 0 || self.path(self.here).contains(&state)
     }
 
-    /// The unsaved training steps of each branch, the current one first: those at its end, and those
-    /// of earlier merges on the way there.
+    /// The unsaved training steps of each branch, the current one first: those at its end, and
+    /// those of earlier merges on the way there.
     pub fn unsaved(&self) -> Vec<(&str, usize)> {
         let mut counted = BTreeSet::new();
         let mut ends: Vec<(&String, &usize)> = self.branches.iter().collect();

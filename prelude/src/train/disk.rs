@@ -5,15 +5,15 @@ use serde::Serialize;
 use super::Forecast;
 use crate::checkpoint::{Source, disk_speed, keep_in_memory, passing_bytes};
 
-/// How often a step of the first epoch needs all weights: for the teachers, and for both ways of the
-/// merge.
+/// How often a step of the first epoch needs all weights: for the teachers, and for the merge's
+/// forward and backward pass.
 pub(super) const PASSES: f64 = 3.0;
 
 /// What a step reads from the disk.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiskForecast {
-    /// The bytes of sources that do not stay in main memory. A step reads them on the way up and on
-    /// the way down, and in the first epoch once more, for the teachers.
+    /// The bytes of sources that do not stay in main memory. A step reads them in the forward and
+    /// in the backward pass, and in the first epoch once more, for the teachers.
     pub passing_bytes: u64,
     /// The disk's speed in bytes per second, measured; `None` where it cannot be.
     pub bytes_per_second: Option<f64>,

@@ -49,8 +49,9 @@ pub struct GpuForecast {
 }
 
 impl GpuForecast {
-    /// Returns the seconds of a step of `operations` in the first epoch. Weights that do not stay on
-    /// the GPU are copied for the teachers and for both ways of the merge, while others compute.
+    /// Returns the seconds of a step of `operations` in the first epoch. Weights that do not stay
+    /// on the GPU are copied for the teachers and for the merge's forward and backward pass, while
+    /// others compute.
     fn seconds(&self, operations: f64, speed: GpuSpeed) -> f64 {
         let copying = PASSES * self.streamed_bytes as f64 / speed.copied;
         copying.max(operations / speed.operations)
@@ -74,8 +75,8 @@ pub struct Forecast {
     pub disk_bytes: u64,
     /// What steps read from the disk; `None` if the sources stay in main memory, and on a GPU.
     pub disk: Option<DiskForecast>,
-    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` if the
-    /// speed of a GPU cannot be measured.
+    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` if
+    /// the speed of a GPU cannot be measured.
     pub minutes: Option<f64>,
     /// The memory free now.
     pub available_bytes: u64,

@@ -1,5 +1,5 @@
-//! The memory of a step, computed from shapes, and the decision whether the backward pass recomputes
-//! layers.
+//! The memory of a step, computed from shapes, and the decision whether the backward pass
+//! recomputes layers.
 //!
 //! One layer's merged weights and gradients are in memory at a time, whatever the number of layers.
 //! What grows with the batch are the activations that layers keep for the backward pass, or with

@@ -2,11 +2,11 @@
 //!
 //! # Memory between steps
 //!
-//! Every step frees large blocks of memory and takes as many again. By default glibc returns them to
-//! the system at once, and the page faults of fresh memory cost about a tenth of a step. The
-//! allocator belongs to the program, so the library leaves it alone; `dam` and the process that runs
-//! the cells of its notebooks make it keep freed memory. A program of your own saves the same time
-//! with
+//! Every step frees large blocks of memory and takes as many again. By default glibc returns them
+//! to the system at once, and the page faults of fresh memory cost about a tenth of a step. The
+//! allocator belongs to the program, so the library leaves it alone; `dam` and the process that
+//! runs the cells of its notebooks make it keep freed memory. A program of your own saves the same
+//! time with
 //!
 //! ```no_run
 //! # #[cfg(all(target_os = "linux", target_env = "gnu"))]

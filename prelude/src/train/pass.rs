@@ -18,7 +18,7 @@ use crate::device::to_host;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Decoder, Positions, Weights};
-use crate::ops::send_down;
+use crate::ops::inject_gradient;
 
 /// Options of a pass.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +124,7 @@ impl<'a> Pass<'a> {
                 layers.push(Layer { input, output: graph.then_some(output) });
             }
             drop(weights);
-            // The way down begins with the last layers.
+            // The backward pass begins with the last layers.
             if !options.with_gradient || layer + LAYERS_AHEAD < count {
                 merge.let_go(layer);
             }
@@ -204,7 +204,7 @@ impl<'a> Pass<'a> {
                 )?,
             };
             let upstream_here = upstream.to_device(output.device())?;
-            let mut gradients = send_down(&output, &upstream_here)?.backward()?;
+            let mut gradients = inject_gradient(&output, &upstream_here)?.backward()?;
             upstream = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
             for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums())
             {
@@ -220,7 +220,7 @@ impl<'a> Pass<'a> {
         if embedding.trains {
             let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded))
                 .embed(&self.ids)?;
-            let gradients = send_down(&x, &upstream.to_device(x.device())?)?.backward()?;
+            let gradients = inject_gradient(&x, &upstream.to_device(x.device())?)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
                 let by_scales =
                     self.merge.scale_gradient_of_rows(embedding, gradient, &self.ids)?;

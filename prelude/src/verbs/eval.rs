@@ -24,7 +24,7 @@ pub const VERB: Verb = Verb {
     is_exported: true,
     ..Verb::new(
         "eval",
-        "score the merge on files, on tasks of lm-evaluation-harness (task:FILE.yaml, gsm8k, mmlu and others), or on the held-out data of built-in models; --all: also its sources and their average; --chat: tasks through the chat template; --show: every question of tasks",
+        "score the merge on files, tasks (gsm8k, task:FILE.yaml) or held-out data; --all: also its sources and their average; --chat: through the chat template; --show: every question",
         "eval --all",
         |arguments| {
             let evaluation = Evaluation {

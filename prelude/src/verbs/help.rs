@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::VERBS;
 use super::prelude::*;
 use super::topics::{TOPICS, Topic};
+use super::{CHAPTERS, VERBS};
 
 const SUBJECT: Kind = Kind::Either(&[
     Kind::OneOf(Words {
@@ -27,17 +27,6 @@ pub const VERB: Verb = Verb {
     })
 };
 
-/// The groups of verbs, each with its first verb.
-const CHAPTERS: [(&str, &str); 7] = [
-    ("load", "sources, data and settings"),
-    ("loss", "train"),
-    ("inspect", "inspect"),
-    ("merge", "other ways to merge"),
-    ("bake", "save and export"),
-    ("undo", "undo and branches"),
-    ("rust", "other"),
-];
-
 struct Help {
     /// A verb, a topic or both.
     subject: Option<String>,
@@ -46,7 +35,8 @@ struct Help {
 impl Command for Help {
     fn run(&self, _: &mut Context) -> Result<Reply> {
         let Some(name) = self.subject.as_deref() else {
-            return Ok(Reply::new(overview(), fields(VERBS.iter().copied(), TOPICS.iter())));
+            let text = Reply::new(overview(), fields(VERBS.iter().copied(), TOPICS.iter()));
+            return Ok(Reply { is_paged: true, ..text });
         };
         let verb = VERBS.iter().copied().find(|verb| verb.name == name);
         let topic = TOPICS.iter().find(|topic| topic.name == name);
@@ -54,7 +44,8 @@ impl Command for Help {
             verb.map(|v| format!("{}\n  {}\n  example: {}", v.usage(), v.about, v.example));
         let of_topic = topic.map(|t| format!("{}\nexample: {}", (t.text)(), t.example));
         let text: Vec<String> = of_verb.into_iter().chain(of_topic).collect();
-        Ok(Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter())))
+        let text = Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter()));
+        Ok(Reply { is_paged: true, ..text })
     }
 }
 
@@ -64,7 +55,7 @@ fn overview() -> String {
     let mut lines =
         vec![format!("`help VERB` explains a verb, with an example. To begin:\n  {first}")];
     for verb in VERBS {
-        if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
+        if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| first.name == verb.name) {
             lines.push(format!("\n{chapter}"));
         }
         lines.push(format!("{:9}  {}", verb.name, verb.about));

@@ -27,10 +27,12 @@ impl Command for History {
             Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
         let mut fields: Vec<Value> = Vec::new();
         for (number, state) in timeline.states().iter().enumerate().skip(1) {
-            let mark = match path.contains(&number) {
-                _ if number == timeline.here() => ">",
-                true => "|",
-                false => " ",
+            let mark = if number == timeline.here() {
+                ">"
+            } else if path.contains(&number) {
+                "|"
+            } else {
+                " "
             };
             let branches = branches_at(timeline, number);
             let row = [

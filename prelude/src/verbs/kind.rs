@@ -111,7 +111,8 @@ impl Kind {
             Kind::Count(shown) | Kind::Number(shown) | Kind::Size(shown) => (*shown).into(),
             Kind::Text(place) => format!("\"{place}\""),
             Kind::Source => "[NAME=]SOURCE".into(),
-            Kind::Data | Kind::DataOrTask | Kind::Session => "FILE".into(),
+            Kind::Data | Kind::Session => "FILE".into(),
+            Kind::DataOrTask => "FILE|TASK".into(),
             Kind::SourceData => "NAME=FILE".into(),
             Kind::SourceAmount => format!("SOURCE=VALUE|SOURCE=FACTORx|{LIKE}=SOURCE"),
             Kind::Directory => "DIR".into(),
@@ -207,7 +208,7 @@ impl Kind {
             {
                 let known = self.words();
                 let error = match (self, key) {
-                    (Kind::OneOf(_), Some(_)) => bad(&known.join(", ")),
+                    (Kind::OneOf(_), Some(_)) => Error::none_of(name, text, &known),
                     _ if known.is_empty() => {
                         bad(&format!("a file name such as {}", self.usage().replace('|', " or ")))
                     }
@@ -300,10 +301,10 @@ impl Kind {
                 let model = source.split('+').next().unwrap_or(source);
                 check_name("built-in model", model, builtin_models())
             }
-            Kind::Data | Kind::DataOrTask => check_name("built-in dataset", text, builtin_data()),
+            Kind::Data | Kind::DataOrTask => check_name("built-in data set", text, builtin_data()),
             Kind::SourceData => {
                 let data = text.split_once('=').map_or("", |(_, data)| data);
-                check_name("built-in dataset", data, builtin_data())
+                check_name("built-in data set", data, builtin_data())
             }
             _ => Ok(()),
         }

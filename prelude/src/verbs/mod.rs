@@ -70,7 +70,7 @@ pub use reply::{Reply, columns};
 pub(crate) use run::replay;
 pub(crate) use signature::Opt;
 pub use topics::{TOPICS, Topic};
-pub use verb::Verb;
+pub use verb::{AtPrompt, Verb};
 
 /// All verbs, in the order of the documentation.
 pub const VERBS: &[&Verb] = &[
@@ -106,6 +106,17 @@ pub const VERBS: &[&Verb] = &[
     &quit::VERB,
 ];
 
+/// The chapters of the documentation, each with its first verb.
+const CHAPTERS: [(&Verb, &str); 7] = [
+    (&load::VERB, "sources, data and settings"),
+    (&loss::VERB, "train"),
+    (&inspect::VERB, "inspect"),
+    (&merge::VERB, "other ways to merge"),
+    (&bake::VERB, "save and export"),
+    (&undo::VERB, "undo and branches"),
+    (&rust::VERB, "other"),
+];
+
 /// Aliases familiar from other programs.
 const ALIASES: [(&str, &Verb); 2] = [("exit", &quit::VERB), ("?", &help::VERB)];
 
@@ -119,7 +130,7 @@ pub fn find(name: &str) -> Result<&'static Verb> {
     found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|verb| verb.name)))
 }
 
-/// Whether the verb `name` ends the session.
-pub fn quits(name: &str) -> bool {
-    find(name).is_ok_and(|verb| verb.quits)
+/// What a prompt does for the verb `name` besides running it.
+pub fn at_prompt(name: &str) -> Option<AtPrompt> {
+    find(name).ok()?.at_prompt
 }

@@ -6,7 +6,7 @@ use super::prelude::*;
 
 pub const VERB: Verb = Verb {
     needs_nothing: true,
-    quits: true,
+    at_prompt: Some(AtPrompt::Quit),
     ..Verb::new("quit", "quit (or Ctrl-D)", "quit", |_| Ok(Box::new(Quit)))
 };
 

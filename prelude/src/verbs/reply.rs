@@ -18,13 +18,15 @@ pub struct Reply {
     pub json: Map<String, Value>,
     /// The figure, if the reply is one; terminals draw it as well as they can.
     pub figure: Option<Figure>,
+    /// Whether a terminal shows text that does not fit its screen in a pager.
+    pub is_paged: bool,
 }
 
 impl Reply {
     /// A reply with the fields of `json`, an object.
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), ansi: None, html: None, json, figure: None }
+        Self { text: text.to_string(), ansi: None, html: None, json, figure: None, is_paged: false }
     }
 
     /// A reply with a report, which also has HTML and fits the terminal.

@@ -5,6 +5,7 @@ use super::prelude::*;
 pub const VERB: Verb = Verb {
     renames: true,
     needs_nothing: true,
+    at_prompt: Some(AtPrompt::Rust),
     ..Verb::new(
         "rust",
         "continue in Rust with the merge as `dam`, for example to define a scheme; `back` returns with the changed merge",

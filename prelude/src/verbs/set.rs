@@ -70,29 +70,18 @@ impl Command for Set {
         for (key, value) in self.given.iter().map(|given| split(given)) {
             if let Some(value) = value {
                 settings.set(key, value)?;
-                let key = Setting::find(key)?.key;
-                given.retain(|known| *known != key);
-                given.push(key);
+                let setting = Setting::find(key)?;
+                given.retain(|known: &&Setting| known.key != setting.key);
+                given.push(setting);
             }
         }
         if given.is_empty() {
             return Ok(());
         }
-        let json = json!(settings);
-        let is_weight = |key: &str| json["weights"].get(key).is_some();
-        let literal = |key: &str| match key {
-            "optimizer" => format!("Optimizer::{:?}", settings.optimizer),
-            "schedule" => format!("Schedule::{:?}", settings.schedule),
-            "reduction" => format!("Reduction::{:?}", settings.reduction),
-            "recompute" => format!("train::Recompute::{:?}", settings.recompute),
-            "device" | "dtype" => format!("{}.into()", json[key]),
-            _ if is_weight(key) => json["weights"][key].to_string(),
-            _ => json[key].to_string(),
-        };
         if code.has_dam() {
-            let (weights, others): (Vec<&'static str>, Vec<&'static str>) =
-                given.iter().partition(|key| is_weight(key));
-            let valued = |key: &&'static str| (*key, literal(key));
+            let (weights, others): (Vec<&Setting>, Vec<&Setting>) =
+                given.iter().partition(|setting| setting.is_weight());
+            let valued = |setting: &&Setting| (setting.key, setting.rust(&settings));
             let mut all: Vec<_> = others.iter().map(valued).collect();
             if !weights.is_empty() {
                 let weights: Vec<_> = weights.iter().map(valued).collect();
@@ -103,13 +92,14 @@ impl Command for Set {
             code.show_in_cell("dam.settings()");
         } else {
             let models = code.models_mut();
-            for key in &given {
-                let within = if is_weight(key) { "weights." } else { "" };
-                code.line(format!("{models}.settings.{within}{key} = {};", literal(key)));
+            for setting in &given {
+                let within = if setting.is_weight() { "weights." } else { "" };
+                let (key, value) = (setting.key, setting.rust(&settings));
+                code.line(format!("{models}.settings.{within}{key} = {value};"));
             }
             code.show_in_cell("models.settings.clone()");
         }
-        if given.contains(&"seed") {
+        if given.iter().any(|setting| setting.key == "seed") {
             code.seeds();
         }
         code.changed();

@@ -39,7 +39,7 @@ pub const TOPICS: &[Topic] = &[
         name: "tasks",
         about: "benchmark tasks of lm-evaluation-harness",
         text: tasks,
-        example: "eval builtin:math-heldout",
+        example: "eval mini_japanese limit=10",
     },
     Topic {
         name: "schemes",
@@ -159,9 +159,9 @@ fn tasks() -> String {
        filter_list: regex, regex_pos, remove_whitespace, lowercase, uppercase, map, take_first\n  \
        metric_list: acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, perplexity, word_perplexity, byte_perplexity, bits_per_byte,\n  \
        and execution_accuracy for queries, with database: {script: COLUMN} or {directory: PATH}\n\
-     Keys that cannot be followed, such as !function, are refused by name.\n\
+     Unsupported keys, such as !function, are errors that name the key.\n\
      limit=N scores the first N questions, max_length=N truncates contexts, --chat uses the chat template, and --show lists questions\n\
-     with their answers. results=FILE.json writes the harness's results.json. eval --all and compare say on which questions models differ."
+     with their answers. results=FILE.json writes the harness's results.json. eval --all and compare test whether models differ."
         .into()
 }
 
@@ -201,7 +201,7 @@ fn settings() -> String {
         let Setting { key, about, .. } = setting;
         let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
         let words = setting.words().join(", ");
-        let of = if words.is_empty() { words } else { format!(": {words}") };
+        let of = if words.is_empty() { words } else { format!(" ({words})") };
         format!("  {given:22} {about}{of}")
     };
     let first =
@@ -215,14 +215,18 @@ fn settings() -> String {
         .join("\n")
 }
 
-/// The terms of the loss with their formulas.
-const TERMS: [(&str, &str); 8] = [
+/// The terms of the loss on data, with their formulas.
+const DATA_TERMS: &[(&str, &str)] = &[
     (
         "kl",
         "T^2/(B n) sum over tokens of KL(softmax(z_i/T) || softmax(z/T)), on the data of source i",
     ),
     ("mse", "1/n sum over tokens of the mean over the vocabulary of (z - z_i)^2"),
     ("entropy", "T^2/n sum over tokens of H(softmax(z/T)): rewards confident predictions"),
+];
+
+/// The penalties on coefficients, with their formulas.
+const PENALTIES: &[(&str, &str)] = &[
     ("cosine", "mean over pairs of cos(c_a, c_b): encourages distinct columns"),
     ("l1", "sum_i |c_i|_1: sparse coefficients"),
     ("l2", "sum_i |c_i|_2: small coefficients"),
@@ -236,16 +240,15 @@ fn penalties() -> String {
         let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
         format!("  {given:22} {formula}")
     };
-    let (data, penalties) = TERMS.split_at(3);
     let mut lines =
         vec!["The loss is a weighted sum of terms. The weights are keys of set, shown with their defaults; 0 is off.".to_owned()];
     lines.push(
         "Data terms: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its number of tokens"
             .into(),
     );
-    lines.extend(data.iter().map(one));
+    lines.extend(DATA_TERMS.iter().map(one));
     lines.push("Penalties on the coefficients c_i of source i, summed over all trainable tensors except biases".into());
-    lines.extend(penalties.iter().map(one));
+    lines.extend(PENALTIES.iter().map(one));
     lines.push("At a uniform start all c_i are parallel, so cosine has no gradient until the data terms move them.".into());
     lines.join("\n")
 }
@@ -330,10 +333,11 @@ mod tests {
     fn the_terms_are_the_weights_among_the_settings() {
         // The terms of this topic are the weights among the settings, in order.
         let weights = serde_json::to_value(Settings::default().weights).unwrap();
-        let mut terms = TERMS.map(|(key, _)| key).to_vec();
+        let terms = DATA_TERMS.iter().chain(PENALTIES);
+        let mut terms: Vec<&str> = terms.map(|(key, _)| *key).collect();
         let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
         let from = keys.iter().position(|key| *key == "kl").unwrap();
-        assert_eq!(keys[from..from + 8], terms);
+        assert_eq!(keys[from..from + terms.len()], terms);
         terms.sort_unstable();
         let mut known: Vec<&str> =
             weights.as_object().unwrap().keys().map(String::as_str).collect();

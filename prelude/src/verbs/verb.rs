@@ -35,8 +35,17 @@ pub struct Verb {
     pub(crate) renames: bool,
     /// Whether it works before anything is loaded.
     pub(crate) needs_nothing: bool,
-    /// Whether it ends the session.
-    pub(crate) quits: bool,
+    /// What a prompt does for it besides running it.
+    pub(crate) at_prompt: Option<AtPrompt>,
+}
+
+/// What only a prompt can do for a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtPrompt {
+    /// Run it, then end the session.
+    Quit,
+    /// Open the Rust prompt instead.
+    Rust,
 }
 
 /// A parsed command.
@@ -85,12 +94,12 @@ impl Verb {
             wraps: false,
             renames: false,
             needs_nothing: false,
-            quits: false,
+            at_prompt: None,
         }
     }
 
-    /// The verb with its arguments: `[x]` is optional, `x...` may be repeated, `a|b` is either of both,
-    /// and capitals are placeholders.
+    /// The verb with its arguments: `[x]` is optional, `x...` may be repeated, `a|b` is either of
+    /// both, and capitals are placeholders.
     pub fn usage(&self) -> String {
         self.signature.usage(self.name)
     }

@@ -1,5 +1,5 @@
-//! Answers of `cargo metadata`, which takes longer than a cell: they are kept with the built prelude,
-//! so that a kernel that starts does not wait for what is known.
+//! Answers of `cargo metadata`, which takes longer than a cell: they are kept with the built
+//! prelude, so that a kernel that starts does not wait for what is known.
 //!
 //! ```text
 //! .dam-answers/KEY    the standard output; KEY: a hash of the manifest, the versions and the arguments
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::lock::{LOCK_FILE, dependencies, name};
-use super::prelude::PRELUDE;
+use super::package::PRELUDE;
 use crate::kernel::environment::{BUILD_DIRECTORY, EVCXR};
 
 /// The directory of answers, in the build directory.
@@ -29,8 +29,8 @@ const HERE: &str = "{build directory}";
 /// The argument before the copy of a lock file, which has another name each time.
 const LOCK_COPY: &str = "--lockfile-path";
 
-/// The answer to `arguments` for the cells' build directory. If it is not known, `ask` gives it, or nothing if
-/// cargo fails.
+/// The answer to `arguments` for the cells' build directory. If it is not known, `ask` gives it, or
+/// nothing if cargo fails.
 pub fn answer(arguments: &[OsString], ask: impl FnOnce() -> Option<String>) -> Option<String> {
     let known = file(arguments).zip(here());
     if let Some((file, here)) = &known

@@ -74,8 +74,8 @@ pub fn run_rustc(mut command: Command) -> ExitCode {
     })
 }
 
-/// Runs `command`, which is called `name`, in a process group that the kernel may stop; `read` reads
-/// its output and reports to the kernel.
+/// Runs `command`, which is called `name`, in a process group that the kernel may stop; `read`
+/// reads its output and reports to the kernel.
 fn run_stoppable(
     name: &str,
     mut command: Command,

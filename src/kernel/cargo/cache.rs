@@ -37,8 +37,8 @@ pub const CARGO: &str = concat!(
         "serde_json" "parquet" "zstd-sys" "zstd-safe" "snap" "simdutf8" "twox-hash" "flate2" "zlib-rs" "miniz_oxide" "crc32fast"
         "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer" "sha1" "sha2"
     ),
-    // Complex products are never used, the next ones parse little or wait for the network, and the others only generate code at
-    // compile time.
+    // Complex products are never used, the next ones parse little or wait for the network, and the
+    // others only generate code at compile time.
     optimised!(
         0: "gemm-c32" "gemm-c64" "annotate-snippets" "encoding_rs" "idna" "serde-saphyr" "sysinfo" "ureq" "ureq-proto" "url" "syn" "quote" "proc-macro2" "unicode-ident" "serde_derive" "darling" "darling_core" "darling_macro"
         "derive_builder_core" "derive_builder_macro" "nalgebra-macros" "zerocopy-derive" "synstructure" "yoke-derive" "zerofrom-derive"
@@ -121,8 +121,8 @@ impl BuildDirectory {
         self.reuse(prepared)
     }
 
-    /// Fills the directory with the crates of an earlier build: hard links, and copies of files that
-    /// cargo would overwrite. Cargo finds which of them it has to build again.
+    /// Fills the directory with the crates of an earlier build: hard links, and copies of files
+    /// that cargo would overwrite. Cargo finds which of them it has to build again.
     ///
     /// # Errors
     /// The disk is full.

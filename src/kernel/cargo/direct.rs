@@ -1,5 +1,5 @@
-//! Builds a cell by calling rustc as cargo did for an earlier cell with the same dependencies: cargo
-//! takes as long as rustc to find that none of two hundred crates has changed.
+//! Builds a cell by calling rustc as cargo did for an earlier cell with the same dependencies:
+//! cargo takes as long as rustc to find that none of two hundred crates has changed.
 //!
 //! ```text
 //! .dam-calls/KEY    a call of rustc; KEY: a hash of the manifest and of the flags
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Cargo calls the compiler of the cell through this program, which records the call. The build
-//! directory is left out of it, so that the kernels that start with a copy of the built prelude call
-//! rustc for their first cell already.
+//! directory is left out of it, so that the kernels that start with a copy of the built prelude
+//! call rustc for their first cell already.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;

@@ -2,8 +2,8 @@
 //!
 //! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists
 //! of its own types and those of candle and the standard library; but rust-analyzer would first
-//! read the source of all two hundred dependencies, and of fifty crates that the standard library is
-//! tested and built with, and the first cell would wait for that.
+//! read the source of all two hundred dependencies, and of fifty crates that the standard library
+//! is tested and built with, and the first cell would wait for that.
 
 use std::collections::BTreeSet;
 

@@ -17,7 +17,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::prelude::{LOCK, PRELUDE};
+use super::package::{LOCK, PRELUDE};
 
 /// The name of the package with which evcxr checks a dependency.
 const DUMMY: &str = "evcxr_dummy_validate_dep";

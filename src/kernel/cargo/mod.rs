@@ -7,6 +7,7 @@ pub mod direct;
 mod known_types;
 pub mod library;
 pub mod lock;
+pub mod package;
 pub mod prelude;
 pub mod separate;
 pub mod wrapper;

@@ -1,8 +1,8 @@
 //! The prelude that cells are built with: the one that this program was built with.
 //!
-//! From a checkout or a vendored copy it is a dependency by path. From a registry it is a dependency
-//! by version, because cargo deletes the sources of published packages that it has not used for
-//! long, and downloads them again when it needs them.
+//! From a checkout or a vendored copy it is a dependency by path. From a registry it is a
+//! dependency by version, because cargo deletes the sources of published packages that it has not
+//! used for long, and downloads them again when it needs them.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -15,13 +15,8 @@ use anyhow::{Context, Result};
 use dam_prelude::notebook::SOURCE;
 
 use super::cache::{CARGO, cache};
+use super::package::{LOCK, PRELUDE};
 use crate::kernel::environment::on_path;
-
-/// The name of the package.
-pub const PRELUDE: &str = "dam-prelude";
-
-/// The lock file of this program: the versions that the prelude was tested with.
-pub const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// The features of the prelude, the same as in this program.
 pub const FEATURES: &[&str] = &[

@@ -1,9 +1,9 @@
 //! A wrapper for cargo, which evcxr and rust-analyzer call instead of it.
 //!
-//! rust-analyzer sees only the crates whose types cells use (`known_types.rs`). Cells are built with
-//! all dependencies: by rustc alone if dependencies are the same as for an earlier cell (`direct.rs`),
-//! otherwise by cargo. The build is reported to the kernel (`build.rs`), and dependencies that a cell
-//! adds change nothing that is already built (`lock.rs`).
+//! rust-analyzer sees only the crates whose types cells use (`known_types.rs`). Cells are built
+//! with all dependencies: by rustc alone if dependencies are the same as for an earlier cell
+//! (`direct.rs`), otherwise by cargo. The build is reported to the kernel (`build.rs`), and
+//! dependencies that a cell adds change nothing that is already built (`lock.rs`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

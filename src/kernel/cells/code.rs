@@ -28,11 +28,12 @@ pub fn parts(cell: &str) -> Vec<Part<'_>> {
     let (mut parts, mut rust, mut is_rust) = (Vec::new(), String::new(), false);
     for (i, line) in cell.split_inclusive('\n').enumerate() {
         let text = line.trim_end();
-        let verbs = match is_rust {
-            false => verbs(text.trim_start()),
-            true => verbs(text).filter(|_| {
+        let verbs = if is_rust {
+            verbs(text).filter(|_| {
                 is_verb(text) && !matches!(completeness(&rust), Completeness::Incomplete(_))
-            }),
+            })
+        } else {
+            verbs(text.trim_start())
         };
         match verbs {
             Some(verbs) => {

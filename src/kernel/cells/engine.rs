@@ -12,7 +12,8 @@ use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
 use crate::kernel::cargo::cache::{BuildDirectory, latest_build};
 use crate::kernel::cargo::library;
-use crate::kernel::cargo::prelude::{LOCK, build_path, dependency};
+use crate::kernel::cargo::package::LOCK;
+use crate::kernel::cargo::prelude::{build_path, dependency};
 use crate::kernel::cargo::wrapper::with_wrapper_on_path;
 use crate::kernel::environment::{self, BACKTRACE, BUILD_DIRECTORY, HOME, program};
 use crate::kernel::process::link::Link;

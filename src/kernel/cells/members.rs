@@ -14,7 +14,7 @@ use ra_ap_syntax::ast::{HasName, HasVisibility};
 use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 
 use crate::kernel::cargo::library;
-use crate::kernel::cargo::prelude::LOCK;
+use crate::kernel::cargo::package::LOCK;
 use crate::kernel::environment::HOME;
 use crate::kernel::files::text;
 

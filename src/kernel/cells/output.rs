@@ -323,12 +323,11 @@ impl CellOutput {
         let (_, gathered, _) =
             state.text.get_or_insert_with(|| (to, String::new(), Instant::now()));
         gathered.push_str(text);
-        match gathered.len() >= BUFFER_BYTES {
-            true => self.send_text(state),
-            false => {
-                self.changed.notify_all();
-                state
-            }
+        if gathered.len() >= BUFFER_BYTES {
+            self.send_text(state)
+        } else {
+            self.changed.notify_all();
+            state
         }
     }
 

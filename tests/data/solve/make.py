@@ -338,4 +338,5 @@ def main():
         print(run, len(scales), max(abs(s).max() for s in scales.values()))
 
 
-main()
+if __name__ == "__main__":
+    main()

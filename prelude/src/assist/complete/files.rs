@@ -1,5 +1,5 @@
-//! Completion of paths: files, directories and models. Listings are bounded, so that completion does
-//! not wait.
+//! Completion of paths: files, directories and models. Listings are bounded, so that completion
+//! does not wait.
 
 use std::fs::FileType;
 use std::path::Path;
@@ -134,7 +134,7 @@ pub fn data(typed: &str) -> Vec<Candidate> {
     builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
 }
 
-/// Data to score on: as [`data`], and tasks that have only to be named.
+/// Data to score on: as [`data`], and predefined tasks.
 pub fn data_or_task(typed: &str) -> Vec<Candidate> {
     let named = ready_tasks().into_iter().filter(|name| name.starts_with(typed));
     let named =

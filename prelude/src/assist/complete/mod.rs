@@ -63,7 +63,7 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
         Some(Err(_)) => (0, Vec::new()),
         Some(Ok(verb)) => {
             cursor.word.text = verb.signature.word(&Argument::from(&cursor.word));
-            Place::new(context, verb, &cursor).candidates()
+            CursorPosition::new(context, verb, &cursor).candidates()
         }
     };
     let typed = cursor.word.text.get(stem..).unwrap_or_default();
@@ -80,7 +80,7 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
 type Found = (usize, Vec<Candidate>);
 
 /// A position among the arguments of a verb.
-struct Place<'a> {
+struct CursorPosition<'a> {
     context: &'a Context,
     verb: &'static Verb,
     /// The word at the cursor, up to the cursor.
@@ -93,7 +93,7 @@ struct Place<'a> {
     options: Vec<Opt>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> CursorPosition<'a> {
     fn new(context: &'a Context, verb: &'static Verb, cursor: &'a Cursor<'_>) -> Self {
         let before = Reading::of(verb.name, &verb.signature, &cursor.before[1..]);
         let all: Vec<Argument> = cursor.before[1..].iter().chain(&cursor.after).cloned().collect();

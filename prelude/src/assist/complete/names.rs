@@ -1,13 +1,13 @@
 //! What may be typed for each kind of word or value.
 
 use super::files::{self, Wanted};
-use super::{Candidate, Found, Place, tensors};
+use super::{Candidate, CursorPosition, Found, tensors};
 use crate::checkpoint::BASE;
 use crate::syntax::pair;
 use crate::train::{SETTINGS, Setting};
 use crate::verbs::{Kind, LIKE, NewFile, RECIPES, Words, split_source};
 
-impl Place<'_> {
+impl CursorPosition<'_> {
     /// The completions of `typed` as a word of this kind.
     pub fn of_kind(&self, kind: &Kind, typed: &str) -> Found {
         let found = match kind {

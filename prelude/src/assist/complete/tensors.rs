@@ -1,5 +1,5 @@
-//! Completion of tensor names part by part, as of paths: `layers.`, then `layers.0.`. Globs complete
-//! to what they match.
+//! Completion of tensor names part by part, as of paths: `layers.`, then `layers.0.`. Globs
+//! complete to what they match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,10 +68,10 @@ fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
         && found.iter().all(|(part, ..)| part.parse::<usize>().is_ok());
     let all =
         numbered.then(|| Candidate::open(format!("{stem}*."), format!("all {}", found.len())));
-    let one = |(part, ends, count): &(&str, bool, usize)| match ends {
-        true if *count == 1 => Candidate::whole(format!("{stem}{part}"), "tensor"),
-        true => Candidate::whole(format!("{stem}{part}"), format!("{count} tensors")),
-        false => Candidate::open(format!("{stem}{part}."), format!("{count} of {total} tensors")),
+    let one = |(part, ends, count): &(&str, bool, usize)| match (ends, count) {
+        (true, 1) => Candidate::whole(format!("{stem}{part}"), "tensor"),
+        (true, _) => Candidate::whole(format!("{stem}{part}"), format!("{count} tensors")),
+        _ => Candidate::open(format!("{stem}{part}."), format!("{count} of {total} tensors")),
     };
     found.iter().map(one).chain(all).collect()
 }

@@ -60,9 +60,12 @@ impl Adapter {
             base.tensors.insert(output.clone(), view);
         }
         // A tied base has one tensor under two names; changes to either name apply to both.
-        let names = |weight: &str| match was_tied && (weight == embedding || weight == output) {
-            true => vec![embedding.clone(), output.clone()],
-            false => vec![weight.to_owned()],
+        let names = |weight: &str| {
+            if was_tied && (weight == embedding || weight == output) {
+                vec![embedding.clone(), output.clone()]
+            } else {
+                vec![weight.to_owned()]
+            }
         };
         let rows = base.tensors.get(&embedding).and_then(|view| view.shape.first().copied());
         let untouched = [&embedding, &output].map(|name| base.tensors.get(name).cloned());
@@ -85,13 +88,10 @@ impl Adapter {
         let mut left_out = Vec::new();
         let mut targets = Vec::new();
         for (module, part) in &self.parts.low_rank {
-            match self.config.targets(module)? {
-                true => targets.push((
-                    module.as_str(),
-                    part,
-                    self.find(base, &format!("{module}.weight"))?,
-                )),
-                false => left_out.push(module.as_str()),
+            if self.config.targets(module)? {
+                targets.push((module.as_str(), part, self.find(base, &format!("{module}.weight"))?))
+            } else {
+                left_out.push(module.as_str())
             }
         }
         if let Some(first) = left_out.first().filter(|_| targets.is_empty()) {
@@ -190,21 +190,21 @@ impl Adapter {
         is_vocabulary: bool,
     ) -> Result<()> {
         let expected = &base.tensors[name].shape;
-        let fits = match is_vocabulary {
-            true => {
-                matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b)
-            }
-            false => view.shape == *expected,
+        let fits = if is_vocabulary {
+            matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b)
+        } else {
+            view.shape == *expected
         };
-        match fits {
-            true => Ok(()),
-            false => Err(self.mismatch_error(
+        if fits {
+            Ok(())
+        } else {
+            Err(self.mismatch_error(
                 format!(
                     "its tensor `{name}` has shape {:?}, but the base's has {expected:?}",
                     view.shape
                 ),
                 self.base_hint(),
-            )),
+            ))
         }
     }
 
@@ -246,10 +246,12 @@ impl Adapter {
         }
         a.check_finite(&format!("{module}.lora_A"))?;
         b.check_finite(&format!("{module}.lora_B"))?;
-        let layout = match part.is_embedding {
-            true => Layout::Embedding,
-            false if is_transposed(&base.family, &weight) => Layout::Transposed,
-            false => Layout::Linear,
+        let layout = if part.is_embedding {
+            Layout::Embedding
+        } else if is_transposed(&base.family, &weight) {
+            Layout::Transposed
+        } else {
+            Layout::Linear
         };
         let scale = self.config.scale(module, rank)?;
         let (a, b) = (floats(a)?, (floats(b)? * scale)?);
@@ -262,12 +264,13 @@ impl Adapter {
                 "its part for `{module}` needs a weight of {rows} x {columns}, but the base's is {found:?}"
             );
             let is_vocabulary = Some(&weight) == base.embedding.as_ref() || weight == base.output;
-            let hint = match is_vocabulary && found.get(1) == Some(&columns) {
-                true => format!(
+            let hint = if is_vocabulary && found.get(1) == Some(&columns) {
+                format!(
                     "training resized the vocabulary to {rows} rows: save the adapter with its embedding \
                      (save_pretrained(DIR, save_embedding_layers=True)), or resize and save the base first (resize_token_embeddings({rows}))"
-                ),
-                false => self.base_hint(),
+                )
+            } else {
+                self.base_hint()
             };
             return Err(self.mismatch_error(reason, hint));
         }
@@ -283,9 +286,10 @@ impl Adapter {
             target.part.magnitudes.as_ref().filter(|_| self.config.has_magnitudes)
         else {
             if self.config.has_magnitudes || target.part.magnitudes.is_some() {
-                let reason = match self.config.has_magnitudes {
-                    true => format!("the weight file has no magnitudes for `{}`", target.module),
-                    false => format!("the weight file has DoRA magnitudes for `{}`", target.module),
+                let reason = if self.config.has_magnitudes {
+                    format!("the weight file has no magnitudes for `{}`", target.module)
+                } else {
+                    format!("the weight file has DoRA magnitudes for `{}`", target.module)
                 };
                 return Err(self.config.key_error("use_dora", reason, MATCHING_CONFIG_HINT));
             }

@@ -48,13 +48,14 @@ impl<'a> Base<'a> {
         // In unsupported families, the largest tensor that looks like an embedding.
         let seems =
             |(name, view): &(&String, &View)| kind(name, view.shape.len()) == Kind::Embedding;
-        let embedding = match tensors.contains_key(TensorSpec::EMBEDDING) {
-            true => Some(TensorSpec::EMBEDDING.to_owned()),
-            false => tensors
+        let embedding = if tensors.contains_key(TensorSpec::EMBEDDING) {
+            Some(TensorSpec::EMBEDDING.to_owned())
+        } else {
+            tensors
                 .iter()
                 .filter(seems)
                 .max_by_key(|(_, view)| view.shape[0])
-                .map(|(name, _)| name.clone()),
+                .map(|(name, _)| name.clone())
         };
         let stored = tensors.keys().find(|name| is_suffix(name, OUTPUT)).cloned();
         // In a multimodal model, the output layer may be stored next to the text model.

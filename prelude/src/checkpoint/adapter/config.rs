@@ -165,9 +165,10 @@ impl Config {
         let rank = keys.number("r")?.map(|r| r as usize);
         let alpha = keys.number("lora_alpha")?.unwrap_or(8.0);
         let bad = |key: &str, reason: String| keys.key_error(key, reason, "correct it in the file");
-        let tokens = match is_tokens {
-            true => keys.tokens("token_indices")?,
-            false => keys.tokens("trainable_token_indices")?,
+        let tokens = if is_tokens {
+            keys.tokens("token_indices")?
+        } else {
+            keys.tokens("trainable_token_indices")?
         };
         if let Some(bias) =
             keys.text("bias")?.filter(|bias| !["none", "all", "lora_only"].contains(bias))
@@ -192,10 +193,10 @@ impl Config {
             init: keys.init()?,
             has_magnitudes: keys.flag("use_dora")?,
             has_biases: keys.flag("lora_bias")?,
-            targets: match is_tokens {
-                true => Targets::default(),
-                false => Targets::read(|key| keys.value(key))
-                    .map_err(|(key, reason)| bad(key, reason))?,
+            targets: if is_tokens {
+                Targets::default()
+            } else {
+                Targets::read(|key| keys.value(key)).map_err(|(key, reason)| bad(key, reason))?
             },
             saved: keys.list("modules_to_save")?,
             keeps_tied: keys.flag("ensure_weight_tying")?,
@@ -350,15 +351,10 @@ impl<'a> Keys<'a> {
             _ => {
                 let changes =
                     ["corda", "loftq", "lora_ga"].iter().any(|start| lower.starts_with(start));
-                let reason = match changes {
-                    true => {
-                        format!(
-                            "`{name}` changes the base in a way that the adapter does not record"
-                        )
-                    }
-                    false => {
-                        format!("the initialization `{name}` is unknown and may change the base")
-                    }
+                let reason = if changes {
+                    format!("`{name}` changes the base in a way that the adapter does not record")
+                } else {
+                    format!("the initialization `{name}` is unknown and may change the base")
                 };
                 let hint = "save the adapter again relative to the unchanged base, with PEFT's \
                             save_pretrained(DIR, path_initial_model_for_weight_conversion=INITIAL), or merge it where it was trained";

@@ -30,15 +30,14 @@ impl Adapter {
             let view = base.tensors[from].clone();
             base.tensors.insert(to.clone(), view);
         }
-        match base.has_one_vocabulary_tensor()? {
-            true => {
-                base.tensors.remove(&head);
-                Ok(())
-            }
-            false => base.untie(&format!(
+        if base.has_one_vocabulary_tensor()? {
+            base.tensors.remove(&head);
+            Ok(())
+        } else {
+            base.untie(&format!(
                 "the adapter `{}` changes the embedding and the output layer differently",
                 self.name()
-            )),
+            ))
         }
     }
 

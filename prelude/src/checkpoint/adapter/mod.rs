@@ -111,17 +111,20 @@ impl Adapter {
 
 /// The error for a path without an adapter.
 fn not_adapter(path: PathBuf) -> Error {
-    match path.join("config.json").exists() {
-        true => Error::Adapter {
+    if path.join("config.json").exists() {
+        Error::Adapter {
             path,
             reason: "it is a model, not an adapter".into(),
-            hint: "write an adapter after its base, BASE+ADAPTER; load a model as a separate source".into(),
-        },
-        false => Error::Adapter {
+            hint:
+                "write an adapter after its base, BASE+ADAPTER; load a model as a separate source"
+                    .into(),
+        }
+    } else {
+        Error::Adapter {
             path,
             reason: format!("it has no `{ADAPTER_CONFIG}`"),
             hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as saved by PEFT".into(),
-        },
+        }
     }
 }
 

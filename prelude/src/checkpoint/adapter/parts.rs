@@ -149,11 +149,10 @@ impl Parts {
         }
         let is_empty =
             parts.low_rank.is_empty() && parts.tokens.is_empty() && parts.whole.is_empty();
-        match is_empty {
-            true => {
-                Err(Error::MissingTensor { file: parts.file, tensor: "*.lora_A.weight".into() })
-            }
-            false => Ok(parts),
+        if is_empty {
+            Err(Error::MissingTensor { file: parts.file, tensor: "*.lora_A.weight".into() })
+        } else {
+            Ok(parts)
         }
     }
 

@@ -238,15 +238,14 @@ impl Architecture {
         let linear = |name, rows, columns, bias| {
             linear(format!("{prefix}.self_attn.{name}"), rows, columns, bias)
         };
-        let mut all = match self.fused_qkv {
-            true => linear("qkv_proj", queries + 2 * keys, self.hidden, self.qkv_bias),
-            false => {
-                let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-                parts
-                    .into_iter()
-                    .flat_map(|(name, rows)| linear(name, rows, self.hidden, self.qkv_bias))
-                    .collect()
-            }
+        let mut all = if self.fused_qkv {
+            linear("qkv_proj", queries + 2 * keys, self.hidden, self.qkv_bias)
+        } else {
+            let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
+            parts
+                .into_iter()
+                .flat_map(|(name, rows)| linear(name, rows, self.hidden, self.qkv_bias))
+                .collect()
         };
         all.extend(linear("o_proj", self.hidden, queries, self.output_bias));
         let widths = match self.qk_norm {
@@ -262,12 +261,13 @@ impl Architecture {
 
     /// The tensors of a layer's MLP, without norms around it.
     fn mlp_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
-        let inner = match self.fused_gate_up {
-            true => vec![("gate_up_proj", 2 * self.intermediate, self.hidden)],
-            false => vec![
+        let inner = if self.fused_gate_up {
+            vec![("gate_up_proj", 2 * self.intermediate, self.hidden)]
+        } else {
+            vec![
                 ("gate_proj", self.intermediate, self.hidden),
                 ("up_proj", self.intermediate, self.hidden),
-            ],
+            ]
         };
         let all = inner.into_iter().chain([("down_proj", self.hidden, self.intermediate)]);
         all.flat_map(|(name, rows, columns)| {

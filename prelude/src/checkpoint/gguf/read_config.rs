@@ -237,8 +237,9 @@ fn factors(container: &Container, name: &str) -> Result<Option<Vec<f64>>> {
     }
     let values =
         view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    match values.iter().all(|x| x.is_finite() && *x > 0.0) {
-        true => Ok(Some(values.into_iter().map(f64::from).collect())),
-        false => Err(bad()),
+    if values.iter().all(|x| x.is_finite() && *x > 0.0) {
+        Ok(Some(values.into_iter().map(f64::from).collect()))
+    } else {
+        Err(bad())
     }
 }

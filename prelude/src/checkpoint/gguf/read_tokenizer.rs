@@ -172,10 +172,11 @@ pub(crate) fn tokenizer_files(
         (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}))
     };
     let entries: BTreeMap<String, Json> = [begins, ends].into_iter().flatten().map(entry).collect();
-    let post = match entries.is_empty() {
-        true => Json::Null,
-        false => json!({"type": "TemplateProcessing", "single": single,
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": entries}),
+    let post = if entries.is_empty() {
+        Json::Null
+    } else {
+        json!({"type": "TemplateProcessing", "single": single,
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": entries})
     };
     let unk = unknown.filter(|_| fallback).map(|(_, token)| token);
     let model = json!({"type": "BPE", "dropout": null, "unk_token": unk, "continuing_subword_prefix": null,

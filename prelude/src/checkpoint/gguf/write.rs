@@ -139,12 +139,13 @@ impl GgufTensor<'_> {
                 }
             }),
         };
-        Ok(Content::Values(match added == 0.0 {
-            true => values,
-            false => Box::new(move |start, into: &mut [f32]| {
+        Ok(Content::Values(if added == 0.0 {
+            values
+        } else {
+            Box::new(move |start, into: &mut [f32]| {
                 values(start, into);
                 into.iter_mut().for_each(|x| *x += added);
-            }),
+            })
         }))
     }
 }

@@ -185,53 +185,46 @@ impl<'a> TokenizerWriter<'a> {
         if let Some(id) = unknown {
             self.types[id] = UNKNOWN;
         }
-        let scores = match self.is_byte_level {
-            true => {
-                let ignores = model["ignore_merges"] == true;
-                let rule = Rule::NAMES.into_iter().find(|name| {
-                    let fits = |rule: Rule| {
-                        is_equivalent(&rule.normalizer, &json["normalizer"])
-                            && is_equivalent(&rule.pre_tokenizer, &json["pre_tokenizer"])
-                            && rule.ignore_merges == ignores
-                    };
-                    Rule::named(name).is_some_and(fits)
-                });
-                let rule = rule.ok_or_else(|| {
-                    let known = Rule::NAMES.join(", ");
-                    unsupported(
-                        self.input,
-                        &format!(
-                            "uses a pre-tokenizer that llama.cpp does not have (supported: {known})"
-                        ),
-                    )
-                })?;
-                self.key("ggml.model", Value::String("gpt2".into()));
-                self.key("ggml.pre", Value::String(rule.into()));
-                None
-            }
-            false if model["byte_fallback"] == true => {
-                let prefix = adds_prefix(json);
-                let prefix = prefix.ok_or_else(|| {
-                    unsupported(self.input, "splits text differently from sentencepiece")
-                })?;
-                self.key("ggml.model", Value::String("llama".into()));
-                self.key("ggml.pre", Value::String("default".into()));
-                self.key("ggml.add_space_prefix", Value::Bool(prefix));
-                self.has_prefix = prefix;
-                if prefix {
-                    self.notes.push(
-                        "llama.cpp puts a space before every text, transformers only before a text that does not begin with one"
-                            .into(),
-                    );
-                }
-                Some(self.scores(&merges)?)
-            }
-            false => {
-                return Err(unsupported(
+        let scores = if self.is_byte_level {
+            let ignores = model["ignore_merges"] == true;
+            let rule = Rule::NAMES.into_iter().find(|name| {
+                let fits = |rule: Rule| {
+                    is_equivalent(&rule.normalizer, &json["normalizer"])
+                        && is_equivalent(&rule.pre_tokenizer, &json["pre_tokenizer"])
+                        && rule.ignore_merges == ignores
+                };
+                Rule::named(name).is_some_and(fits)
+            });
+            let rule = rule.ok_or_else(|| {
+                let known = Rule::NAMES.join(", ");
+                unsupported(
                     self.input,
-                    "is neither byte-level BPE nor sentencepiece BPE",
-                ));
+                    &format!(
+                        "uses a pre-tokenizer that llama.cpp does not have (supported: {known})"
+                    ),
+                )
+            })?;
+            self.key("ggml.model", Value::String("gpt2".into()));
+            self.key("ggml.pre", Value::String(rule.into()));
+            None
+        } else if model["byte_fallback"] == true {
+            let prefix = adds_prefix(json);
+            let prefix = prefix.ok_or_else(|| {
+                unsupported(self.input, "splits text differently from sentencepiece")
+            })?;
+            self.key("ggml.model", Value::String("llama".into()));
+            self.key("ggml.pre", Value::String("default".into()));
+            self.key("ggml.add_space_prefix", Value::Bool(prefix));
+            self.has_prefix = prefix;
+            if prefix {
+                self.notes.push(
+                    "llama.cpp puts a space before every text, transformers only before a text that does not begin with one"
+                        .into(),
+                );
             }
+            Some(self.scores(&merges)?)
+        } else {
+            return Err(unsupported(self.input, "is neither byte-level BPE nor sentencepiece BPE"));
         };
         let texts =
             |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
@@ -283,14 +276,15 @@ impl<'a> TokenizerWriter<'a> {
         }
         let tokens: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
         let back = merges_of(&tokens, &scores, &vocab)?.unwrap_or_default();
-        match back.len() == merges.len()
+        if back.len() == merges.len()
             && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right)
         {
-            true => Ok(scores),
-            false => Err(unsupported(
+            Ok(scores)
+        } else {
+            Err(unsupported(
                 self.input,
                 "has merges that cannot be expressed as sentencepiece scores",
-            )),
+            ))
         }
     }
 
@@ -366,11 +360,12 @@ impl<'a> TokenizerWriter<'a> {
         let back = guard_tokenizer(self.input.file, || Tokenizer::from_bytes(text.as_bytes()))?;
         let mut probes: Vec<String> = PROBES.iter().map(|probe| (*probe).to_owned()).collect();
         // Sentencepiece implementations differ in whether a space is put after a special token.
-        match self.is_byte_level {
-            true => probes.extend(
+        if self.is_byte_level {
+            probes.extend(
                 self.added.iter().take(512).map(|token| format!("a {token} b\n{token}c{token}")),
-            ),
-            false => probes.extend(self.added.iter().take(512).cloned()),
+            )
+        } else {
+            probes.extend(self.added.iter().take(512).cloned())
         }
         for probe in &probes {
             // Implementations differ for texts that begin with a space.

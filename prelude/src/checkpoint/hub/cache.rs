@@ -68,12 +68,10 @@ pub(crate) fn within(directory: &Path, name: &str) -> Result<()> {
 pub(super) fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        match entry.path().is_dir() {
-            true if prefix.matches('/').count() < 6 => {
-                list(&entry.path(), &format!("{name}/"), names)
-            }
-            true => {}
-            false => names.push(name),
+        if !entry.path().is_dir() {
+            names.push(name);
+        } else if prefix.matches('/').count() < 6 {
+            list(&entry.path(), &format!("{name}/"), names);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Downloads from the hub. Interrupted downloads are resumed, sizes and checksums are verified, and a file gets its name in the cache only when it is complete.
-//! Stalled downloads fail; a stop is honoured.
+//! Downloads from the hub. Interrupted downloads are resumed, sizes and checksums are verified, and
+//! a file gets its name in the cache only when it is complete. Stalled downloads fail; a stop is
+//! honoured.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read};

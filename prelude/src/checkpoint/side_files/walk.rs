@@ -128,12 +128,10 @@ impl Walk<'_> {
                     self.directory(&path, &format!("{name}/"), depth + 1);
                 }
             } else if meta.is_file() {
-                match self.is_inside(&path) {
-                    true => self.side_files.add(name, meta.len()),
-                    false if group(&name).is_some() => {
-                        self.side_files.left_out.push((name, "a link that leaves its directory"))
-                    }
-                    false => {}
+                if self.is_inside(&path) {
+                    self.side_files.add(name, meta.len());
+                } else if group(&name).is_some() {
+                    self.side_files.left_out.push((name, "a link that leaves its directory"));
                 }
             }
         }

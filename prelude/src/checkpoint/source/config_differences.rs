@@ -151,9 +151,10 @@ fn short(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.as_f64().map_or_else(|| other.to_string(), |x| x.to_string()),
     };
-    match text.chars().count() > MAX_CHARACTERS {
-        true => format!("{}...", text.chars().take(MAX_CHARACTERS).collect::<String>()),
-        false => text,
+    if text.chars().count() > MAX_CHARACTERS {
+        format!("{}...", text.chars().take(MAX_CHARACTERS).collect::<String>())
+    } else {
+        text
     }
 }
 

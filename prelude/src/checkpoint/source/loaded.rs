@@ -65,8 +65,8 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// A copy without what is known of its weights: the fingerprint, the hashes of blocks, and where
-    /// they are in memory or on a device.
+    /// A copy without what is known of its weights: the fingerprint, the hashes of blocks, and
+    /// where they are in memory or on a device.
     pub fn copy(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -228,14 +228,11 @@ impl Source {
     /// The tensors of a multimodal model outside its decoder, such as the vision tower and its
     /// projector.
     pub fn rest(&self) -> &[TensorSpec] {
-        match is_wrapper(&self.0.family) && self.0.architecture.is_some() {
-            true => {
-                &self.0.tensors[self
-                    .0
-                    .tensors
-                    .partition_point(|spec| !unsupported_family::is_rest(&spec.name))..]
-            }
-            false => &[],
+        if is_wrapper(&self.0.family) && self.0.architecture.is_some() {
+            &self.0.tensors
+                [self.0.tensors.partition_point(|spec| !unsupported_family::is_rest(&spec.name))..]
+        } else {
+            &[]
         }
     }
 

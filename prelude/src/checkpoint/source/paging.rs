@@ -4,7 +4,7 @@
 //! a cache of the pages that were used last would give up the first layers just before the next
 //! step reads them, and look for pages to give up while layers are computed. So it is decided here:
 //! some layers stay, the same in every pass and evenly spread, so that the disk has as much to do
-//! at any time; the others are read before their use and let go of after it. That reads as little
+//! at any time; the others are read before and released after their use. That reads as little
 //! as any choice would, `2 (sources - memory)` bytes per step. What is outside the layers stays.
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub(in crate::checkpoint) struct Paging(Mutex<Plan>);
 
 #[derive(Default)]
 struct Plan {
-    /// The layers that are let go of after use.
+    /// The layers that are released after use.
     passing: BTreeSet<usize>,
     /// The layers that were read ahead and stay: they are not asked for again.
     read: BTreeSet<usize>,
@@ -35,9 +35,9 @@ impl Source {
         self.0.paging.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to read the weights of `layer` from their files, on a thread of its own; those outside
-    /// the layers, of which the output layer comes last, count as the layer after the last. Returns
-    /// before they are read; a layer that the model does not have is not an error.
+    /// Begins to read the weights of `layer` from their files, on a thread of its own; those
+    /// outside the layers, of which the output layer comes last, count as the layer after the last.
+    /// Returns before they are read; a layer that the model does not have is not an error.
     pub(crate) fn read_ahead(&self, layer: usize) {
         {
             let mut plan = self.paging();

@@ -177,8 +177,8 @@ pub(crate) fn capacity(sources: &[Source], device: &Device) -> Result<u64> {
     Ok(all.into_iter().min().unwrap_or(0))
 }
 
-/// Makes `needed` bytes free on `device`, and on those sharing its layers, for what is computed from
-/// `sources`: drops as many of their copies as necessary, and keeps no new ones in that room.
+/// Makes `needed` bytes free on `device`, and on those sharing its layers, for what is computed
+/// from `sources`: drops as many of their copies as necessary, and keeps no new ones in that room.
 ///
 /// # Errors
 /// A device that fails.

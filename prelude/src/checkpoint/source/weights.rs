@@ -21,9 +21,10 @@ pub(in crate::checkpoint) fn open(files: &Files) -> Result<Archive> {
     for name in WEIGHTS {
         let Some(bytes) = files.get(name)? else { continue };
         let file = files.path().join(name);
-        let mut archive = match is_index(name) {
-            true => indexed(files, file.clone(), &bytes)?,
-            false => read_weight_file(&file, bytes)?,
+        let mut archive = if is_index(name) {
+            indexed(files, file.clone(), &bytes)?
+        } else {
+            read_weight_file(&file, bytes)?
         };
         archive.file = file;
         archive.notes.dedup();

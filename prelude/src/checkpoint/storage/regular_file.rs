@@ -36,9 +36,10 @@ pub fn open_file(path: &Path) -> Result<File> {
 pub fn open_to_write(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     // Opening a pipe without a reader fails at once; one with a reader is recognized afterwards.
     let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
     }
 }
 
@@ -50,12 +51,13 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, io) = (open_file(path)?, |e| Error::io("read", path, e));
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
-    match bytes.len() as u64 > limit {
-        true => Err(io(io::Error::new(
+    if bytes.len() as u64 > limit {
+        Err(io(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("it has more than {limit} bytes"),
-        ))),
-        false => Ok(bytes),
+        )))
+    } else {
+        Ok(bytes)
     }
 }
 

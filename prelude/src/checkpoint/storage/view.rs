@@ -185,26 +185,21 @@ impl View {
         if self.is(other) {
             return true;
         }
-        let same = match self.is_plain() && other.is_plain() && self.dtype == other.dtype {
-            true => self
-                .bytes()
-                .par_chunks(BLOCK)
-                .zip(other.bytes().par_chunks(BLOCK))
-                .all(|(a, b)| a == b),
-            false => {
-                let columns = self.columns().max(1);
-                (0..self.shape.iter().product::<usize>() / columns).into_par_iter().all(|row| {
-                    let (mut a, mut b) = (vec![0f32; columns], vec![0f32; columns]);
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            self.read(row * columns, &mut a);
-                            other.read(row * columns, &mut b);
-                        },
-                    );
-                    a == b
-                })
-            }
+        let same = if self.is_plain() && other.is_plain() && self.dtype == other.dtype {
+            self.bytes().par_chunks(BLOCK).zip(other.bytes().par_chunks(BLOCK)).all(|(a, b)| a == b)
+        } else {
+            let columns = self.columns().max(1);
+            (0..self.shape.iter().product::<usize>() / columns).into_par_iter().all(|row| {
+                let (mut a, mut b) = (vec![0f32; columns], vec![0f32; columns]);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        self.read(row * columns, &mut a);
+                        other.read(row * columns, &mut b);
+                    },
+                );
+                a == b
+            })
         };
         self.release();
         other.release();
@@ -227,7 +222,8 @@ impl View {
     }
 
     /// Decodes all elements into `values`, on threads of its own. While a worker of the common pool
-    /// waits for its share, it runs other work of the pool, which may wait for a lock of the caller.
+    /// waits for its share, it runs other work of the pool, which may wait for a lock of the
+    /// caller.
     fn decode_all(&self, values: &mut [f32]) {
         /// Fewer values per thread are not worth a thread.
         const LEAST: usize = 1 << 16;
@@ -443,9 +439,10 @@ impl View {
         tensor: &str,
         work: &Work,
     ) -> Result<Vec<u64>> {
-        let found = match self.is_plain() {
-            true => self.bad_bits_and_hashes(work),
-            false => self.first_bad_value(work).map(|bad| (bad, Vec::new())),
+        let found = if self.is_plain() {
+            self.bad_bits_and_hashes(work)
+        } else {
+            self.first_bad_value(work).map(|bad| (bad, Vec::new()))
         };
         // Whole sources would fill memory that nothing needs yet.
         self.release();

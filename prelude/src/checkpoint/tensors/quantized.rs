@@ -1,8 +1,8 @@
 //! Handles quantized checkpoints. Only the dtypes of the weights decide, not what config.json says.
 //!
 //! Plain floats are used as they are, and a leftover `quantization_config` is ignored. Float8
-//! weights are multiplied by their scales when read (`storage/float8.rs`). Packed integers (GPTQ, AWQ,
-//! bitsandbytes, ...) are an error: merging codes is meaningless.
+//! weights are multiplied by their scales when read (`storage/float8.rs`). Packed integers (GPTQ,
+//! AWQ, bitsandbytes, ...) are an error: merging codes is meaningless.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -222,9 +222,10 @@ fn check_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) ->
             last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
         let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
         let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
-        let is_packed = match is_whole(buffer.dtype) {
-            true => known.is_some() || (is_weight && (scale.is_some() || quantization.is_some())),
-            false => small,
+        let is_packed = if is_whole(buffer.dtype) {
+            known.is_some() || (is_weight && (scale.is_some() || quantization.is_some()))
+        } else {
+            small
         };
         if is_packed {
             let known =

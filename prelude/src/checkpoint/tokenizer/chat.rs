@@ -95,12 +95,13 @@ impl Chat {
     /// # Errors
     /// Several templates without a default.
     pub fn template(&self) -> Result<Option<&str>, String> {
-        match self.without_default.is_empty() {
-            true => Ok(self.template.as_deref()),
-            false => Err(format!(
+        if self.without_default.is_empty() {
+            Ok(self.template.as_deref())
+        } else {
+            Err(format!(
                 "none of the templates `{}` is named `default`",
                 self.without_default.join("`, `")
-            )),
+            ))
         }
     }
 

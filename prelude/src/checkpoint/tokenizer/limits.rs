@@ -175,11 +175,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
 }
 
 fn check_limit(what: &str, found: usize, most: usize) -> Result<(), String> {
-    match found > most {
-        true => Err(format!(
+    if found > most {
+        Err(format!(
             "it demands {found} {what}, more than the {most} that any real tokenizer needs"
-        )),
-        false => Ok(()),
+        ))
+    } else {
+        Ok(())
     }
 }
 

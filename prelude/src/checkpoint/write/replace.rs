@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 /// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::ExtraFile`] if it contains anything that is
-/// not part of a checkpoint.
+/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::ExtraFile`] if
+/// it contains anything that is not part of a checkpoint.
 pub(crate) fn replace_directory(
     path: &Path,
     force: bool,
@@ -71,7 +71,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     fill_file(path, true, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// [`replace_file`] for a path that does not exist yet: of two processes that write at once, one succeeds.
+/// [`replace_file`] for a path that does not exist yet: of two processes that write at once, one
+/// succeeds.
 ///
 /// # Errors
 /// [`Error::Exists`] if the path exists.
@@ -225,7 +226,8 @@ fn remove_leftovers(directory: &Path, prefix: &str) {
         if !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        // Locked until it is deleted: a process that has just created it must not take it in between.
+        // Locked until it is deleted: a process that has just created it must not take it in
+        // between.
         if let Some(_lock) = try_lock(&path) {
             let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }

@@ -45,9 +45,12 @@ impl RetainedShare {
 impl fmt::Display for RetainedShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Rounded down: only an exact result is shown as 100%.
-        let percent = |share: f64| match share > 1.0 - 1e-8 {
-            true => "100%".to_owned(),
-            false => format!("{:.2}%", (share * 1e4).floor() / 100.0),
+        let percent = |share: f64| {
+            if share > 1.0 - 1e-8 {
+                "100%".to_owned()
+            } else {
+                format!("{:.2}%", (share * 1e4).floor() / 100.0)
+            }
         };
         write!(
             f,

@@ -66,7 +66,7 @@ impl Database {
         Ok(Open(connection))
     }
 
-    /// The statements that create its tables, one a line.
+    /// The statements that create its tables, one per line.
     ///
     /// # Errors
     /// SQLite's message, or a schema that is too large.

@@ -1,5 +1,5 @@
-//! Judges SQL queries by what they return: a query and its reference run on the same small database,
-//! and their results are compared.
+//! Judges SQL queries by what they return: a query and its reference run on the same small
+//! database, and their results are compared.
 
 mod database;
 mod results;
@@ -10,7 +10,7 @@ use results::same;
 use crate::error::Result;
 use crate::interrupt;
 
-/// What became of a query.
+/// The outcome of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Right,
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_database_or_reference_is_no_wrong_answer() {
+    fn a_bad_database_or_reference_is_an_error() {
         let reason = |setup: &str, reference: &str| {
             judge(&Database::Script(setup.into()), reference, "SELECT 1").unwrap().unwrap_err()
         };

@@ -46,7 +46,8 @@ fn capitalised(text: &str) -> String {
     first + &rest.as_str().to_lowercase()
 }
 
-/// Removes ` [title]` and other brackets with their content on one line, and single pairs of spaces.
+/// Removes ` [title]` and other brackets with their content on one line, and single pairs of
+/// spaces.
 fn without_layout(text: &str) -> String {
     let text = strip(text).replace(" [title]", ". ");
     let (mut kept, mut rest) = (String::new(), text.as_str());

@@ -1,5 +1,5 @@
-//! The databases of a task whose answers are queries: the key `database`, which the harness does not
-//! have, and the column `schema`.
+//! The databases of a task whose answers are queries: the key `database`, which the harness does
+//! not have, and the column `schema`.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -35,9 +35,10 @@ pub(super) fn databases(keys: &mut Keys<'_>, metrics: &[Metric]) -> Result<Optio
     const FORMS: &str = "write database: {script: COLUMN} or database: {directory: PATH}";
     let needs = metrics.iter().any(|metric| metric.measure == Measure::Execution);
     let Some(value) = keys.take("database") else {
-        return match needs {
-            true => Err(keys.bad("database", format!("{EXECUTION} needs it"), FORMS)),
-            false => Ok(None),
+        return if needs {
+            Err(keys.bad("database", format!("{EXECUTION} needs it"), FORMS))
+        } else {
+            Ok(None)
         };
     };
     if !needs {

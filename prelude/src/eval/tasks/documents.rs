@@ -8,8 +8,8 @@ use super::keys::pairs;
 use crate::data::Documents;
 use crate::error::{Error, Result};
 
-/// Adds the columns that `make` makes of each document and its index; they replace those of the same
-/// names.
+/// Adds the columns that `make` makes of each document and its index; they replace those of the
+/// same names.
 pub(super) fn with_columns(
     documents: Documents,
     mut make: impl FnMut(usize, &Value) -> Result<Vec<(String, Value)>>,

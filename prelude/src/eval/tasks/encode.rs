@@ -2,8 +2,8 @@
 //!
 //! A context and its continuation are encoded together; the tokens of the context alone come first,
 //! and spaces at its end belong to the continuation. After an empty context, the continuation
-//! follows the BOS token, or else the EOS token, which also precedes whole texts. Special tokens are
-//! those that the tokenizer adds, unless the text begins with the BOS token itself.
+//! follows the BOS token, or else the EOS token, which also precedes whole texts. Special tokens
+//! are those that the tokenizer adds, unless the text begins with the BOS token itself.
 
 use tokenizers::Tokenizer;
 
@@ -90,9 +90,10 @@ impl<'a> Encoder<'a> {
                 let ids = self.encode(context, !begins, question)?;
                 let room = self.max_length - self.config.generation.tokens;
                 let ids = ids[ids.len().saturating_sub(room)..].to_vec();
-                match ids.is_empty() {
-                    true => Err(self.bad(question, "its context has no tokens", "add a text")),
-                    false => Ok(Request::Generate(ids)),
+                if ids.is_empty() {
+                    Err(self.bad(question, "its context has no tokens", "add a text"))
+                } else {
+                    Ok(Request::Generate(ids))
                 }
             }
             Output::Rolling => self.windows(question).map(Request::Likelihoods),

@@ -42,8 +42,8 @@ impl EncodedTask<'_> {
     /// Scores `weights`, whose tokens are those of the source.
     ///
     /// # Errors
-    /// A missing weight, out of memory on the device, a pattern that needs too much backtracking, or
-    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    /// A missing weight, out of memory on the device, a pattern that needs too much backtracking,
+    /// or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn score<W: Weights + ?Sized>(
         &self,
         architecture: &Architecture,
@@ -53,8 +53,8 @@ impl EncodedTask<'_> {
         self.score_held(architecture, weights, device, None)
     }
 
-    /// Scores as [`EncodedTask::score`] does. With `bf16_under`, the dtype of the computation, answers
-    /// are generated with weights that are held as bf16.
+    /// Scores as [`EncodedTask::score`] does. With `bf16_under`, the dtype of the computation,
+    /// answers are generated with weights that are held as bf16.
     pub(crate) fn score_held<W: Weights + ?Sized>(
         &self,
         architecture: &Architecture,
@@ -109,8 +109,8 @@ impl EncodedTask<'_> {
         })
     }
 
-    /// Returns a question with its answers and their values, which it also adds to `items`: for each
-    /// row of filters, those of the metrics in order.
+    /// Returns a question with its answers and their values, which it also adds to `items`: for
+    /// each row of filters, those of the metrics in order.
     fn judge(
         &self,
         question: &Question,

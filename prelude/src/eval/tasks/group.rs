@@ -91,9 +91,9 @@ impl TaskGroup {
         &self.name
     }
 
-    /// Returns the scores of the group from those of all tasks, by name. The standard error of a mean
-    /// weighted by sizes is that of the pooled variance, else the root of the sum of squares over
-    /// the number of tasks, as in the harness.
+    /// Returns the scores of the group from those of all tasks, by name. The standard error of a
+    /// mean weighted by sizes is that of the pooled variance, else the root of the sum of squares
+    /// over the number of tasks, as in the harness.
     pub(crate) fn score(&self, scores: &BTreeMap<String, TaskScores>) -> TaskScores {
         let own = || self.tasks.iter().filter_map(|name| scores.get(name));
         let mut metrics = Vec::new();
@@ -110,10 +110,11 @@ impl TaskGroup {
                 let squares = |of: fn(f64) -> f64| -> Option<f64> {
                     found.iter().map(|(task, m)| Some(of(size(task)) * m.stderr?.powi(2))).sum()
                 };
-                let stderr = match by_size {
-                    true => squares(|n| (n - 1.0) * n)
-                        .map(|sum| (sum / (all - found.len() as f64) / all).sqrt()),
-                    false => squares(|_| 1.0).map(|sum| sum.sqrt() / found.len() as f64),
+                let stderr = if *by_size {
+                    squares(|n| (n - 1.0) * n)
+                        .map(|sum| (sum / (all - found.len() as f64) / all).sqrt())
+                } else {
+                    squares(|_| 1.0).map(|sum| sum.sqrt() / found.len() as f64)
                 };
                 metrics.push(TaskMetric {
                     value: sum / all,

@@ -199,7 +199,8 @@ fn format_of(name: &str) -> Option<DocumentFormat> {
     }
 }
 
-/// Checks that of files numbered `-00000-of-00003`, as a cache may have them in part, all are there.
+/// Checks that of files numbered `-00000-of-00003`, as a cache may have them in part, all are
+/// there.
 fn complete(names: &[String]) -> Result<(), String> {
     let mut have: BTreeMap<(&str, usize), usize> = BTreeMap::new();
     for name in names {

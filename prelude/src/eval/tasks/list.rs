@@ -31,7 +31,7 @@ pub struct TaskList {
 const DEPTH: usize = 8;
 
 impl TaskList {
-    /// Opens `task`: the file of a task or of a group, or the name of one that has only to be named.
+    /// Opens `task`: the file of a task or of a group, or the name of a predefined one.
     ///
     /// # Errors
     /// As for [`Task::open`]; groups too deep within each other; two different tasks of one name.
@@ -154,8 +154,8 @@ impl TaskList {
     }
 }
 
-/// The file that `task` names in the directory `beside`, or from the working directory; `None` if it
-/// is the name of a task that has only to be named.
+/// The file that `task` names in the directory `beside`, or from the working directory; `None` if
+/// it is the name of a predefined task.
 fn file_of(task: &str, beside: Option<&Path>) -> Option<PathBuf> {
     let is_name = is_ready(task) || !task.contains(['/', '.']);
     if let Some(beside) = beside {

@@ -84,7 +84,8 @@ pub(super) struct Ignore {
 /// Reads `metric_list`.
 ///
 /// # Errors
-/// A metric that is unknown or that the output type does not have, or an option that is not followed.
+/// A metric that is unknown or that the output type does not have, or an option that is not
+/// followed.
 pub(super) fn metrics(keys: &mut Keys<'_>, output: Output) -> Result<Vec<Metric>> {
     let own = || KNOWN.iter().filter(|known| known.outputs.contains(&output));
     let metric = |known: &Known, higher: Option<bool>, ignore: Ignore| Metric {
@@ -132,9 +133,10 @@ pub(super) fn metrics(keys: &mut Keys<'_>, output: Output) -> Result<Vec<Metric>
         }
         metrics.iter_mut().for_each(|metric| metric.measure = Measure::RightShare);
     }
-    match metrics.is_empty() {
-        true => Err(keys.bad("metric_list", "it is empty", "remove it for the default metrics")),
-        false => Ok(metrics),
+    if metrics.is_empty() {
+        Err(keys.bad("metric_list", "it is empty", "remove it for the default metrics"))
+    } else {
+        Ok(metrics)
     }
 }
 
@@ -186,7 +188,7 @@ impl Metric {
         self.measure == Measure::AccMutualInfo
     }
 
-    /// Whether it is a share of right answers, from 0 to 1.
+    /// Whether it is an accuracy, from 0 to 1.
     pub fn is_share(&self) -> bool {
         KNOWN.iter().any(|known| known.name == self.name && known.aggregation == "mean")
     }

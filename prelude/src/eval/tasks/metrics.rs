@@ -1,8 +1,8 @@
 //! Metrics of a task: the value of each question, their mean or perplexity, and its standard error.
 //!
-//! A standard error of a mean is `sqrt(sum (x - mean)^2 / (n - 1) / n)`; that of a perplexity is the
-//! standard deviation over 100000 bootstrap samples, drawn as the harness draws them. Word and byte
-//! perplexities have none, as there.
+//! A standard error of a mean is `sqrt(sum (x - mean)^2 / (n - 1) / n)`; that of a perplexity is
+//! the standard deviation over 100000 bootstrap samples, drawn as the harness draws them. Word and
+//! byte perplexities have none, as there.
 
 use rayon::prelude::*;
 
@@ -38,8 +38,8 @@ impl Item {
 }
 
 impl Metric {
-    /// The value of a question from the model's response, its filtered answer, and what became of it
-    /// as a query.
+    /// The value of a question from the model's response, its filtered answer, and what became of
+    /// it as a query.
     ///
     /// # Errors
     /// A pattern to ignore that needs too much backtracking; `bad` makes the error.

@@ -1,5 +1,6 @@
-//! Benchmark tasks in the YAML of [lm-evaluation-harness](https://github.com/EleutherAI/lm-evaluation-harness)
-//! (0.4), with its rules, so that scores can be compared with published ones.
+//! Benchmark tasks in the YAML of
+//! [lm-evaluation-harness](https://github.com/EleutherAI/lm-evaluation-harness) (0.4), with its
+//! rules, so that scores can be compared with published ones.
 //!
 //! Every key is followed as there, or refused by name: never ignored. From the bottom up:
 //!
@@ -11,13 +12,14 @@
 //! hub_data.rs   the files of a data set on the hub
 //! data_files.rs, databases.rs, filters.rs, metric_list.rs, adapters.rs  parts of a task
 //! config.rs     a task: all keys
-//! ready/        tasks that have only to be named
+//! ready/        predefined tasks
 //! group.rs      several tasks under one name
 //! list.rs       tasks and groups by file or name
 //! random.rs     Python's random numbers, which draw examples and bootstrap samples
 //! fields.rs     the text, target and choices of a document
-//! questions.rs  contexts with examples, continuations, right answers
-//! turns.rs      contexts as plain text or through a chat template
+//! turn.rs       a turn of a conversation
+//! questions.rs  turns with examples, continuations, right answers
+//! contexts.rs   contexts as plain text or through a chat template
 //! encode.rs     questions as tokens
 //! run.rs        the model's responses
 //! encoded.rs    the questions of a task for a source, and their scores
@@ -30,6 +32,7 @@
 
 mod adapters;
 mod config;
+mod contexts;
 mod data_files;
 mod databases;
 mod documents;
@@ -49,7 +52,7 @@ mod random;
 mod ready;
 mod report;
 mod run;
-mod turns;
+mod turn;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -138,7 +141,7 @@ pub struct TaskOptions {
 }
 
 impl Task {
-    /// Opens a task and its data: a file, or the name of a task that has only to be named, as
+    /// Opens a task and its data: a file, or the name of a predefined task, as
     /// `gsm8k`. A data file is looked for from the working directory, as the harness does, and then
     /// beside the task file; a data set of the hub comes from its cache, or is downloaded into it.
     ///
@@ -243,10 +246,10 @@ impl Task {
         let mut questions = made.map_err(refused)??;
         let (mut template, mut without_description) = (None, 0);
         if options.chat {
-            without_description = turns::render(config, source, &mut questions)?;
+            without_description = contexts::render(config, source, &mut questions)?;
             template = source.chat().template().ok().flatten().map(Arc::from);
         } else {
-            turns::join(&mut questions);
+            contexts::join(&mut questions);
         }
         let requests =
             questions.iter().map(|question| encoder.request(question)).collect::<Result<_>>()?;

@@ -15,7 +15,7 @@ use super::fields::{Document, Fields};
 use super::keys;
 use super::output::Output;
 use super::random::Random;
-use super::turns::Turn;
+use super::turn::Turn;
 use crate::data::{integer, is_space, place, python_str};
 use crate::error::Result;
 use crate::interrupt;
@@ -151,9 +151,10 @@ fn question(
     let delimiter = if has_delimiter { layout.target_delimiter.as_str() } else { "" };
     match config.output {
         Output::MultipleChoice => {
-            let answers: Vec<String> = match shape.has_contexts {
-                true => vec![python_str(&question.target); question.choices.len()],
-                false => question.choices.clone(),
+            let answers: Vec<String> = if shape.has_contexts {
+                vec![python_str(&question.target); question.choices.len()]
+            } else {
+                question.choices.clone()
             };
             question.continuations =
                 answers.iter().map(|answer| format!("{delimiter}{answer}")).collect();

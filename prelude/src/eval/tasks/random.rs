@@ -1,5 +1,5 @@
-//! Python's random numbers: the Mersenne Twister of `random.Random(seed)`, with `sample`, which draws
-//! examples, and `choices`, which draws bootstrap samples.
+//! Python's random numbers: the Mersenne Twister of `random.Random(seed)`, with `sample`, which
+//! draws examples, and `choices`, which draws bootstrap samples.
 
 /// The size of the state in words.
 const SIZE: usize = 624;

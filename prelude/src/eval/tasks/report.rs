@@ -21,7 +21,7 @@ pub struct TaskMetric {
     pub stderr: Option<f64>,
     /// Whether a higher score is better.
     pub higher_is_better: bool,
-    /// Whether it is a share of right answers, from 0 to 1.
+    /// Whether it is an accuracy, from 0 to 1.
     pub is_share: bool,
 }
 
@@ -95,8 +95,8 @@ pub struct TaskScores {
     pub shots: usize,
     /// The number of questions whose target is none of their choices, and which count as wrong.
     pub without_target: usize,
-    /// The number of questions whose description is missing because the chat template refuses system
-    /// messages.
+    /// The number of questions whose description is missing because the chat template refuses
+    /// system messages.
     #[serde(default)]
     pub without_description: usize,
     /// The names of its tasks, if it is a group; their questions have the answers.
@@ -119,7 +119,7 @@ impl TaskScores {
         self.metrics.iter().find(|metric| metric.name == key || metric.key() == key)
     }
 
-    /// Returns the first metric that is a share of right answers.
+    /// Returns the first metric that is an accuracy.
     pub fn accuracy(&self) -> Option<&TaskMetric> {
         self.metrics.iter().find(|metric| metric.is_share)
     }
@@ -135,8 +135,8 @@ impl TaskScores {
     }
 }
 
-/// Returns the results of `tasks` in the form of lm-evaluation-harness's `results.json`, for `model`,
-/// and every question with its answers.
+/// Returns the results of `tasks` in the form of lm-evaluation-harness's `results.json`, for
+/// `model`, and every question with its answers.
 pub(crate) fn harness_json<'a>(
     tasks: impl IntoIterator<Item = &'a TaskScores>,
     model: &str,

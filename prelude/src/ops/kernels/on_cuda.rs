@@ -56,9 +56,10 @@ fn reads(weight: &Tensor, other: &Tensor) -> bool {
 
 /// Returns `tensor` at an address that vectors of four elements may be read from.
 fn aligned(tensor: &Tensor) -> Result<Tensor> {
-    match tensor.layout().start_offset().is_multiple_of(4) {
-        true => Ok(tensor.clone()),
-        false => tensor.force_contiguous(),
+    if tensor.layout().start_offset().is_multiple_of(4) {
+        Ok(tensor.clone())
+    } else {
+        tensor.force_contiguous()
     }
 }
 

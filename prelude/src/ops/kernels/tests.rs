@@ -18,9 +18,10 @@ const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 /// Rows and columns: one of either, not a multiple of a group's lanes or of four, more than one
 /// group, more than one block of rows.
 fn shapes(cl: &OpenCl) -> &'static [(usize, usize)] {
-    match cl.slow {
-        true => &[(1, 1), (33, 1), (3, 70), (2, 260), (37, 36)],
-        false => &[(1, 1), (1, 33), (33, 1), (7, 32), (3, 1037), (70, 300), (300, 68), (5, 2052)],
+    if cl.slow {
+        &[(1, 1), (33, 1), (3, 70), (2, 260), (37, 36)]
+    } else {
+        &[(1, 1), (1, 33), (33, 1), (7, 32), (3, 1037), (70, 300), (300, 68), (5, 2052)]
     }
 }
 
@@ -30,8 +31,8 @@ fn input(cl: &OpenCl, shape: &[usize], seed: u64, dtype: DType) -> (Tensor, Buff
     (x.to_dtype(DType::F64).unwrap(), cl.upload(&x))
 }
 
-/// Compares a result with its exact value: in f32 to 1e-6 of its size, or of the usual size of those
-/// that are not zero; in bf16 to the rounding, half a unit.
+/// Compares a result with its exact value: in f32 to 1e-6 of its size, or of the usual size of
+/// those that are not zero; in bf16 to the rounding, half a unit.
 #[track_caller]
 fn same(cl: &OpenCl, found: &Buffer, exact: &Tensor, dtype: DType, what: &str) {
     same_to(1e-6, cl, found, exact, dtype, what);
@@ -291,9 +292,10 @@ fn ptx_has_every_kernel() {
     for line in TEXT.lines().filter(|line| line.starts_with("KERNEL")) {
         let name = line.trim_start_matches("KERNEL ").trim_start_matches("NAMED(");
         let name = &name[..name.find([')', '(']).unwrap()];
-        let names = match line.contains("NAMED") {
-            true => DTYPES.iter().map(|d| super::named(name, *d).unwrap()).collect(),
-            false => vec![name.to_string()],
+        let names = if line.contains("NAMED") {
+            DTYPES.iter().map(|d| super::named(name, *d).unwrap()).collect()
+        } else {
+            vec![name.to_string()]
         };
         for name in names {
             assert!(super::PTX.contains(&format!(".entry {name}(")), "no {name}");

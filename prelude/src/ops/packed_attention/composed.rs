@@ -12,8 +12,8 @@ use candle_core::{
 
 use super::{Attention, Packed};
 use crate::ops::attention::{Causal, causal_softmax, causal_softmax_backward, softmax};
+use crate::ops::inject_gradient::copied;
 use crate::ops::kernels::has_kernels;
-use crate::ops::send_down::copied;
 
 /// How blocks are computed.
 #[derive(Clone, Copy)]
@@ -139,7 +139,8 @@ impl<'a> Pass<'a> {
         x.narrow(1, block.key, block.keys)
     }
 
-    /// Returns the products of queries and keys of a block: key-value heads x (group * rows) x keys.
+    /// Returns the products of queries and keys of a block: key-value heads x (group * rows) x
+    /// keys.
     fn products(&self, q: &Tensor, block: Block) -> Result<Tensor> {
         q.matmul(&self.keys_of(&self.k, block)?.t()?)
     }

@@ -363,9 +363,10 @@ impl ScaledSum {
     fn as_rows(&self, weights: &[DeviceWeight]) -> Result<Vec<Tensor>> {
         let held = self.held().clone();
         let rows = |tensor: Tensor| Ok(tensor.reshape(((), self.columns))?);
-        match held.is_empty() {
-            true => weights.iter().map(|weight| rows(weight()?)).collect(),
-            false => held.into_iter().map(rows).collect(),
+        if held.is_empty() {
+            weights.iter().map(|weight| rows(weight()?)).collect()
+        } else {
+            held.into_iter().map(rows).collect()
         }
     }
 
@@ -403,12 +404,13 @@ impl ScaledSum {
 
     fn fits(&self, form: Form) -> Result<()> {
         let (rows, columns) = (self.rows(), self.columns);
-        match [1, rows].contains(&form.rows) && [1, columns].contains(&form.columns) {
-            true => Ok(()),
-            false => misfit(format!(
+        if [1, rows].contains(&form.rows) && [1, columns].contains(&form.columns) {
+            Ok(())
+        } else {
+            misfit(format!(
                 "{} x {} scales for {rows} x {columns} elements",
                 form.rows, form.columns
-            )),
+            ))
         }
     }
 }

@@ -66,10 +66,12 @@ impl Curves {
 
     /// Returns the legend of a series: its name, and the reason if it cannot be drawn.
     pub(super) fn label(&self, series: &Series) -> String {
-        match self.shown(series).is_empty() {
-            false => series.name.clone(),
-            true if series.points.iter().any(|(_, y)| *y == 0.0) => format!("{} (0)", series.name),
-            true => format!("{} (none)", series.name),
+        if !self.shown(series).is_empty() {
+            series.name.clone()
+        } else if series.points.iter().any(|(_, y)| *y == 0.0) {
+            format!("{} (0)", series.name)
+        } else {
+            format!("{} (none)", series.name)
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tasks that have only to be named: the definitions of lm-evaluation-harness 0.4, whose scores
+//! Predefined tasks: the definitions of lm-evaluation-harness 0.4, whose scores
 //! people publish, with data from the Hugging Face hub; text to SQL on data in Spider's layout; and
 //! three small ones with built-in data.
 
@@ -68,7 +68,7 @@ const READY: [Ready; 13] = [
 const ALIASES: [(&str, &str); 2] =
     [("jcommonsenseqa", "ja_leaderboard_jcommonsenseqa"), ("mgsm_ja", "mgsm_direct_ja")];
 
-/// A task or a group of tasks that has only to be named.
+/// A predefined task or group of tasks.
 pub(super) enum Found {
     /// The keys of a task.
     Task(Vec<(String, Value)>),
@@ -85,7 +85,7 @@ pub(crate) fn ready_tasks() -> Vec<&'static str> {
     names
 }
 
-/// Whether `name` is a task or a group that has only to be named.
+/// Whether `name` is a predefined task or group.
 pub(super) fn is_ready(name: &str) -> bool {
     name.starts_with(SPIDER_PREFIX)
         || ready_tasks().contains(&name)

@@ -59,10 +59,10 @@ impl Canvas {
             let bits: u32 = (0..4).flat_map(|dy| [(dy, 0), (dy, 1)]).map(bit).sum();
             if bits == 0 { ' ' } else { char::from_u32(0x2800 + bits).unwrap_or(' ') }
         };
-        let one = |row: usize, column: usize| match self.ascii {
-            true if on(column, row) => '*',
-            true => ' ',
-            false => braille(row, column),
+        let one = |row: usize, column: usize| match (self.ascii, on(column, row)) {
+            (true, true) => '*',
+            (true, false) => ' ',
+            _ => braille(row, column),
         };
         (0..self.rows)
             .map(|row| (0..self.columns).map(|column| one(row, column)).collect())

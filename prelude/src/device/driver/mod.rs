@@ -42,7 +42,7 @@ pub(super) fn load() -> Result<(), String> {
     Ok(())
 }
 
-/// What the system says about `error`, without what goes without saying: a note has one line.
+/// The system's reason for `error`, without the redundant part: a note has one line.
 fn cause(error: &dyn Error) -> String {
     let text = error.source().unwrap_or(error).to_string();
     text.trim_end_matches(": No such file or directory").to_owned()

@@ -5,7 +5,7 @@ use candle_core::{
 };
 
 /// A zero with a given gradient with respect to its operand.
-struct SendDown {
+struct InjectGradient {
     gradient: Tensor,
     /// The zero, on the device of the operand.
     zero: Tensor,
@@ -30,9 +30,9 @@ macro_rules! copied {
 }
 pub(super) use copied;
 
-impl CustomOp1 for SendDown {
+impl CustomOp1 for InjectGradient {
     fn name(&self) -> &'static str {
-        "send-down"
+        "inject-gradient"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -56,12 +56,12 @@ impl CustomOp1 for SendDown {
 ///
 /// # Errors
 /// Shapes or dtypes that differ.
-pub fn send_down(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+pub fn inject_gradient(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {
     if y.dims() != gradient.dims() || y.dtype() != gradient.dtype() {
-        candle_core::bail!("send_down: {:?} does not fit {:?}", gradient.dims(), y.dims());
+        candle_core::bail!("inject_gradient: {:?} does not fit {:?}", gradient.dims(), y.dims());
     }
     let zero = Tensor::zeros((), y.dtype(), y.device())?;
-    y.apply_op1(SendDown { gradient: gradient.detach(), zero })
+    y.apply_op1(InjectGradient { gradient: gradient.detach(), zero })
 }
 
 #[cfg(test)]
@@ -70,12 +70,12 @@ mod tests {
     use crate::ops::check::{agrees, random};
 
     #[test]
-    fn the_gradient_goes_down_as_it_was_given() {
+    fn the_gradient_is_passed_through_unchanged() {
         let (x, gradient) =
             (candle_core::Var::from_tensor(&random(&[2, 3], 1)).unwrap(), random(&[2, 3], 2));
         let y = (x.as_tensor() * 2.0).unwrap();
-        let grads = send_down(&y, &gradient).unwrap().backward().unwrap();
+        let grads = inject_gradient(&y, &gradient).unwrap().backward().unwrap();
         agrees(grads.get(x.as_tensor()).unwrap(), &(&gradient * 2.0).unwrap());
-        assert!(send_down(&y, &random(&[3, 2], 2)).is_err());
+        assert!(inject_gradient(&y, &random(&[3, 2], 2)).is_err());
     }
 }

@@ -28,7 +28,7 @@ impl Side {
 }
 
 /// A side of a check, with its device.
-pub struct Place {
+pub struct Target {
     pub side: Side,
     kind: Kind,
     half: bool,
@@ -37,13 +37,13 @@ pub struct Place {
     pub dtype: DType,
 }
 
-impl Place {
+impl Target {
     /// Opens the device of `side`, for a check in bf16 if `half`.
     pub fn open(side: Side, kind: Kind, half: bool) -> Result<Self> {
         let kind = if side == Side::Reference { Kind::Cpu } else { kind };
-        let mut place = Self { side, kind, half, device: Device::Cpu, dtype: DType::F32 };
-        (place.device, place.dtype) = place.settings().device_and_dtype(&[])?;
-        Ok(place)
+        let mut target = Self { side, kind, half, device: Device::Cpu, dtype: DType::F32 };
+        (target.device, target.dtype) = target.settings().device_and_dtype(&[])?;
+        Ok(target)
     }
 
     /// The settings of a session here.
@@ -56,7 +56,7 @@ impl Place {
         }
     }
 
-    /// Loads sources, with the settings of this place.
+    /// Loads sources, with the settings of this target.
     pub fn load(&self, sources: &[String]) -> Result<Models> {
         let mut models = load(sources)?;
         models.settings = self.settings();
@@ -69,10 +69,7 @@ impl Place {
         let values: Vec<f32> =
             (0..shape.iter().product()).map(|_| rng.random_range(-1.5..1.5)).collect();
         let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        match self.half {
-            true => Ok(values.to_dtype(DType::BF16)?.to_dtype(DType::F32)?),
-            false => Ok(values),
-        }
+        if self.half { Ok(values.to_dtype(DType::BF16)?.to_dtype(DType::F32)?) } else { Ok(values) }
     }
 
     /// The same values on the device, in its dtype.
@@ -122,7 +119,7 @@ pub const BACKWARD: &str = "backward";
 /// Computes `f` of the named inputs, and the gradient of every input: of `f` itself if it is a
 /// scalar, else of `sum(weights * f)` with fixed weights.
 pub fn differentiate(
-    place: &Place,
+    target: &Target,
     inputs: &[(&str, Tensor)],
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Found> {
@@ -133,7 +130,7 @@ pub fn differentiate(
     found.add(FORWARD, &y)?;
     let loss = match y.rank() {
         0 => y,
-        _ => (&y * place.tensor(y.dims(), 99)?)?.sum_all()?,
+        _ => (&y * target.tensor(y.dims(), 99)?)?.sum_all()?,
     };
     let gradients = loss.backward()?;
     for ((name, _), variable) in inputs.iter().zip(&variables) {

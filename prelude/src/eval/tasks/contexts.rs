@@ -1,28 +1,13 @@
-//! Contexts of questions as turns of a conversation: one after another as plain text, or through the
-//! chat template of a source, as `--apply_chat_template` of the harness does.
+//! Contexts of questions from their turns: one after another as plain text, or through the chat
+//! template of a source, as `--apply_chat_template` of the harness does.
 
 use super::config::Config;
 use super::keys::bad;
 use super::questions::Question;
+use super::turn::Turn;
 use crate::checkpoint::Source;
 use crate::data::{message, open_prompts};
 use crate::error::{Error, Result};
-
-/// What one side says.
-#[derive(Clone, Debug)]
-pub(super) struct Turn {
-    /// `system`, `user` or `assistant`.
-    role: &'static str,
-    text: String,
-    /// What follows in plain text.
-    delimiter: String,
-}
-
-impl Turn {
-    pub fn new(role: &'static str, text: impl Into<String>, delimiter: impl Into<String>) -> Self {
-        Self { role, text: text.into(), delimiter: delimiter.into() }
-    }
-}
 
 /// Makes the contexts of `questions` as plain text.
 pub(super) fn join(questions: &mut [Question]) {
