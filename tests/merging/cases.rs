@@ -90,6 +90,15 @@ fn an_adapter_brings_its_tokenizer_and_template() {
     let out = dam.bake(dir.path().join("out")).unwrap().path;
     let text = fs::read_to_string(out.join("tokenizer_config.json")).unwrap();
     assert!(text.contains("<|im_start|>") || out.join("chat_template.jinja").is_file(), "{text}");
+    // A marked base has neither, and does not come before the sources.
+    let [x, y] = ["x", "y"].map(|name| format!("{name}={}", with("basenot", "alltok")));
+    let base = format!("base={}", case_path("models/basenot"));
+    let models = load([base, x, y]).unwrap();
+    let merged = models.merge_named("task_arithmetic", &[]).unwrap();
+    let arithmetic = merged.bake(dir.path().join("arithmetic")).unwrap().path;
+    for name in ["tokenizer_config.json", "tokenizer.json"] {
+        assert_eq!(fs::read(arithmetic.join(name)).unwrap(), fs::read(out.join(name)).unwrap());
+    }
 }
 
 #[test]
@@ -142,7 +151,8 @@ fn recipes_match_mergekit() {
     };
     assert_eq!(half(&found[&name(5)]), half(&b8[&name(3)]));
     // More tokens than rows, and a leftover quantization_config.
-    let (_, _) = bake_recipe("tb", dir.path());
+    let (_, notes) = bake_recipe("tb", dir.path());
+    assert!(notes.iter().any(|note| note.contains("token")), "{notes:?}");
     let (plain, _) = bake_recipe("lo", dir.path());
     assert!(config(&plain).get("quantization_config").is_none());
     let (named, _) = bake_recipe("nm", dir.path());

@@ -443,3 +443,55 @@ fn an_untied_model_without_an_output_layer_is_an_error() {
         );
     }
 }
+
+/// Classifiers, reward models and embedding models of known families: all that they store is merged,
+/// and they neither run nor train.
+#[test]
+fn models_with_another_head_merge_whole_and_do_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, class: &str, tied: bool, score: Option<f32>| {
+        let path = dir.path().join(name);
+        copy_builtin("math", &path);
+        configure(&path, |config| {
+            config["architectures"] = Value::from(vec![class]);
+            config["tie_word_embeddings"] = tied.into();
+        });
+        let file = path.join("model.safetensors");
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        let width = tensors["model.norm.weight"].dims()[0];
+        if let Some(score) = score {
+            let score = Tensor::full(score, (2, width), &Device::Cpu).unwrap();
+            tensors.insert("score.weight".into(), score);
+        }
+        safetensors::save(&tensors, &file).unwrap();
+        path.display().to_string()
+    };
+    for (class, tied, scores) in [
+        ("LlamaForSequenceClassification", true, Some([1.0, 2.0])),
+        ("LlamaForTokenClassification", false, Some([3.0, 5.0])),
+        ("LlamaModel", false, None),
+    ] {
+        let score = |i: usize| scores.map(|scores| scores[i]);
+        let paths = [0, 1].map(|i| make(&format!("{class}{i}"), class, tied, score(i)));
+        let models = load(paths.clone()).unwrap();
+        let merged = models.merge(Linear::default()).unwrap();
+        let out = dir.path().join(format!("out-{class}"));
+        merged.bake(&out).unwrap();
+        let written = safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
+        let expected =
+            safetensors::load(Path::new(&paths[0]).join("model.safetensors"), &Device::Cpu)
+                .unwrap();
+        assert_eq!(written.len(), expected.len(), "{class}");
+        if let Some([a, b]) = scores {
+            let mean = (a + b) / 2.0;
+            assert!(values(&written["score.weight"]).iter().all(|x| *x == mean), "{class}");
+        }
+        let config =
+            serde_json::from_slice::<Value>(&fs::read(out.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["architectures"][0], class);
+        let error = models.wrap(dam_prelude::Columns::default()).unwrap_err();
+        let (text, hint) = (error.to_string(), error.hint().unwrap());
+        assert!(text.contains(class) && text.contains("not a language model"), "{text}");
+        assert!(hint.contains("merge linear"), "{hint}");
+    }
+}

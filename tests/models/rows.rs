@@ -198,6 +198,50 @@ fn without_a_template_messages_become_lines() {
     }
 }
 
+/// Templates that take the content as text get the texts of parts joined: one would print the list as
+/// Python does, the other fail. A template that reads parts gets them.
+#[test]
+fn templates_of_text_get_the_texts_of_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = json!([{"type": "text", "text": " ab"}, {"type": "text", "text": "c "}]);
+    let row = |content: &Value| json!({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "d"}]});
+    for (i, (content, joined)) in [
+        ("{{ m['content'] | trim }}", " abc "),
+        ("{{ '<' + m['content'] + '>' }}", " abc "),
+        ("{% for p in m['content'] %}{{ p['text'] if p is mapping else p }}{% endfor %}", " abc "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let template =
+            format!("{{% for m in messages %}}{{{{ m['role'] }}}}:{content}\n{{% endfor %}}");
+        let source = open(&model(&dir.path().join(i.to_string()), &json!(template)));
+        let ids = |content: &Value| read(&source, &row(content)).unwrap().examples[0].ids.clone();
+        assert_eq!(ids(&parts), ids(&json!(joined)), "{content}");
+    }
+    // An image is not dropped.
+    let template = json!("{% for m in messages %}{{ '<' + m['content'] + '>' }}{% endfor %}");
+    let source = open(&model(&dir.path().join("image"), &template));
+    let image = json!([{"type": "image", "url": "a.png"}, {"type": "text", "text": "b"}]);
+    assert_message(&read(&source, &row(&image)).unwrap_err(), &["line 1"]);
+}
+
+/// Earlier turns come before a question with choices, as before one with an answer.
+#[test]
+fn history_comes_before_choices() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = json!("{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}");
+    let source = open(&model(dir.path(), &template));
+    let row = json!({"question": "q", "choices": ["x", "y"], "answer": 1, "history": [["a", "b"]]});
+    let found = read(&source, &row).unwrap();
+    assert!(found.unused.is_empty(), "{:?}", found.unused);
+    let all = json!({"messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "q"}, {"role": "assistant", "content": "y"},
+    ]});
+    assert_eq!(found.examples[0].ids, read(&source, &all).unwrap().examples[0].ids);
+}
+
 #[test]
 fn invalid_rows_are_errors_that_name_the_column() {
     let dir = tempfile::tempdir().unwrap();

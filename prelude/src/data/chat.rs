@@ -2,6 +2,7 @@
 
 use minijinja::value::{Value, ValueKind};
 
+use super::python_text;
 use super::template::{ConversationSize, Request, text_bytes, up_to_error, with_template};
 use crate::checkpoint::{Chat, Source};
 use crate::error::{Error, Result};
@@ -189,22 +190,43 @@ fn fill_content(conversation: &Conversation) -> Option<Conversation> {
         message.get_attr(name).is_ok_and(|value| !value.is_undefined() && !value.is_none())
     };
     let lacks = |message: &Value| has(message, "tool_calls") && !has(message, "content");
-    let filled = |message: &Value| {
-        if lacks(message) {
-            let keys = message.try_iter().into_iter().flatten();
-            let own = keys
-                .filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?)));
-            Value::from_pairs(own.chain([("content".to_owned(), Value::from(""))]))
-        } else {
-            message.clone()
-        }
+    with_contents(conversation, |message| lacks(message).then(String::new))
+}
+
+/// `conversation` with the texts of each content that is a list of parts as one text; `None` if
+/// there is no such list, or one with parts other than text.
+fn join_parts(conversation: &Conversation) -> Option<Conversation> {
+    let is_text = |part: &Value| part.get_attr("text").is_ok_and(|text| text.as_str().is_some());
+    let all_text =
+        |content: &Value| content.try_iter().is_ok_and(|mut all| all.all(|part| is_text(&part)));
+    let mut lists = conversation.messages.iter().filter_map(parts);
+    if !lists.all(|content| all_text(&content)) {
+        return None;
+    }
+    with_contents(conversation, |message| parts(message).and_then(|_| text(message)))
+}
+
+/// The content of a message if it is a list of parts.
+fn parts(message: &Value) -> Option<Value> {
+    message.get_attr("content").ok().filter(|content| content.kind() == ValueKind::Seq)
+}
+
+/// `conversation` with the contents that `replace` returns; `None` if it returns none.
+fn with_contents(
+    conversation: &Conversation,
+    replace: impl Fn(&Value) -> Option<String>,
+) -> Option<Conversation> {
+    let mut replaced = false;
+    let one = |message: &Value| {
+        let Some(content) = replace(message) else { return message.clone() };
+        replaced = true;
+        let keys = message.try_iter().into_iter().flatten();
+        let own =
+            keys.filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?)));
+        Value::from_pairs(own.chain([("content".to_owned(), Value::from(content))]))
     };
-    let any = conversation.messages.iter().any(lacks);
-    any.then(|| Conversation {
-        messages: conversation.messages.iter().map(filled).collect(),
-        tools: conversation.tools.clone(),
-        ..*conversation
-    })
+    let messages = conversation.messages.iter().map(one).collect();
+    replaced.then(|| Conversation { messages, tools: conversation.tools.clone(), ..*conversation })
 }
 
 fn render_all(
@@ -239,6 +261,19 @@ fn render_all(
         one(conversation).or_else(|error| {
             fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation))
         })
+    };
+    // Templates that take `content` as text fail on lists of parts, or print them as Python does:
+    // retry with the texts of the parts.
+    let one = |conversation: &&Conversation| {
+        let rendered = one(conversation);
+        let printed = |rendered: &Rendered| {
+            let mut lists = conversation.messages.iter().filter_map(parts);
+            lists.any(|content| rendered.whole.contains(&python_text::text(&content)))
+        };
+        if rendered.as_ref().is_ok_and(|rendered| !printed(rendered)) {
+            return rendered;
+        }
+        join_parts(conversation).map_or(rendered, |conversation| one(&&conversation))
     };
     up_to_error(conversations.iter().map(one))
 }

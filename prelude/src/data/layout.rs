@@ -94,11 +94,8 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
         let question = question(columns)?
             .ok_or_else(|| RowError::layout("it has `choices` but no question"))?;
         let answer = vec![message("assistant", &options[right])];
-        return Ok(Row::Choice(
-            build_conversation(columns, question.into_messages("user"), answer)?,
-            options,
-            right,
-        ));
+        let before = with_history(columns, question)?;
+        return Ok(Row::Choice(build_conversation(columns, before, answer)?, options, right));
     }
     if columns.has("prompt") && columns.has("completion") {
         return prompt_and_completion(columns);
@@ -117,13 +114,7 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
         Some((name, answer)) => {
             let question = question(columns)?
                 .ok_or_else(|| RowError::layout(format!("it has `{name}` but no input")))?;
-            let mut before = match question {
-                Field::Text(_) => columns
-                    .structure("history")?
-                    .map_or_else(|| Ok(Vec::new()), |list| history(&list))?,
-                Field::Messages(_) => Vec::new(),
-            };
-            before.extend(question.into_messages("user"));
+            let before = with_history(columns, question)?;
             Ok(Row::Conversation(build_conversation(
                 columns,
                 before,
@@ -149,6 +140,17 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
             )),
         }),
     }
+}
+
+/// The question after earlier turns, which only a text has beside it.
+fn with_history(columns: &mut Columns, question: Field) -> Result<Vec<Value>, RowError> {
+    let earlier = match question {
+        Field::Text(_) => columns.structure("history")?,
+        Field::Messages(_) => None,
+    };
+    let mut before = earlier.map_or_else(|| Ok(Vec::new()), |list| history(&list))?;
+    before.extend(question.into_messages("user"));
+    Ok(before)
 }
 
 /// The names of the first columns.

@@ -87,8 +87,9 @@ pub(super) fn missing_tensor(file: &Path, tensor: &str) -> &'static str {
 }
 
 /// The hint for a tensor of an unexpected shape.
-pub(super) fn shape(file: &Path, tensor: &str) -> &'static str {
-    let has_rows = ["embed_tokens", "lm_head", "wte"].iter().any(|part| tensor.contains(part));
+pub(super) fn shape(file: &Path, tensor: &str, only_rows_differ: bool) -> &'static str {
+    let has_rows = only_rows_differ
+        && ["embed_tokens", "lm_head", "wte"].iter().any(|part| tensor.contains(part));
     match (is_adapter(file), has_rows) {
         (true, true) => {
             "the adapter was trained on a base with a different vocabulary size: resize the base's embedding (transformers: resize_token_embeddings, save_pretrained) and apply the adapter to the result"

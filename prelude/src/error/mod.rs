@@ -230,7 +230,9 @@ impl Error {
             Error::Json { file, .. } => hints::json(file),
             Error::Config { file, key, reason } => hints::config(file, key, reason),
             Error::MissingTensor { file, tensor } => hints::missing_tensor(file, tensor),
-            Error::Shape { file, tensor, .. } => hints::shape(file, tensor),
+            Error::Shape { file, tensor, expected, found } => {
+                hints::shape(file, tensor, expected.get(1..) == found.get(1..))
+            }
             Error::OutsideDirectory { .. } => {
                 "an index may only name files in its own directory; use a checkpoint from a source you trust"
             }

@@ -22,7 +22,7 @@ impl Session {
             loaded: &self.models.sources,
             merged: &self.sources,
             configured: None,
-            tokenizer: None,
+            tokenizer: self.models.tokenizer_source(),
             restacked: None,
             card: self.card(),
         };

@@ -17,11 +17,8 @@ impl Session {
     pub(super) fn forecast(&self) -> Forecast {
         let mut forecast = Forecast::new(&self.workload(), &self.models.settings);
         forecast.working_bytes += self.merge.coefficient_bytes();
-        if self.merge.device.is_cpu() {
-            forecast.solve_bytes = bytes(&self.merge, self.tokens_to_solve(), false);
-            forecast = forecast.with_disk(&self.sources);
-        }
-        forecast
+        forecast.solve_bytes = bytes(&self.merge, self.tokens_to_solve(), false);
+        if self.merge.device.is_cpu() { forecast.with_disk(&self.sources) } else { forecast }
     }
 
     /// Returns the tokens that solving with default settings takes.

@@ -175,7 +175,7 @@ impl Models {
             base: base.cloned(),
             sources,
             restacked: None,
-            tokenizer: None,
+            tokenizer: self.tokenizer_source().cloned(),
             dtype: None,
             recipe: format!(
                 "```json\n{}\n```",

@@ -117,7 +117,7 @@ impl Figure {
             Series::new("average", layers.map(|(layer, _)| (layer, 1.0))),
         ];
         series.retain(|series| !series.points.is_empty());
-        let title = "disagreement left, relative to the average";
+        let title = "remaining error, relative to the average";
         Self::curve(title, "layer", "", series).percent()
     }
 }
@@ -125,7 +125,7 @@ impl Figure {
 /// The hint to train with the learning rate `lr` after a solution.
 pub(crate) fn rate_hint(lr: f64) -> String {
     format!(
-        "to train from here, use about a fifth of the learning rate for an average: set lr={lr:e}"
+        "if the learning rate suits the average, train from here with a fifth of it: set lr={lr:e}"
     )
 }
 

@@ -71,12 +71,13 @@ fn forecast(f: &Forecast) -> Vec<String> {
             more => format!(", {} of sources copied for each use", bytes(more)),
         };
         format!(
-            "GPU memory: {} to train, {} of sources{streamed}; {} free",
+            "GPU memory: {} to train, {solve}{} of sources{streamed}; {} free",
             bytes(gpu.working_bytes),
             bytes(gpu.resident_bytes),
             bytes(gpu.available_bytes),
         )
     });
+    let solve = if gpu.is_some() { "" } else { &solve };
     let mut lines = vec![
         format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(

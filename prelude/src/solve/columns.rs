@@ -1,4 +1,5 @@
-//! Column coefficients in closed form: one system of `N x columns` unknowns per weight.
+//! Column coefficients in closed form: one system of `N x columns` unknowns per weight; of a norm or
+//! an embedding, one of `N` per column.
 //!
 //! ```text
 //! H_ab = (V_a^T V_b) o G     right_a = sum over rows of V_a o M     (H + ridge) x = right
@@ -30,12 +31,7 @@ pub(super) fn solve(
     blocks: &[Block<'_>],
     ridge: f64,
 ) -> Result<bool> {
-    let (n, d) = (merge.sources(), blocks.iter().map(|b| b.columns).sum::<usize>());
-    let Gram::Dense(gram) = &unit.quadratic.gram else { return Ok(false) };
-    let size = n * d;
-    if size > MOST {
-        return Ok(false);
-    }
+    let n = merge.sources();
     let mut penalties = Vec::new();
     for block in blocks {
         let form = Form { rows: 1, columns: block.columns };
@@ -45,12 +41,51 @@ pub(super) fn solve(
         }
         penalties.push(block.ridge(form, ridge)?);
     }
+    let f = merge.wrap.options.f;
+    let found = match (&unit.quadratic.gram, blocks) {
+        (Gram::Dense(gram), _) => {
+            let columns = blocks.iter().map(|block| block.columns).sum::<usize>();
+            if n * columns > MOST {
+                return Ok(false);
+            }
+            let (matrix, right) = joint_system(unit, blocks, &penalties, gram)?;
+            best(matrix, right, n, f)
+        }
+        // The columns of norms and embeddings are independent.
+        (_, [block]) => apart(unit, block, &penalties[0], f)?,
+        _ => return Ok(false),
+    };
+    let found = found.ok_or_else(|| not_definite(unit.name()))?;
+    let columns = found.len() / n;
+    let found = Tensor::from_vec(found, (n, 1, columns), &Device::Cpu)?.to_dtype(DType::F32)?;
+    let mut start = 0;
+    for block in blocks {
+        let part = found.narrow(2, start, block.columns)?.contiguous()?;
+        start += block.columns;
+        match merge.set_coefficients(block.tensor, &part) {
+            // They are computed after all; the general way overwrites what was set.
+            Err(Error::ComputedCoefficients { .. }) => return Ok(false),
+            other => other?,
+        }
+    }
+    Ok(true)
+}
+
+/// Returns the system of all columns, of whose matrix the lower triangle, and the right-hand side.
+fn joint_system(
+    unit: &Unit<'_>,
+    blocks: &[Block<'_>],
+    penalties: &[Vec<f64>],
+    gram: &Tensor,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let n = blocks[0].basis.len();
     let joined = |a: usize| {
         let parts: Vec<&Tensor> = blocks.iter().map(|block| &block.basis[a]).collect();
         Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? })
     };
     let sources = (0..n).map(joined).collect::<Result<Vec<_>>>()?;
-
+    let d = sources[0].dim(1)?;
+    let size = n * d;
     let (mut matrix, mut right) = (vec![0f64; size * size], Vec::with_capacity(size));
     for (a, v) in sources.iter().enumerate() {
         let across = v.t()?.contiguous()?;
@@ -63,7 +98,7 @@ pub(super) fn solve(
         right.extend(values(&(v * &unit.quadratic.right)?.sum_keepdim(0)?)?);
     }
     let mut start = 0;
-    for (block, penalty) in blocks.iter().zip(&penalties) {
+    for (block, penalty) in blocks.iter().zip(penalties) {
         for a in 0..n {
             for b in 0..=a {
                 for j in start..start + block.columns {
@@ -73,41 +108,50 @@ pub(super) fn solve(
         }
         start += block.columns;
     }
-    let f = merge.wrap.options.f;
-    let found = if f == Nonlinearity::None {
-        let factor = Cholesky::new(matrix, size);
-        factor.map(|factor| {
-            factor.solve(&mut right);
-            right
-        })
-    } else {
-        let [low, high] = f.range().map(|scale| scale - 1.0 / n as f64);
-        let (matrix, right) = in_scales(&matrix, &right, n);
-        bounded::solve(&matrix, &right, [low, high])
-    };
-    let found = found.ok_or_else(|| not_definite(unit.name()))?;
-    let found = Tensor::from_vec(found, (n, 1, d), &Device::Cpu)?;
-    let shares = match f {
-        Nonlinearity::None => (basis::times(&basis::inverse(n), &found, false)? + 1.0 / n as f64)?,
-        f => {
-            let [low, high] = f.range();
-            let c = |e: f64| f.inverse((e + 1.0 / n as f64).clamp(low, high));
-            let all = found.flatten_all()?.to_vec1::<f64>()?.into_iter().map(c);
-            Tensor::from_vec(all.collect::<Vec<_>>(), (n, 1, d), &Device::Cpu)?
+    Ok((matrix, right))
+}
+
+/// Solves for each column alone. Returns sources x columns; `None` if a system is not positive
+/// definite.
+fn apart(
+    unit: &Unit<'_>,
+    block: &Block<'_>,
+    penalty: &[f64],
+    f: Nonlinearity,
+) -> Result<Option<Vec<f64>>> {
+    let (n, d) = (block.basis.len(), block.columns);
+    let mut matrices = vec![0.0; d * n * n];
+    block.for_pairs(Form { rows: 1, columns: d }, |a, b, pair| {
+        for (matrix, value) in matrices.chunks_mut(n * n).zip(values(&pair)?) {
+            matrix[a * n + b] = value + penalty[a * n + b];
         }
-    };
-    let shares = shares.to_dtype(DType::F32)?;
-    let mut start = 0;
-    for block in blocks {
-        let part = shares.narrow(2, start, block.columns)?.contiguous()?;
-        start += block.columns;
-        match merge.set_coefficients(block.tensor, &part) {
-            // They are computed after all; the general way overwrites what was set.
-            Err(Error::ComputedCoefficients { .. }) => return Ok(false),
-            other => other?,
-        }
+        Ok(())
+    })?;
+    let right = |v: &Tensor| values(&(v * &unit.quadratic.right)?.sum_keepdim(0)?);
+    let right = block.basis.iter().map(right).collect::<Result<Vec<_>>>()?;
+    let mut all = vec![0.0; n * d];
+    for (j, matrix) in matrices.chunks(n * n).enumerate() {
+        let own = right.iter().map(|right| right[j]).collect();
+        let Some(found) = best(matrix.to_vec(), own, n, f) else { return Ok(None) };
+        found.into_iter().enumerate().for_each(|(k, c)| all[k * d + j] = c);
     }
-    Ok(true)
+    Ok(Some(all))
+}
+
+/// Returns the coefficients of `n` sources whose scales solve a system in the basis, of whose matrix
+/// the lower triangle is given, as far as `f` can make them; `None` if it is not positive definite.
+fn best(matrix: Vec<f64>, mut right: Vec<f64>, n: usize, f: Nonlinearity) -> Option<Vec<f64>> {
+    let (size, d, share) = (right.len(), right.len() / n, 1.0 / n as f64);
+    if f == Nonlinearity::None {
+        Cholesky::new(matrix, size)?.solve(&mut right);
+        let t = basis::inverse(n);
+        let scale = |i: usize| (0..n).map(|a| t[i / d * n + a] * right[a * d + i % d]).sum::<f64>();
+        return Some((0..size).map(|i| scale(i) + share).collect());
+    }
+    let [low, high] = f.range();
+    let (matrix, right) = in_scales(&matrix, &right, n);
+    let found = bounded::solve(&matrix, &right, [low - share, high - share])?;
+    Some(found.into_iter().map(|e| f.inverse((e + share).clamp(low, high))).collect())
 }
 
 /// Returns the system of `n` sources in terms of the deviations `e` of scales instead of the basis,

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::basis;
-use super::block::Unit;
+use super::block::{Block, Unit};
 use super::cholesky::not_finite;
 use super::columns;
 use super::gauss_newton::{Problem, deviation};
-use crate::coefficients::{Merge, MergedTensor};
+use crate::coefficients::{Merge, MergedTensor, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -27,6 +27,9 @@ pub(super) fn solve(merge: &Merge, units: &[Unit<'_>], ridge: f64) -> Result<Vec
             [(i, blocks)] => columns::solve(merge, &units[*i], blocks, ridge)?,
             _ => false,
         };
+        if !done {
+            blocks.iter().flat_map(|(_, all)| all).try_for_each(|block| average(merge, block))?;
+        }
         let blocks: Vec<_> = blocks.into_iter().map(|(i, blocks)| (&units[i], blocks)).collect();
         let blocks = if done { blocks } else { Problem::new(merge, blocks, ridge)?.solve()? };
         for (i, (unit, blocks)) in group.iter().zip(&blocks) {
@@ -41,6 +44,21 @@ pub(super) fn solve(merge: &Merge, units: &[Unit<'_>], ridge: f64) -> Result<Vec
         }
     }
     Ok(left)
+}
+
+/// Sets coefficients of one's own to those of the average if a function of them is not it at the
+/// start.
+fn average(merge: &Merge, block: &Block<'_>) -> Result<()> {
+    let f = merge.wrap.options.f;
+    if f == Nonlinearity::None || !block.is_direct(merge)? {
+        return Ok(());
+    }
+    let c = merge.coefficients(block.tensor)?.detach();
+    let share = f.inverse(1.0 / merge.sources() as f64);
+    match merge.set_coefficients(block.tensor, &c.affine(0.0, share)?) {
+        Err(Error::ComputedCoefficients { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 /// Returns the indices of units that depend on each other's variables, group by group.

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::base::Base;
+use super::config::MERGE_HINT;
 use super::magnitude::{NormAxis, gains};
 use super::names::{mismatch, resolve};
 use super::parts::LowRankPart;
@@ -155,7 +156,14 @@ impl Adapter {
             }
             None => {
                 let reason = format!("the base model has no tensor `{name}`");
-                self.config.key_error("target_modules", reason, self.base_hint())
+                match self.config.task.as_deref().filter(|task| *task != "CAUSAL_LM") {
+                    Some(task) => self.config.key_error(
+                        "task_type",
+                        format!("{reason}: the head for `{task}` belongs to the adapter"),
+                        MERGE_HINT,
+                    ),
+                    None => self.config.key_error("target_modules", reason, self.base_hint()),
+                }
             }
         })
     }

@@ -35,6 +35,8 @@ pub(super) struct Config {
     pub file: PathBuf,
     /// The model it was trained on.
     pub base: Option<String>,
+    /// The task of the class it was trained with, such as `SEQ_CLS`.
+    pub task: Option<String>,
     rank: Option<usize>,
     alpha: f64,
     ranks: ByPattern<usize>,
@@ -54,7 +56,7 @@ pub(super) struct Config {
 }
 
 /// Keys that do not affect the merged weights: provenance, training and runtime settings.
-const NO_EFFECT: [&str; 23] = [
+const NO_EFFECT: [&str; 22] = [
     "auto_mapping",
     "base_model_class",
     "corda_config",
@@ -73,7 +75,6 @@ const NO_EFFECT: [&str; 23] = [
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "task_type",
     // It only saves memory in training.
     "velora_config",
     // As in PEFT, the base's layer decides on the transposition.
@@ -85,7 +86,7 @@ const NO_EFFECT: [&str; 23] = [
 ];
 
 /// Supported keys.
-const SUPPORTED: [&str; 20] = [
+const SUPPORTED: [&str; 21] = [
     "alpha_pattern",
     "bias",
     "ensure_weight_tying",
@@ -100,6 +101,7 @@ const SUPPORTED: [&str; 20] = [
     "r",
     "rank_pattern",
     "target_modules",
+    "task_type",
     "token_indices",
     "trainable_token_indices",
     "use_dora",
@@ -181,6 +183,7 @@ impl Config {
                 .text("base_model_name_or_path")?
                 .filter(|base| !base.is_empty())
                 .map(str::to_owned),
+            task: keys.text("task_type")?.map(str::to_owned),
             rank,
             alpha,
             ranks: serde_json::from_slice::<Ranks>(bytes)
@@ -234,7 +237,9 @@ impl Config {
             move |reason: String| self.key_error(key, reason, "correct it in the file")
         };
         let expected = self.ranks.get(module).map_err(at("rank_pattern"))?.or(self.rank);
-        if let Some(r) = expected.filter(|r| *r != rank) {
+        // A principal part has at most as many ranks as the weight has rows or columns.
+        let is_cut = |r: &usize| self.init != Init::Plain && *r > rank;
+        if let Some(r) = expected.filter(|r| *r != rank && !is_cut(r)) {
             let reason = format!("`{r}` is not the rank `{rank}` of `{module}`");
             return Err(self.key_error(
                 "r",
@@ -243,7 +248,8 @@ impl Config {
             ));
         }
         let alpha = self.alphas.get(module).map_err(at("alpha_pattern"))?.unwrap_or(self.alpha);
-        Ok(alpha / if self.has_root_scale { (rank as f64).sqrt() } else { rank as f64 })
+        let rank = expected.unwrap_or(rank) as f64;
+        Ok(alpha / if self.has_root_scale { rank.sqrt() } else { rank })
     }
 }
 

@@ -100,11 +100,12 @@ impl Adapter {
         )
     }
 
-    /// Adds the tokenizer and chat template stored with it; they override `files`.
+    /// Adds the tokenizer and chat template stored with it; they override `files`. May return a
+    /// note.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn add_side_files(&self, files: &mut FileOverrides) -> Result<()> {
+    pub fn add_side_files(&self, files: &mut FileOverrides) -> Result<Option<String>> {
         side_files::add(&self.path, files)
     }
 }

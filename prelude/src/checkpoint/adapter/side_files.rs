@@ -13,11 +13,12 @@ pub(in crate::checkpoint) type FileOverrides = BTreeMap<&'static str, (PathBuf, 
 
 /// Adds the files stored with the adapter in `directory`; they override files that are already
 /// there. A tokenizer comes with its own settings and template and hides all of the base's.
-/// Settings or a template alone hide only what they replace.
+/// Settings or a template alone hide only what they replace. Returns a note if tokens are added
+/// without a tokenizer.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
+pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<Option<String>> {
     let mut found = BTreeMap::new();
     for name in TOKENIZER_FILES {
         match map(&directory.join(name)) {
@@ -29,7 +30,15 @@ pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
     let settings = found
         .get(TOKENIZER_SETTINGS)
         .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
-    let has_template = settings.is_some_and(|settings| !settings["chat_template"].is_null());
+    let has = |key: &str| settings.as_ref().is_some_and(|settings| !settings[key].is_null());
+    let has_template = has("chat_template");
+    let adds_tokens = found.contains_key("added_tokens.json") || has("added_tokens_decoder");
+    let note = (adds_tokens && !found.contains_key(TOKENIZER)).then(|| {
+        format!(
+            "`{}` lists added tokens but has no tokenizer.json: the base's tokenizer is used",
+            directory.display()
+        )
+    });
     let hidden: &[&'static str] = match (found.contains_key(TOKENIZER), has_template) {
         (true, _) => &TOKENIZER_FILES,
         (false, true) => &[TEMPLATE],
@@ -38,5 +47,5 @@ pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
     files.extend(hidden.iter().map(|name| (*name, (directory.to_owned(), None))));
     files
         .extend(found.into_iter().map(|(name, bytes)| (name, (directory.to_owned(), Some(bytes)))));
-    Ok(())
+    Ok(note)
 }

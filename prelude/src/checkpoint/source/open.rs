@@ -14,7 +14,7 @@ use super::resident::Resident;
 use super::specifier::{default_name, split_adapters, split_name};
 use super::weights;
 use crate::checkpoint::adapter::{self, Adapter, Base};
-use crate::checkpoint::config::{Architecture, is_wrapper};
+use crate::checkpoint::config::{Architecture, is_wrapper, other_than_language_model};
 use crate::checkpoint::storage::{ADAPTER_CONFIG, Bytes};
 use crate::checkpoint::tensors::unsupported_family::{self, OUTPUT};
 use crate::checkpoint::tensors::{Runnable, TensorNames, prepare};
@@ -63,7 +63,7 @@ impl Source {
         let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
         let mut overrides = adapter::FileOverrides::new();
         for adapter in adapters {
-            adapter.add_side_files(&mut overrides)?;
+            notes.extend(adapter.add_side_files(&mut overrides)?);
             let adapter = if is_wrapper(&family) {
                 adapter.renamed(|name| names.known_as(name))
             } else {
@@ -75,7 +75,13 @@ impl Source {
         let is_changed = is_changed || is_prepared;
         notes.extend(changes);
         let (architecture, unsupported) = match Architecture::parse(&config_file, &config) {
-            Ok(architecture) => (Some(architecture), None),
+            Ok(architecture) => {
+                let has_output = architecture.tied || archive.tensors.contains_key(OUTPUT);
+                match other_than_language_model(&config, has_output) {
+                    Some(reason) => (None, Some(("architectures".into(), reason))),
+                    None => (Some(architecture), None),
+                }
+            }
             Err(Error::UnknownFamily { .. }) => (None, None),
             // An unsupported model can still be merged by methods without a forward pass.
             Err(Error::Config { key, reason, .. }) => (None, Some((key, reason))),

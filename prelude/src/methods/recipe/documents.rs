@@ -111,7 +111,12 @@ fn yaml_reason(error: &serde_saphyr::Error) -> String {
         return first.to_owned();
     }
     let place = error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
-    format!("invalid syntax{place}")
+    match error {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key `{key}` is given twice{place}")
+        }
+        _ => format!("invalid syntax{place}"),
+    }
 }
 
 /// The keys of `tokenizer.tokens` in file order.

@@ -51,6 +51,7 @@ impl Recipe {
     /// template that no model has.
     pub fn plan(mut self, opened: Opened) -> Result<PlannedRecipe> {
         let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(opened.iter().flat_map(|(_, source)| notes_of(source)));
         self.settle(&mut notes)?;
         let (opened, tokenizer) = self.with_tokenizer(opened, &mut notes)?;
         let opened = self.with_chat(opened, &mut notes)?;
@@ -122,7 +123,17 @@ impl Recipe {
 
     /// Sets the chat template of the models.
     fn with_chat(&self, opened: Opened, notes: &mut Vec<String>) -> Result<Opened> {
-        let Some(asked) = &self.chat else { return Ok(opened) };
+        let Some(asked) = &self.chat else {
+            let has = |source: &Source| source.chat().template().is_ok_and(|text| text.is_some());
+            let donor = self.base.as_deref().unwrap_or(&self.slices[0].inputs[0].model);
+            let lacks = opened.iter().any(|(name, source)| name == donor && !has(source));
+            if let Some((name, _)) = opened.iter().find(|(_, source)| lacks && has(source)) {
+                notes.push(format!(
+                    "the merge has no chat template, as `{donor}` has none, but `{name}` has one: `chat_template: auto` keeps it"
+                ));
+            }
+            return Ok(opened);
+        };
         let Some(template) = asked.of(opened.iter().map(|(_, source)| source)) else {
             notes.push("`chat_template: auto` has no effect: no model has a chat template".into());
             return Ok(opened);
@@ -569,6 +580,17 @@ fn by_layer(source: &Source, main: &Stack) -> Vec<Vec<(String, TensorSpec)>> {
         }
     }
     layers
+}
+
+/// Returns what opening `source` left to say.
+fn notes_of(source: &Source) -> Vec<String> {
+    let name = source.name();
+    let mut notes: Vec<String> =
+        source.notes().iter().map(|note| format!("{name}: {note}")).collect();
+    if !source.unused().is_empty() {
+        notes.push(format!("unused tensors of {name}: {}", source.unused().join(", ")));
+    }
+    notes
 }
 
 /// Returns notes on how the configurations of `others` differ from that of `donor`, which the merge

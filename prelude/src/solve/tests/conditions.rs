@@ -1,6 +1,8 @@
 //! Conditions that every solution meets: the gradient vanishes, two ways to one solution agree, an
 //! error changes nothing.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::super::block::Unit;
@@ -9,7 +11,10 @@ use super::super::pass::FullWeights;
 use super::super::quadratic::{Gram, Quadratic};
 use super::super::{columns, scheme as by_scheme};
 use super::{Case, SolveSettings, golden, golden_data, own, scheme, sources};
+use crate::checkpoint::Source;
 use crate::coefficients::{Merge, SCHEMES};
+use crate::data::Dataset;
+use crate::model::{Decoder, Half, SourceWeights, Weights};
 use crate::ops::check::random;
 use crate::{Error, Nonlinearity, Options, Parameter, Scheme, Site};
 
@@ -53,16 +58,28 @@ fn the_gradient_vanishes_at_the_solution_of_every_scheme() {
     }
 }
 
+/// Of all scales that a function can make, none is closer than the solution: moving any of them to
+/// either side raises the objective with its ridge, unless a bound is in the way.
 #[test]
-fn a_nonlinear_function_of_coefficients_is_solved_too() {
+fn a_function_of_coefficients_bounds_the_scales() {
     for f in Nonlinearity::ALL {
-        let three = golden();
         let mut wrap = scheme("columns");
         wrap.options = Options { f, ..wrap.options };
-        let case = Case::new(three, Vec::new(), wrap);
-        let units = [unit(&case.merge, WEIGHT)];
-        let left = by_scheme::solve(&case.merge, &units, 0.1).unwrap();
-        assert!(left[0] < units[0].quadratic.at_average, "{f:?}: {left:?}");
+        let three = golden();
+        let case = Case::new(three.clone(), golden_data(&three), wrap);
+        let parts = case.solve(SolveSettings::default(), DType::F32, None).unwrap();
+        for part in &parts {
+            for tensor in &part.tensors {
+                assert!(tensor.solved <= tensor.average, "{f:?}: {}", tensor.name);
+            }
+        }
+        for tensor in &case.merge.tensors {
+            let c = case.merge.coefficients(tensor).unwrap();
+            let scales: Vec<f32> = f.apply(&c).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let [low, high] = f.range();
+            let within = |s: &f32| (low - 1e-4..high + 1e-4).contains(&f64::from(*s));
+            assert!(scales.iter().all(within), "{f:?}: {}", tensor.spec.name);
+        }
     }
 }
 
@@ -194,32 +211,85 @@ fn kinds_that_do_not_train_keep_their_coefficients() {
     }
 }
 
-/// `W = (sum_i W_i G_i) (sum_i G_i)^-1`, equation 2 of RegMean, with the inputs of each source.
+/// The whole weights of the merge by `settings`, without a scheme.
+fn whole(case: &Case, settings: SolveSettings, base: Option<&Source>) -> FullWeights {
+    let settings = SolveSettings { ridge: 1e-9, ..settings };
+    let mut sweep = case.sweep(settings, DType::F64).unwrap();
+    let mut whole = FullWeights::default();
+    while sweep.next(&case.merge, &case.sources, base, Some(&mut whole)).unwrap().is_some() {}
+    assert_eq!(whole.0.len(), 14);
+    whole
+}
+
+/// Checks `W (sum_i G_i) = sum_i W_i G_i` for the weight `name`, equation 2 of RegMean.
+#[track_caller]
+fn is_regression_mean(case: &Case, found: &FullWeights, name: &str, grams: Vec<Tensor>) {
+    let (mut left, mut right) = (None::<Tensor>, None::<Tensor>);
+    for (source, gram) in case.sources.iter().zip(grams) {
+        let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F64 };
+        let product = weights.weight(name).unwrap().matmul(&gram).unwrap();
+        left = Some(left.map_or(product.clone(), |left| (left + product).unwrap()));
+        right = Some(right.map_or(gram.clone(), |right| (right + gram).unwrap()));
+    }
+    let found = found.0[name].to_dtype(DType::F64).unwrap().matmul(&right.unwrap()).unwrap();
+    let apart = (found - left.unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(apart.to_scalar::<f64>().unwrap() < 1e-5, "{name}: {apart}");
+}
+
+const FIRST: &str = "model.layers.0.self_attn.q_proj.weight";
+
+/// The inputs of the first layer for each source's data, by the weights that `of` returns.
+fn first_inputs(case: &Case, of: impl Fn(&Source) -> BTreeMap<String, Tensor>) -> Vec<Tensor> {
+    let one = |(source, data): (&Source, &Dataset)| {
+        let weights = of(source);
+        let decoder = Decoder::new(source.architecture().unwrap(), &weights);
+        let ids: Vec<u32> = data.examples.iter().flat_map(|e| e.ids.clone()).collect();
+        let (count, ids) = (ids.len(), Tensor::new(ids, &Device::Cpu).unwrap());
+        let x = decoder.before(Half::Attention, 0, &decoder.embed(&ids).unwrap()).unwrap();
+        (x.t().unwrap().matmul(&x).unwrap() / count as f64).unwrap()
+    };
+    case.sources.iter().zip(&case.data).map(one).collect()
+}
+
 #[test]
 fn without_a_scheme_the_merge_is_regmean() {
     let three = golden();
     let case = Case::new(three.clone(), golden_data(&three), scheme("columns"));
-    let settings = SolveSettings { ridge: 1e-9, ..SolveSettings::regmean() };
-    let mut sweep = case.sweep(settings, DType::F64).unwrap();
-    let mut whole = FullWeights::default();
-    while sweep.next(&case.merge, &case.sources, None, Some(&mut whole)).unwrap().is_some() {}
-    assert_eq!(whole.0.len(), 14);
-    // Of the first layer, the inputs are known: normalised embeddings.
-    let (name, device) = ("model.layers.0.self_attn.q_proj.weight", Device::Cpu);
-    let (mut left, mut right) = (None::<Tensor>, None::<Tensor>);
-    for (source, data) in case.sources.iter().zip(&case.data) {
-        let weights = crate::model::SourceWeights { source, device: &device, dtype: DType::F64 };
-        let decoder = crate::model::Decoder::new(source.architecture().unwrap(), &weights);
-        let ids: Vec<u32> = data.examples.iter().flat_map(|e| e.ids.clone()).collect();
-        let (count, ids) = (ids.len(), Tensor::new(ids, &device).unwrap());
-        let half = crate::model::Half::Attention;
-        let x = decoder.before(half, 0, &decoder.embed(&ids).unwrap()).unwrap();
-        let gram = (x.t().unwrap().matmul(&x).unwrap() / count as f64).unwrap();
-        let product = crate::model::Weights::weight(&weights, name).unwrap().matmul(&gram).unwrap();
-        left = Some(left.map_or(product.clone(), |left| (left + product).unwrap()));
-        right = Some(right.map_or(gram.clone(), |right| (right + gram).unwrap()));
+    let found = whole(&case, SolveSettings::regmean(), None);
+    let own = |source: &Source| {
+        SourceWeights { source, device: &Device::Cpu, dtype: DType::F64 }.collect().unwrap()
+    };
+    is_regression_mean(&case, &found, FIRST, first_inputs(&case, own));
+}
+
+/// RegMean++ (arXiv 2508.03121): the same with the inputs of the merge so far.
+#[test]
+fn with_the_inputs_of_the_merge_it_is_regmean_plus_plus() {
+    let three = golden();
+    let case = Case::new(three.clone(), golden_data(&three), scheme("columns"));
+    let found = whole(&case, SolveSettings::regmean_plus_plus(), None);
+    // Before the first layer, the merge is the average.
+    let average = case.merge.weights(DType::F64).unwrap();
+    is_regression_mean(&case, &found, FIRST, first_inputs(&case, |_| average.clone()));
+}
+
+/// WUDI (arXiv 2503.08099): at the minimum of `sum_i |(W - W_i) t_i^T|^2 / |t_i|^2`, the same with
+/// `t_i^T t_i / |t_i|^2` as moments, for every projection.
+#[test]
+fn without_data_it_is_wudi() {
+    let case = Case::new(golden(), Vec::new(), scheme("columns"));
+    let base = Source::open(&format!("base={}", super::data("golden/base").display())).unwrap();
+    let found = whole(&case, SolveSettings::wudi(), Some(&base));
+    for name in found.0.keys() {
+        let of = |source| {
+            let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F64 };
+            weights.weight(name).unwrap()
+        };
+        let gram = |source| {
+            let t = (of(source) - of(&base)).unwrap();
+            let size = t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+            (t.t().unwrap().matmul(&t).unwrap() / size).unwrap()
+        };
+        is_regression_mean(&case, &found, name, case.sources.iter().map(gram).collect());
     }
-    let found = whole.0[name].to_dtype(DType::F64).unwrap().matmul(&right.unwrap()).unwrap();
-    let apart = (found - left.unwrap()).unwrap().abs().unwrap().max_all().unwrap();
-    assert!(apart.to_scalar::<f64>().unwrap() < 1e-5, "{apart}");
 }
