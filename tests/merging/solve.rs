@@ -145,7 +145,7 @@ fn unsuitable_options_are_errors_that_name_them() {
         ("wrap; solve examples=0", "at least 1"),
         ("wrap; solve ridge=-1", "at least 0"),
         ("wrap; solve layers=5", "from 1 to 4"),
-        ("wrap; solve target=base", "own, merged"),
+        ("wrap; solve target=base", "own or merged"),
         ("wrap; solve data=none examples=3", "`examples` does not apply to data=none"),
         ("wrap; solve other=missing.jsonl", "missing.jsonl"),
         ("wrap ridge=0.1", "`ridge` needs init=solve"),

@@ -293,8 +293,8 @@ fn the_verb_shows_questions_and_writes_results() {
     for (line, word) in [
         ("eval --show", "only tasks"),
         ("eval results=other.json", "only tasks"),
-        ("eval builtin:math-heldout limit=3", "there is none"),
-        ("eval builtin:math-heldout --chat", "there is none"),
+        ("eval builtin:math-heldout limit=3", "apply only to tasks"),
+        ("eval builtin:math-heldout --chat", "apply only to tasks"),
         ("eval task:missing.yaml", "missing.yaml"),
         ("eval task:choices.yaml results=results.json", "exists"),
     ] {

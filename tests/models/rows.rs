@@ -21,7 +21,7 @@ fn builtin() -> PathBuf {
 fn model(dir: &Path, template: &Value) -> PathBuf {
     let to = dir.join("model");
     let _ = fs::remove_dir_all(&to);
-    fs::create_dir(&to).unwrap();
+    fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(builtin()).unwrap() {
         let from = entry.unwrap().path();
         fs::write(to.join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
@@ -473,7 +473,7 @@ fn a_template_error_names_the_row() {
             &["must alternate", "join consecutive messages"],
         ),
         (
-            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, {"role": "assistant", "content": "b"}]}),
             &["hint"],
         ),
     ] {
