@@ -624,7 +624,7 @@ fn unknown_verbs_and_keys() {
         ("set batchsize=2", &["unknown key `batchsize`", "did you mean `batch_size`?"]),
         ("set lr=fast", &["invalid value `fast` for `lr`", "expected a number"]),
         ("set lr=-1", &["`-1`"]),
-        ("set optimizer=sgd", &["`sgd`", "adamw, mofo"]),
+        ("set optimizer=sgd", &["`sgd`", "adamw or mofo"]),
         ("set dtype=bf16 device=cpu", &["`bf16`", "f32 on the CPU"]),
         ("wrap f=sine", &["`sine`"]),
         ("wrap", &["nothing is loaded yet", "load"]),

@@ -1,8 +1,10 @@
 //! Coefficients by least squares: the verb, its options, stops and undo. (The solutions are
 //! compared with others in `prelude/src/solve/tests/`.)
 
-use crate::common::json;
+use crate::common::{data, json};
+use dam_prelude::candle_core::DType;
 use dam_prelude::verbs::{Context, statements};
+use dam_prelude::{Bake, Columns, Dam, SolveSettings, load};
 use serde_json::{Value, json};
 
 const LOAD: &str = "load base=builtin:base builtin:japanese builtin:math";
@@ -154,5 +156,39 @@ fn unsuitable_options_are_errors_that_name_them() {
     ] {
         let error = refused(line);
         assert!(error.contains(words), "{line}: {error}");
+    }
+}
+
+/// Adapters of one base differ by a low rank: solved as they are decoded, and as whole checkpoints.
+#[test]
+fn adapters_are_solved_like_the_checkpoints_that_they_make() {
+    let place = tempfile::tempdir().unwrap();
+    let base = data("golden/base").display().to_string();
+    let adapted =
+        ["plain", "patterns"].map(|name| format!("{base}+{}", data("lora").join(name).display()));
+    let whole = [0, 1].map(|i| {
+        let merged = load([adapted[i].clone()]).unwrap().merge_named("passthrough", &[]).unwrap();
+        let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
+        let out = place.path().join(i.to_string());
+        merged.bake_with(out, &options).unwrap().path.display().to_string()
+    });
+    let solved = |specs: [String; 2]| {
+        let [a, b] = specs;
+        let mut models = load([format!("a={a}"), format!("b={b}")]).unwrap();
+        for (i, name) in ["a", "b"].into_iter().enumerate() {
+            models
+                .data(name, &data(&format!("golden/data{i}.jsonl")).display().to_string())
+                .unwrap();
+        }
+        models.wrap_solved(Columns::default(), &SolveSettings::default()).unwrap()
+    };
+    let (found, expected) = (solved(adapted), solved(whole));
+    let rows = |dam: &Dam| dam.inspect("").unwrap();
+    assert!(rows(&found).tensors.len() > 10);
+    for tensor in rows(&found).tensors {
+        let c = |dam: &Dam| dam.coefficients(&tensor.name).unwrap();
+        let apart = (c(&found) - c(&expected)).unwrap().abs().unwrap().max_all().unwrap();
+        let apart = apart.to_dtype(DType::F32).unwrap().to_scalar::<f32>().unwrap();
+        assert!(apart < 1e-3, "{}: {apart}", tensor.name);
     }
 }
