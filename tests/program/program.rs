@@ -167,6 +167,27 @@ fn an_interrupt_ends_the_script_and_keeps_the_training() {
     assert!(lines.next().is_none() && !golden("half").exists());
 }
 
+/// Verbs are in the manual page and among what shells suggest after `-c`.
+#[test]
+fn the_manual_page_and_completions_have_every_verb() {
+    let text = |arguments: &[&str]| {
+        let output = dam(&golden("")).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let page = text(&["man"]).replace("\\-", "-");
+    for verb in dam_prelude::verbs::VERBS {
+        assert!(page.contains(verb.about), "{}", verb.name);
+    }
+    assert!(page.contains("dam tour") && !page.contains("dam-run"), "{page}");
+    for shell in ["bash", "zsh", "fish"] {
+        let all = text(&["completions", shell]);
+        for verb in dam_prelude::verbs::VERBS {
+            assert!(all.contains(verb.name), "{shell}: {}", verb.name);
+        }
+    }
+}
+
 /// Completions and the manual page succeed even if nothing reads them.
 #[test]
 fn a_closed_pipe_is_not_an_error() {
