@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod rates {
     use std::arch::x86_64::{
-        __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps,
+        __m512, __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps,
         _mm512_set1_ps, _mm512_setzero_ps,
     };
     use std::hint::black_box;
@@ -32,9 +32,9 @@ mod rates {
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn bf16_rounds(x: f32) -> f32 {
         let a = _mm512_set1_ps(x);
-        // SAFETY: both are 64 bytes of plain numbers.
-        let (pairs, others): (__m512bh, __m512bh) =
-            unsafe { (transmute(a), transmute(_mm512_set1_ps(0.5 * x))) };
+        // SAFETY: both types are 64 bytes of plain numbers.
+        let pairs = |x: __m512| unsafe { transmute::<__m512, __m512bh>(x) };
+        let (pairs, others) = (pairs(a), pairs(_mm512_set1_ps(0.5 * x)));
         let mut sums = [_mm512_setzero_ps(); SUMS];
         for _ in 0..ROUNDS {
             sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, pairs, others));

@@ -314,6 +314,9 @@ impl<'a> Pass<'a> {
             for unit in &units {
                 interrupt::check()?;
                 let gram = &unit.quadratic.gram;
+                if self.whole.is_none() && Unrestricted::is_slow(gram)? {
+                    break;
+                }
                 let same = last.take().filter(|last| last.gram().is_same(gram));
                 let now = match same {
                     Some(same) => same,

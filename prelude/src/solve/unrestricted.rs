@@ -21,7 +21,7 @@ pub(super) struct Unrestricted {
 }
 
 /// When to stop on systems that are not factorised.
-const STOP: Stop = Stop { tolerance: 1e-4, products: 200, gain: 0.0 };
+const STOP: Stop = Stop { tolerance: 1e-4, products: 200, gain: 1e-4 };
 
 impl Unrestricted {
     /// Prepares systems with `gram`; `name` is for messages.
@@ -42,6 +42,11 @@ impl Unrestricted {
             _ => None,
         };
         Ok(Self { gram: gram.clone(), ridge, factor })
+    }
+
+    /// Whether the solution for `gram` takes too long for a report alone.
+    pub fn is_slow(gram: &Gram) -> Result<bool> {
+        Ok(matches!(gram, Gram::Dense(g) if g.dim(0)? > MOST))
     }
 
     /// Returns the moment of the inputs.
