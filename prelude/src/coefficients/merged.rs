@@ -174,11 +174,6 @@ impl Merge {
         self.coefficients_at(tensor, &self.values_of(tensor, Clone::clone))
     }
 
-    /// Whether some tensor has a coefficient per column.
-    pub(crate) fn has_columns(&self) -> bool {
-        self.tensors.iter().any(|tensor| tensor.form.rows == 1 && tensor.form.columns > 1)
-    }
-
     /// Whether the coefficients of `tensor` add up to 1 over the sources.
     pub(crate) fn averages(&self, tensor: &MergedTensor) -> bool {
         let sums = || -> Result<Vec<f32>> {

@@ -15,7 +15,6 @@ use super::basis;
 use super::block::{Block, Unit};
 use super::bounded;
 use super::cholesky::{Cholesky, MOST, not_definite};
-use super::large;
 use super::quadratic::Gram;
 use crate::coefficients::{Merge, Nonlinearity};
 use crate::error::{Error, Result};
@@ -46,16 +45,11 @@ pub(super) fn solve(
     let found = match (&unit.quadratic.gram, blocks) {
         (Gram::Dense(gram), _) => {
             let columns = blocks.iter().map(|block| block.columns).sum::<usize>();
-            if n * columns > MOST && (f != Nonlinearity::None || !large::fits(n, columns)) {
+            if n * columns > MOST {
                 return Ok(false);
             }
-            let system = System::new(unit, blocks, &penalties, gram)?;
-            if n * columns > MOST {
-                Some(large::solve(&system)?)
-            } else {
-                let (matrix, right) = system.dense()?;
-                best(matrix, right, n, f)
-            }
+            let (matrix, right) = joint_system(unit, blocks, &penalties, gram)?;
+            best(matrix, right, n, f)
         }
         // The columns of norms and embeddings are independent.
         (_, [block]) => apart(unit, block, &penalties[0], f)?,
@@ -77,75 +71,44 @@ pub(super) fn solve(
     Ok(true)
 }
 
-/// The system of all columns of a weight with its bias.
-pub(super) struct System<'a> {
-    /// `V_a`, with the columns of all blocks side by side.
-    pub sources: Vec<Tensor>,
-    /// `M`
-    pub right: &'a Tensor,
-    pub gram: &'a Tensor,
-    /// The ridge of each block and the number of its columns.
-    pub penalties: Vec<(&'a [f64], usize)>,
-}
-
-impl<'a> System<'a> {
-    pub fn new(
-        unit: &'a Unit<'_>,
-        blocks: &[Block<'_>],
-        penalties: &'a [Vec<f64>],
-        gram: &'a Tensor,
-    ) -> Result<Self> {
-        let joined = |a: usize| {
-            let parts: Vec<&Tensor> = blocks.iter().map(|block| &block.basis[a]).collect();
-            Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? })
-        };
-        let sources = (0..blocks[0].basis.len()).map(joined).collect::<Result<Vec<_>>>()?;
-        let penalties =
-            penalties.iter().zip(blocks).map(|(p, block)| (p.as_slice(), block.columns));
-        Ok(Self { sources, right: &unit.quadratic.right, gram, penalties: penalties.collect() })
-    }
-
-    /// Calls `f(a, b, H_ab)` for every pair `a >= b`, without the ridge: columns x columns.
-    pub fn for_pairs(&self, mut f: impl FnMut(usize, usize, Tensor) -> Result<()>) -> Result<()> {
-        for (a, v) in self.sources.iter().enumerate() {
-            let across = v.t()?.contiguous()?;
-            for (b, w) in self.sources.iter().enumerate().take(a + 1) {
-                f(a, b, (across.matmul(w)? * self.gram)?)?;
+/// Returns the system of all columns, of whose matrix the lower triangle, and the right-hand side.
+fn joint_system(
+    unit: &Unit<'_>,
+    blocks: &[Block<'_>],
+    penalties: &[Vec<f64>],
+    gram: &Tensor,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let n = blocks[0].basis.len();
+    let joined = |a: usize| {
+        let parts: Vec<&Tensor> = blocks.iter().map(|block| &block.basis[a]).collect();
+        Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? })
+    };
+    let sources = (0..n).map(joined).collect::<Result<Vec<_>>>()?;
+    let d = sources[0].dim(1)?;
+    let size = n * d;
+    let (mut matrix, mut right) = (vec![0f64; size * size], Vec::with_capacity(size));
+    for (a, v) in sources.iter().enumerate() {
+        let across = v.t()?.contiguous()?;
+        for (b, w) in sources.iter().enumerate().take(a + 1) {
+            let pair = values(&(across.matmul(w)? * gram)?)?;
+            for (i, row) in pair.chunks(d).enumerate() {
+                matrix[(a * d + i) * size + b * d..][..d].copy_from_slice(row);
             }
         }
-        Ok(())
+        right.extend(values(&(v * &unit.quadratic.right)?.sum_keepdim(0)?)?);
     }
-
-    /// Returns the right-hand side, sources x columns.
-    pub fn right(&self) -> Result<Vec<f64>> {
-        let of = |v: &Tensor| values(&(v * self.right)?.sum_keepdim(0)?);
-        Ok(self.sources.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
-    }
-
-    /// Returns the ridge between the sources `a` and `b` of each column.
-    pub fn penalty(&self, a: usize, b: usize) -> impl Iterator<Item = f64> + '_ {
-        let n = self.sources.len();
-        self.penalties
-            .iter()
-            .flat_map(move |(p, columns)| std::iter::repeat_n(p[a * n + b], *columns))
-    }
-
-    /// Returns the lower triangle of the matrix, with the ridge, and the right-hand side.
-    fn dense(&self) -> Result<(Vec<f64>, Vec<f64>)> {
-        let right = self.right()?;
-        let (size, d) = (right.len(), right.len() / self.sources.len());
-        let mut matrix = vec![0f64; size * size];
-        self.for_pairs(|a, b, pair| {
-            let rows = values(&pair)?;
-            for ((i, row), penalty) in rows.chunks(d).enumerate().zip(self.penalty(a, b)) {
-                let place = &mut matrix[(a * d + i) * size + b * d..][..d];
-                place.copy_from_slice(row);
-                place[i] += penalty;
+    let mut start = 0;
+    for (block, penalty) in blocks.iter().zip(penalties) {
+        for a in 0..n {
+            for b in 0..=a {
+                for j in start..start + block.columns {
+                    matrix[(a * d + j) * size + b * d + j] += penalty[a * n + b];
+                }
             }
-            Ok(())
-        })?;
-        Ok((matrix, right))
+        }
+        start += block.columns;
     }
+    Ok((matrix, right))
 }
 
 /// Solves for each column alone. Returns sources x columns; `None` if a system is not positive
@@ -214,6 +177,6 @@ fn in_scales(matrix: &[f64], right: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// Returns the elements in f64.
-pub(super) fn values(x: &Tensor) -> Result<Vec<f64>> {
+fn values(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }

@@ -1,7 +1,6 @@
 //! The main memory that a sweep needs, from shapes.
 
 use super::cholesky::MOST;
-use super::large;
 use super::streams::BATCH_TOKENS;
 use crate::checkpoint::{Kind, TensorSpec};
 use crate::coefficients::{Merge, Nonlinearity};
@@ -42,12 +41,7 @@ pub(crate) fn bytes(merge: &Merge, tokens: usize, without_scheme: bool) -> u64 {
     let systems = [a.hidden, queries, a.intermediate].into_iter();
     let systems = systems.flat_map(|columns| [columns, sources * columns]);
     let factored = systems.filter(|n| *n <= MOST).max().unwrap_or(0);
-    let is_large = |columns: &usize| {
-        merge.has_columns() && sources * columns > MOST && large::fits(sources, *columns)
-    };
-    let large = [a.hidden, queries, a.intermediate].into_iter().filter(is_large).max();
-    let pairs = large.map_or(0, |columns| large::elements(sources, columns));
-    let floats = states + batch + weights + kept + pairs + 3 * widest * widest;
+    let floats = states + batch + weights + kept + 3 * widest * widest;
     // With bounds, also the system in terms of the scales and its part that is free.
     let copies = if merge.wrap.options.f == Nonlinearity::None { 2 } else { 4 };
     (size_of::<f32>() * floats + copies * size_of::<f64>() * factored * factored) as u64

@@ -29,7 +29,6 @@ mod columns;
 mod conjugate;
 mod embedding;
 mod gauss_newton;
-mod large;
 mod memory;
 mod norms;
 mod pass;
