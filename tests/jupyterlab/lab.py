@@ -274,7 +274,7 @@ def drag(page, handle, pixels):
 
 
 def positions(page):
-    return page.eval_on_selector_all(".jp-OutputArea .noUi-handle", "all => all.map(e => Number(e.getAttribute('aria-valuenow')))")
+    return page.eval_on_selector_all(".jp-OutputArea .widget-readout", "all => all.map(e => Number(e.textContent))")
 
 
 def click(page, label):
@@ -287,7 +287,7 @@ def desk(page, address):
     wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
     command(page, "notebook:run-cell-and-select-next")
     wait(page, "sliders", lambda: handles(page).count() >= 6 and handles(page).count() % 2 == 0)
-    wait(page, "an answer", lambda: "probability of the answer" in shown(page, 1))
+    wait(page, "an answer", lambda: "probability of DAM" in shown(page, 1))
     assert "pip install" not in shown(page, 1), "the picture that replaces a desk is shown beside it"
     page.screenshot(path=SCREENSHOTS / "desk.png")
     # The keyboard, then the mouse.
@@ -307,7 +307,6 @@ def desk(page, address):
     page.wait_for_timeout(1500)
     for _ in range(handles(page).count() // 2 + 1):
         click(page, "undo")
-        page.wait_for_timeout(300)
     wait(page, "undo moves the sliders back", lambda: positions(page) == begin)
     click(page, "step")
     wait(page, "a step", lambda: "step 1" in shown(page, 1))

@@ -33,7 +33,7 @@ pub(crate) struct TokenProbability {
 impl AnswerProbabilities {
     /// Returns the table of answers; the probability is that of the merge's answer.
     pub fn table(&self) -> Table {
-        let mut table = Table::new("", ["model", "answer", "probability of the answer of DAM"]);
+        let mut table = Table::new("", ["model", "answer", "probability of DAM's answer"]);
         table.text_columns.insert(1);
         let mut row = |name: &str, answer: &str, likelihood: &Likelihood| {
             let probability = match likelihood.tokens {

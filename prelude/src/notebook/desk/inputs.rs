@@ -1,6 +1,6 @@
 //! What a desk has been told and has not done yet. Of the moves of a slider, only the latest counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -10,6 +10,9 @@ use super::panel::{Panel, STEP};
 use crate::interrupt;
 use crate::notebook::turns;
 use crate::notebook::widgets::model::{Event, Model};
+
+/// The most presses that wait.
+const MOST_PRESSES: usize = 32;
 
 /// What a button does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +34,20 @@ pub(super) struct Waiting {
     /// Where each slider is in the notebook, if it is not where it began.
     positions: BTreeMap<SliderId, f64>,
     pub prompt: Option<String>,
-    /// The button pressed last.
-    pub press: Option<Press>,
+    /// The buttons pressed, in order.
+    pub presses: VecDeque<Press>,
     pub stop: bool,
     pub close: bool,
     /// Whether the desk is computing what it shows, which any input makes obsolete.
     pub is_refreshing: bool,
+}
+
+impl Waiting {
+    /// Whether a slider is known to be at the position of `value`.
+    fn is_at(&self, slider: SliderId, value: f64) -> bool {
+        let known = self.positions.get(&slider);
+        known.is_some_and(|known| (known - value).abs() < 0.51 * STEP)
+    }
 }
 
 impl Inputs {
@@ -56,21 +67,40 @@ impl Inputs {
         turns::notify();
     }
 
+    /// Presses a button; more presses than a hand makes are ignored.
+    pub fn press(&self, press: Press) {
+        self.add(|waiting| {
+            if waiting.presses.len() < MOST_PRESSES {
+                waiting.presses.push_back(press);
+            }
+        });
+    }
+
     /// Stops what the desk is doing.
     pub fn stop(&self) {
         self.add(|waiting| {
-            let Waiting { moves, prompt, press, stop, .. } = waiting;
-            (*prompt, *press, *stop) = (None, None, true);
+            let Waiting { moves, prompt, presses, stop, .. } = waiting;
+            (*prompt, *stop) = (None, true);
             moves.clear();
+            presses.clear();
         });
+    }
+
+    /// A slider has moved to `value`. The front end also reports where the desk has moved it, at the
+    /// nearest position.
+    pub fn move_to(&self, slider: SliderId, value: f64) {
+        if !self.waiting().is_at(slider, value) {
+            self.add(|waiting| {
+                waiting.moves.insert(slider, value);
+                waiting.positions.insert(slider, value);
+            });
+        }
     }
 
     /// Whether a slider is to be moved to `mean`: it is elsewhere, and nobody is moving it.
     pub fn moves_to(&self, slider: SliderId, mean: f64) -> bool {
         let mut waiting = self.waiting();
-        let known = waiting.positions.get(&slider);
-        let is_there = known.is_some_and(|known| (known - mean).abs() < STEP / 2.0);
-        if is_there || waiting.moves.contains_key(&slider) {
+        if waiting.is_at(slider, mean) || waiting.moves.contains_key(&slider) {
             return false;
         }
         waiting.positions.insert(slider, mean);
@@ -84,10 +114,7 @@ impl Inputs {
                 let inputs = Arc::clone(self);
                 slider.on_event(move |event| {
                     if let Some(value) = value(&event).and_then(Value::as_f64) {
-                        inputs.add(|waiting| {
-                            waiting.moves.insert((group, source), value);
-                            waiting.positions.insert((group, source), value);
-                        });
+                        inputs.move_to((group, source), value);
                     }
                 });
             }
@@ -99,7 +126,7 @@ impl Inputs {
             (&buttons.undo, Press::Undo),
             (&buttons.redo, Press::Redo),
         ] {
-            self.on_click(button, move |inputs| inputs.add(|waiting| waiting.press = Some(press)));
+            self.on_click(button, move |inputs| inputs.press(press));
         }
         self.on_click(&buttons.stop, |inputs| {
             // Also a cell that trains.

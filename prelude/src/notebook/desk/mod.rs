@@ -220,20 +220,18 @@ mod tests {
         let begin = still();
         assert!(begin.loss.is_some() && begin.answer.is_some());
         for i in 0..=20 {
-            inputs.add(|waiting| {
-                waiting.moves.insert((1, 1), f64::from(i) / 20.0);
-            });
+            inputs.move_to((1, 1), f64::from(i) / 20.0);
         }
         until("the latest move", || (still().means[1][1] - 1.0).abs() < 1e-3);
         until("a new loss", || still().loss != begin.loss);
-        inputs.add(|waiting| waiting.press = Some(Press::Step));
+        inputs.press(Press::Step);
         until("a step", || still().step == 1 && dam.steps() == 1);
-        inputs.add(|waiting| waiting.press = Some(Press::Undo));
+        inputs.press(Press::Undo);
         until("undone", || still().step == 0 && (still().means[1][1] - 1.0).abs() < 1e-3);
-        inputs.add(|waiting| waiting.press = Some(Press::Undo));
+        inputs.press(Press::Undo);
         until("undone again", || still().means == begin.means);
         // A stop, and then the desk goes on.
-        inputs.add(|waiting| waiting.press = Some(Press::Train));
+        inputs.press(Press::Train);
         until("training", || dam.steps() > 1);
         stop_all();
         inputs.add(|waiting| waiting.prompt = Some("7 + 5 = ?".into()));

@@ -1,11 +1,15 @@
 //! The widgets of a desk: sliders by group and source, buttons, a prompt, and what follows from
 //! them.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::json;
 
 use super::groups::{Group, SliderId};
 use crate::DeskSettings;
 use crate::notebook::widgets::model::Model;
+use crate::notebook::widgets::slider::on_grid;
 use crate::show::escape;
 
 /// The widths of the names of groups and of a slider.
@@ -27,6 +31,8 @@ pub(super) struct Panel {
     pub message: Model,
     pub answer: Model,
     pub loss: Model,
+    /// The ends of each slider.
+    ranges: Mutex<BTreeMap<SliderId, (f64, f64)>>,
     /// All widgets.
     all: Vec<Model>,
 }
@@ -83,14 +89,15 @@ impl Panel {
         let bold = |name: &String| format!("<b>{}</b>", escape(name));
         head.extend(sources.iter().map(|name| opened.html(&bold(name), Some(&wide))));
         let mut rows = vec![opened.row(&head.iter().collect::<Vec<_>>())];
-        let mut sliders = Vec::new();
-        for (group, means) in groups.iter().zip(means) {
+        let (mut sliders, mut ranges) = (Vec::new(), BTreeMap::new());
+        for (i, (group, means)) in groups.iter().zip(means).enumerate() {
             let name = opened.html(&escape(&group.label), Some(&label));
             let slider = |mean: &f64| opened.add(slider(*mean, &wide));
             let own: Vec<Model> = means.iter().map(slider).collect();
             let row: Vec<&Model> = std::iter::once(&name).chain(&own).collect();
             rows.push(opened.row(&row));
             sliders.push(own);
+            ranges.extend(means.iter().enumerate().map(|(j, mean)| ((i, j), range(*mean))));
         }
 
         let buttons = Buttons {
@@ -115,16 +122,31 @@ impl Panel {
         let loss = opened.html("", Some(&whole));
         rows.extend([&status, &message, &prompt, &answer, &loss].map(Model::clone));
         let root = opened.add(Model::column(&rows));
-        Self { root, sliders, buttons, prompt, status, message, answer, loss, all: opened.0 }
+        Self {
+            root,
+            sliders,
+            buttons,
+            prompt,
+            status,
+            message,
+            answer,
+            loss,
+            ranges: Mutex::new(ranges),
+            all: opened.0,
+        }
     }
 
     /// Moves a slider to `mean`.
     pub fn move_slider(&self, (group, source): SliderId, mean: f64) {
         let slider = self.sliders.get(group).and_then(|row| row.get(source));
-        if let Some(slider) = slider {
-            let (min, max) = range(mean);
-            slider.update(json!({"min": min, "max": max, "value": mean}));
+        let Some(slider) = slider else { return };
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let range = ranges.entry((group, source)).or_insert_with(|| range(mean));
+        if !(range.0..=range.1).contains(&mean) {
+            *range = self::range(mean);
+            slider.update(json!({"min": range.0, "max": range.1}));
         }
+        slider.update(json!({"value": on_grid(mean, range.0, range.1, STEP)}));
     }
 
     /// Closes all widgets, from the outermost to the innermost.
@@ -137,7 +159,7 @@ impl Panel {
 fn slider(mean: f64, layout: &Model) -> Model {
     let (min, max) = range(mean);
     let state = json!({
-        "value": mean, "min": min, "max": max, "step": STEP, "continuous_update": true,
+        "value": on_grid(mean, min, max, STEP), "min": min, "max": max, "step": STEP, "continuous_update": true,
         "readout_format": ".2f", "layout": layout.reference(),
     });
     Model::control("FloatSlider", state)
@@ -145,8 +167,11 @@ fn slider(mean: f64, layout: &Model) -> Model {
 
 /// The ends of a slider that has `mean` between them.
 fn range(mean: f64) -> (f64, f64) {
-    let (least, most) = if mean.is_finite() { (mean.floor(), mean.ceil()) } else { (0.0, 1.0) };
-    ((least - 0.5).min(-0.5), (most + 0.5).max(1.5))
+    let (least, most) = (-0.5, 1.5);
+    if (least..=most).contains(&mean) || !mean.is_finite() {
+        return (least, most);
+    }
+    ((mean - 0.5).floor().min(least), (mean + 0.5).ceil().max(most))
 }
 
 #[cfg(test)]
@@ -156,8 +181,8 @@ mod tests {
     #[test]
     fn a_slider_has_room_on_both_sides() {
         assert_eq!(range(0.5), (-0.5, 1.5));
-        assert_eq!(range(2.3), (-0.5, 3.5));
-        assert_eq!(range(-1.2), (-2.5, 1.5));
+        assert_eq!(range(2.3), (-0.5, 3.0));
+        assert_eq!(range(-1.2), (-2.0, 1.5));
         assert_eq!(range(f64::NAN), (-0.5, 1.5));
     }
 }

@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::Open;
 use super::groups::SliderId;
 use super::inputs::Press;
@@ -117,7 +115,7 @@ impl Worker {
         if has_ended {
             return Some(Next::Look);
         }
-        if let Some(press) = waiting.press.take() {
+        if let Some(press) = waiting.presses.pop_front() {
             return Some(Next::Press(press));
         }
         if !waiting.moves.is_empty() {
@@ -288,7 +286,7 @@ impl Worker {
             }
         };
         self.stale.answer = false;
-        self.desk.panel.answer.update(json!({"value": html}));
+        self.desk.panel.answer.show_html(&html);
         Ok(())
     }
 
@@ -303,7 +301,7 @@ impl Worker {
             }
         };
         self.stale.loss = false;
-        self.desk.panel.loss.update(json!({"value": html}));
+        self.desk.panel.loss.show_html(&html);
         Ok(())
     }
 
@@ -317,12 +315,12 @@ impl Worker {
             left => format!(": training, {left} left; cells that run pause it"),
         };
         let line = format!("<b>step {step}</b>{left}");
-        self.desk.panel.status.update(json!({"value": line}));
+        self.desk.panel.status.show_html(&line);
         if self.training > 0 {
             let last =
                 self.desk.dam.history().total.last().map(|(_, loss)| format!("loss {loss:.5}"));
             let html = self.loss_html(&last.unwrap_or_default());
-            self.desk.panel.loss.update(json!({"value": html}));
+            self.desk.panel.loss.show_html(&html);
         }
     }
 
@@ -334,7 +332,7 @@ impl Worker {
     }
 
     fn say(&self, output: &Output) {
-        self.desk.panel.message.update(json!({"value": output.html}));
+        self.desk.panel.message.show_html(&output.html);
     }
 
     fn with_still(&self, change: impl FnOnce(&mut Still)) {

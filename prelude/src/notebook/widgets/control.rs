@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::dispatch::{Run, enqueue};
 use super::model::{Event, Model};
@@ -32,6 +32,12 @@ pub trait Input: Send + Sync + 'static {
     /// Returns the value that the front end has set, if there is one and it is valid.
     #[doc(hidden)]
     fn read(&self, changed: &Map<String, Value>) -> Option<Self::Value>;
+
+    /// Whether the front end reports the value that it was given.
+    #[doc(hidden)]
+    fn is_same(&self, _before: &Self::Value, _after: &Self::Value) -> bool {
+        false
+    }
 
     /// Returns the value after a click, for what is clicked.
     #[doc(hidden)]
@@ -150,8 +156,11 @@ impl<I: Input> Shared<I> {
             Event::Custom(content) if content["event"] == "click" => self.input.clicked(),
             Event::Custom(_) | Event::Closed => None,
         };
-        if let Some(value) = value {
-            *locked(&self.value) = value;
+        let Some(value) = value else { return };
+        let mut current = locked(&self.value);
+        if !self.input.is_same(&current, &value) {
+            *current = value;
+            drop(current);
             enqueue(self);
         }
     }
@@ -163,7 +172,7 @@ impl<I: Input> Run for Shared<I> {
         let value = locked(&self.value).clone();
         let mut closure = locked(&self.closure);
         let output = caught(|| closure(&value)).unwrap_or_else(|panic| Output::error(&panic));
-        self.output.update(json!({"value": output.html}));
+        self.output.show_html(&output.html);
     }
 }
 

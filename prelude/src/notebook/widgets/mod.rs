@@ -15,7 +15,7 @@ mod dispatch;
 mod dropdown;
 pub(in crate::notebook) mod model;
 mod output;
-mod slider;
+pub(in crate::notebook) mod slider;
 mod text_field;
 
 pub use button::Button;

@@ -135,6 +135,17 @@ impl Model {
         send(&json!({"update": *self.id, "state": state}));
     }
 
+    /// Changes a text in HTML. Tables look as in the output of a cell, and long words are broken.
+    pub fn show_html(&self, html: &str) {
+        let whole = match html {
+            "" => String::new(),
+            html => format!(
+                "<div class=\"jp-RenderedHTMLCommon\" style=\"overflow-wrap:anywhere\">{html}</div>"
+            ),
+        };
+        self.update(json!({"value": whole}));
+    }
+
     /// Closes the widget, which then disappears.
     pub fn close(&self) {
         // Dropped without the lock: a closure may own anything.

@@ -93,7 +93,11 @@ impl Input for Slider {
     }
 
     fn state(&self, value: &f64) -> Value {
-        json!({"value": value})
+        json!({"value": on_grid(*value, self.min, self.max, self.step)})
+    }
+
+    fn is_same(&self, before: &f64, after: &f64) -> bool {
+        (before - after).abs() < 0.51 * self.step
     }
 
     fn read(&self, changed: &Map<String, Value>) -> Option<f64> {
@@ -106,9 +110,27 @@ impl Input for Slider {
     }
 }
 
+/// The position of a slider that is nearest to `value`. The front end moves a slider there by
+/// itself, and reports that as a move.
+pub(in crate::notebook) fn on_grid(value: f64, min: f64, max: f64, step: f64) -> f64 {
+    let position = min + ((value - min) / step).round() * step;
+    // Without the error of the product: 0.07 and not 0.07000000000000001.
+    let position = (position * 1e9).round() / 1e9;
+    position.clamp(min, max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_between_two_positions_is_not_a_move() {
+        let slider = Slider { min: -0.5, max: 1.5, ..Slider::default() };
+        assert_eq!(slider.state(&0.4937), json!({"value": 0.49}));
+        assert_eq!(slider.state(&7.0), json!({"value": 1.5}));
+        assert!(slider.is_same(&0.4937, &0.49) && slider.is_same(&0.4951, &0.5));
+        assert!(!slider.is_same(&0.49, &0.5));
+    }
 
     #[test]
     fn a_slider_has_ends_and_a_position_between_them() {
