@@ -55,15 +55,19 @@ pub(super) fn is_cell_running() -> bool {
     turn().cell_runs
 }
 
-/// Clears the stop flag for the next thing that a control does.
-pub(super) fn begin_work() {
+/// Begins the next thing that a control does, and clears the stop flag for it. Controls do one thing
+/// at a time: until the guard is dropped, no other begins.
+pub(super) fn begin_work() -> MutexGuard<'static, ()> {
+    static WORK: Mutex<()> = Mutex::new(());
+    let work = WORK.lock().unwrap_or_else(PoisonError::into_inner);
     let turn = turn();
     if !turn.cell_runs {
         interrupt::clear();
     }
+    work
 }
 
-/// Stops what a control is doing, because its result is no longer needed.
+/// Stops what the control at work is doing, because its result is no longer needed.
 pub(super) fn supersede() {
     let turn = turn();
     if !turn.cell_runs {

@@ -55,6 +55,15 @@ impl Inputs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that the desk computes what it shows, unless an input has made that obsolete already.
+    pub fn begin_refresh(&self) -> bool {
+        let mut waiting = self.waiting();
+        let Waiting { moves, prompt, presses, stop, close, .. } = &*waiting;
+        let is_idle = moves.is_empty() && prompt.is_none() && presses.is_empty() && !stop && !close;
+        waiting.is_refreshing = is_idle;
+        is_idle
+    }
+
     /// Adds an input, and stops what it makes obsolete.
     pub fn add(&self, input: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.waiting();

@@ -90,6 +90,7 @@ impl Worker {
                 Ok(Err(error)) => self.say(&Output::error(&format!("error: {error:?}"))),
                 Err(panic) => {
                     (self.training, self.stale) = (0, Stale::default());
+                    self.desk.inputs.waiting().is_refreshing = false;
                     self.say(&Output::error(&panic));
                 }
             }
@@ -99,7 +100,6 @@ impl Worker {
     /// The next thing to do; none to wait. During a cell, only what concerns no session.
     fn choose(&mut self, turn: Turn) -> Option<Next> {
         let mut waiting = self.desk.inputs.waiting();
-        waiting.is_refreshing = false;
         if waiting.close {
             return Some(Next::Close);
         }
@@ -128,12 +128,12 @@ impl Worker {
             return Some(Next::Train);
         }
         let Stale { sliders, answer, loss } = self.stale;
-        waiting.is_refreshing = sliders || answer || loss;
-        waiting.is_refreshing.then_some(Next::Refresh)
+        (sliders || answer || loss).then_some(Next::Refresh)
     }
 
     fn act(&mut self, next: Next) -> Result<()> {
-        turns::begin_work();
+        // A stop waits for nothing.
+        let _work = (!matches!(next, Next::Stop)).then(turns::begin_work);
         match next {
             Next::Close => Ok(()),
             Next::Settle => {
@@ -184,7 +184,14 @@ impl Worker {
                 Ok(())
             }
             Next::Train => self.train(),
-            Next::Refresh => self.refresh(),
+            Next::Refresh => {
+                if self.desk.inputs.begin_refresh() {
+                    let shown = self.refresh();
+                    self.desk.inputs.waiting().is_refreshing = false;
+                    return shown;
+                }
+                Ok(())
+            }
         }
     }
 

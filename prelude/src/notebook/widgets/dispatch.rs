@@ -37,7 +37,7 @@ fn run_all() {
         if turn.cell_runs { None } else { waiting.pop_front() }
     };
     while let Some(control) = turns::wait(None, next) {
-        turns::begin_work();
+        let _work = turns::begin_work();
         control.run();
     }
 }
