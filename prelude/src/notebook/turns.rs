@@ -55,15 +55,13 @@ pub(super) fn is_cell_running() -> bool {
     turn().cell_runs
 }
 
-/// Begins the next thing that a control does, and clears the stop flag for it. Controls do one thing
-/// at a time: until the guard is dropped, no other begins.
+/// Waits for its turn, and begins the next thing that a control does, for which it clears the stop
+/// flag. Controls do one thing at a time: until the guard is dropped, no other begins.
 pub(super) fn begin_work() -> MutexGuard<'static, ()> {
     static WORK: Mutex<()> = Mutex::new(());
     let work = WORK.lock().unwrap_or_else(PoisonError::into_inner);
-    let turn = turn();
-    if !turn.cell_runs {
-        interrupt::clear();
-    }
+    // A cell may have begun since.
+    wait(None, |turn| (!turn.cell_runs).then(interrupt::clear));
     work
 }
 

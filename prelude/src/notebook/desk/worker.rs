@@ -132,8 +132,8 @@ impl Worker {
     }
 
     fn act(&mut self, next: Next) -> Result<()> {
-        // A stop waits for nothing.
-        let _work = (!matches!(next, Next::Stop)).then(turns::begin_work);
+        let waits_for_turn = !matches!(next, Next::Stop | Next::Settle | Next::Look);
+        let _work = waits_for_turn.then(turns::begin_work);
         match next {
             Next::Close => Ok(()),
             Next::Settle => {
@@ -153,8 +153,8 @@ impl Worker {
                 Ok(())
             }
             Next::Press(Press::Step) => {
-                self.training = 1;
-                Ok(())
+                self.training += 1;
+                self.train()
             }
             Next::Press(Press::Train) => {
                 self.training = self.settings.steps;
