@@ -9,6 +9,9 @@ pub mod verbs {}
 #[doc = include_str!("../guide/notebooks.md")]
 pub mod notebooks {}
 
+#[doc = include_str!("../guide/controls.md")]
+pub mod controls {}
+
 #[doc = include_str!("../guide/models.md")]
 pub mod models {}
 

@@ -51,7 +51,7 @@
 //! | [`export`] | a session as a notebook, a script or a program |
 //! | [`verbs`] | the command language of the terminal and the kernel |
 //! | [`assist`] | what is wrong with a line of verbs, how it may go on, and what comes next |
-//! | `notebook` | display and input in notebooks |
+//! | `notebook` | display, input and controls in notebooks |
 //!
 //! A module uses only modules above it in this table.
 
@@ -97,6 +97,8 @@ pub use coefficients::{
     PerTensor, Rest, Rows, RowsColumns, Scheme, Site, Softmax, Task, Wrap,
 };
 pub use error::{Error, Result};
+#[cfg(unix)]
+pub use notebook::{Button, Control, Desk, DeskSettings, Dropdown, Slider, Text};
 pub use objective::Reduction;
 pub use session::{
     Amount, Bake, Compare, Dam, Evaluation, Evolve, EvolveProgress, Evolved, Merged, Models,

@@ -9,6 +9,7 @@
 
 mod cargo;
 mod cells;
+mod comms;
 mod environment;
 mod files;
 mod jupyter;

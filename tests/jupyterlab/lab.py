@@ -1,7 +1,8 @@
 """Tests the kernel in JupyterLab in a real browser: notebook 1, opened as an untrusted notebook, is displayed correctly
 and runs to the end; a training cell is interrupted and the next one runs, and the training display is updated
 during training; Tab, Shift-Tab and the contextual help work; large output arrives complete, a cell that reads input
-shows an input box, and a panel shows the current variables. Then notebook 1 runs again through a gateway.
+shows an input box, and a panel shows the current variables. A desk follows its sliders, trains, is there again after its page
+was closed, and leaves a picture; a second notebook has controls of its own. Then notebook 1 runs again through a gateway.
 
     lab.py DAM NOTEBOOKS SCREENSHOTS        needs an environment with requirements.txt, and Chromium
 """
@@ -71,6 +72,8 @@ NOTEBOOKS_OF_CELLS = {
     "keys": [MERGE, "dam.", "dam.train"],
     "text": [f'for i in 0..{LINES} {{ println!("{{i}}"); }} 7', READ],
     "variables": [":vars", 'let twelve = 12;'],
+    "desk": [MERGE, "let desk = dam.desk()?; desk", "dam.steps()", "desk.close()"],
+    "slider": ['Slider { label: "x".into(), ..Default::default() }.on_change(|x| format!("twice: {:.2}", 2.0 * x))?'],
 }
 
 
@@ -250,6 +253,106 @@ def variables(page, address):
     print("the panel of variables is updated after each cell", flush=True)
 
 
+def handles(page):
+    return page.locator(".jp-OutputArea .noUi-handle")
+
+
+def shown(page, i):
+    """The text of the output of code cell i."""
+    return page.locator(".jp-CodeCell").nth(i).locator(".jp-OutputArea").first.inner_text()
+
+
+def drag(page, handle, pixels):
+    """Moves a slider with the mouse, in small steps, as a hand does."""
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + pixels, y, steps=25)
+    page.mouse.up()
+
+
+def positions(page):
+    return page.eval_on_selector_all(".jp-OutputArea .widget-readout", "all => all.map(e => Number(e.textContent))")
+
+
+def click(page, label):
+    page.locator(".jp-OutputArea button.jupyter-button", has_text=re.compile(f"^{label}$")).click()
+
+
+def desk(page, address):
+    open_notebook(page, address, "desk.ipynb")
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "sliders", lambda: handles(page).count() >= 6 and handles(page).count() % 2 == 0)
+    wait(page, "an answer", lambda: "probability of DAM" in shown(page, 1))
+    assert "pip install" not in shown(page, 1), "the picture that replaces a desk is shown beside it"
+    page.screenshot(path=SCREENSHOTS / "desk.png")
+    # The keyboard, then the mouse.
+    answer = page.locator(".jp-CodeCell").nth(1).locator("table").first
+    begin, before = positions(page), answer.inner_text()
+    handles(page).nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    wait(page, "the probabilities follow a key", lambda: answer.inner_text() != before)
+    wait(page, "the slider has moved", lambda: abs(positions(page)[1] - begin[1] - 0.01) < 1e-3)
+    before = answer.inner_text()
+    moved = time.time()
+    for i in range(1, handles(page).count(), 2):
+        drag(page, handles(page).nth(i), -110)
+    wait(page, "the answer follows the sliders", lambda: answer.inner_text().split("\n")[1] != before.split("\n")[1])
+    print(f"the answer followed {handles(page).count() // 2} sliders {time.time() - moved:.1f} s after the first moved", flush=True)
+    page.screenshot(path=SCREENSHOTS / "desk-moved.png")
+    page.wait_for_timeout(1500)
+    for _ in range(handles(page).count() // 2 + 1):
+        click(page, "undo")
+    wait(page, "undo moves the sliders back", lambda: positions(page) == begin)
+    click(page, "step")
+    wait(page, "a step", lambda: "step 1" in shown(page, 1))
+    click(page, "train 50")
+    wait(page, "training", lambda: "left" in shown(page, 1) and page.locator(".jp-OutputArea svg").count())
+    page.screenshot(path=SCREENSHOTS / "desk-training.png")
+    click(page, "stop")
+    wait(page, "training stops", lambda: "stopped" in shown(page, 1) and "left" not in shown(page, 1))
+    steps = int(re.search(r"step (\d+)", shown(page, 1)).group(1))
+    assert 1 < steps < 51, steps
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "a cell has the same session", lambda: shown(page, 2).strip() == str(steps))
+    # The page is closed and opened again.
+    wait(page, "the desk rests", lambda: "loss" in shown(page, 1))
+    saved = positions(page)
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    open_notebook(page, address, "desk.ipynb")
+    wait(page, "the desk is there again", lambda: handles(page).count() == len(saved) and positions(page) == saved)
+    before = answer.inner_text()
+    drag(page, handles(page).nth(1), 60)
+    wait(page, "the answer follows a slider again", lambda: answer.inner_text() != before)
+    two_notebooks(page, address)
+    page.locator(".jp-CodeCell").nth(3).locator(".jp-InputPrompt").click()
+    command(page, "notebook:run-cell")
+    wait(page, "the picture of a closed desk", lambda: not handles(page).count() and "mean coefficients" in shown(page, 1))
+    page.screenshot(path=SCREENSHOTS / "desk-closed.png")
+    print(f"desk: {len(saved)} sliders, stopped after {steps} steps, there again after the page was closed", flush=True)
+
+
+def two_notebooks(page, address):
+    """A second notebook in another page, while the first has a desk."""
+    other = page.context.new_page()
+    open_notebook(other, address, "slider.ipynb")
+    command(other, "notebook:run-cell")
+    wait(other, "a slider", lambda: handles(other).count() == 1)
+    before = positions(page)
+    handles(other).first.focus()
+    other.keyboard.press("PageUp")
+    wait(other, "the closure has run", lambda: "twice: " in shown(other, 0))
+    twice = float(re.search("twice: ([0-9.]+)", shown(other, 0)).group(1))
+    assert twice > 0 and abs(twice - 2 * positions(other)[0]) < 0.011, (twice, positions(other))
+    assert positions(page) == before, "the other notebook's slider has moved"
+    other.screenshot(path=SCREENSHOTS / "slider.png")
+    other.close()
+
+
 def main():
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     subprocess.run([DAM, "jupyter", "install", "--prefix", sys.prefix], check=True)
@@ -267,6 +370,7 @@ def main():
             keys(page, address)
             text(page, address)
             variables(page, address)
+            desk(page, address)
         with server(directory, "kernel_gateway") as gateway, lab(directory, f"--gateway-url={gateway}") as address:
             run_all(page, address, "gateway")
         browser.close()

@@ -6,7 +6,9 @@ mod common;
 
 mod cells;
 mod clients;
+mod controls;
 mod crates;
+mod desk;
 mod editor;
 mod errors;
 mod hostile;

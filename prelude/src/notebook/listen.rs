@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! {"op": "begin"}                        a cell starts: clears the stop flag
-//! {"op": "stop"}                         sets the stop flag
+//! {"op": "end"}                          it has ended: controls may run
+//! {"op": "stop"}                         sets the stop flag, and stops desks
+//! {"op": "comm", "id": ..., ...}         an event of a control
 //! {"op": "flush"}                        writes buffered output; the reply is {"done": true}
 //! {"op": "verb", "line": "train 50"}     runs a line of verbs; the replies are
 //!     {"shown": {"text/plain": ...}}     one per verb, and finally
@@ -15,7 +17,8 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use super::run;
+use super::widgets::model;
+use super::{desk, run, turns};
 use crate::error::Error;
 use crate::interrupt;
 
@@ -34,10 +37,15 @@ pub fn listen(socket: &OsStr) {
             let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
             match message["op"].as_str() {
                 Some("begin") => {
-                    interrupt::clear();
+                    turns::begin_cell();
                     super::begin();
                 }
-                Some("stop") => drop(interrupt::request()),
+                Some("end") => turns::end_cell(),
+                Some("stop") => {
+                    interrupt::request();
+                    desk::stop_all();
+                }
+                Some("comm") => model::deliver(&message),
                 Some("flush") => {
                     let _ = std::io::stdout().flush();
                     if writeln!(stream, "{}", json!({"done": true})).is_err() {

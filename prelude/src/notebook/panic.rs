@@ -3,8 +3,10 @@
 //! Writing a backtrace takes long, so it is included only if `RUST_BACKTRACE` is set, for the
 //! kernel or in a cell.
 
+use std::any::Any;
 use std::backtrace::Backtrace;
-use std::panic::PanicHookInfo;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::thread::ThreadId;
 
 use serde_json::json;
@@ -13,6 +15,30 @@ use serde_json::json;
 /// `thread` unless it is the cell's, and `backtrace` if enabled.
 pub const PANIC: &str = "application/vnd.dam.panic+json";
 
+thread_local! {
+    /// What a panic says, while [`caught`] catches it on this thread.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`; a panic is returned as its message and position, and not reported elsewhere.
+///
+/// # Errors
+/// `f` has panicked.
+pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    CAUGHT.set(Some(String::new()));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(f));
+    let text = CAUGHT.take().filter(|text| !text.is_empty());
+    result.map_err(|payload| text.unwrap_or_else(|| format!("panicked: {}", message(&*payload))))
+}
+
+fn message(payload: &dyn Any) -> &str {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or(payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("(not text)")
+}
+
 /// Installs the panic hook. Call it on the thread of the cells.
 pub fn install_hook() {
     let cells = std::thread::current().id();
@@ -20,13 +46,15 @@ pub fn install_hook() {
 }
 
 fn report(panic: &PanicHookInfo<'_>, cells: ThreadId) {
-    let payload = panic.payload();
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or(payload.downcast_ref::<String>().map(String::as_str));
-    let message = text.unwrap_or("(not text)");
+    let message = message(panic.payload());
     let (place, thread) = (panic.location(), std::thread::current());
+    let is_caught = CAUGHT.with_borrow_mut(|caught| {
+        let at = place.map(|place| format!("\n --> {place}")).unwrap_or_default();
+        caught.as_mut().map(|caught| *caught = format!("panicked: {message}{at}")).is_some()
+    });
+    if is_caught {
+        return;
+    }
     let thread = (thread.id() != cells).then(|| thread.name().unwrap_or("unnamed").to_owned());
     let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let backtrace = wanted.then(|| Backtrace::force_capture().to_string());

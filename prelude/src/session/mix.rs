@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::matching::matching;
 use super::{Dam, Session};
+use crate::checkpoint::Source;
 use crate::coefficients::MergedTensor;
 use crate::error::{Error, Result, refuse};
 use crate::show::{MixReport, MixedSource};
@@ -85,6 +86,25 @@ impl Dam {
             by_source[session.index_of(name.as_ref())?] = Some(*amount);
         }
         session.mix(tensors, &by_source)
+    }
+
+    /// Returns the names of all merged tensors.
+    pub(crate) fn tensor_names(&self) -> Vec<String> {
+        self.session().merge.tensors.iter().map(|tensor| tensor.spec.name.clone()).collect()
+    }
+
+    /// Returns the merged sources, each with its mean coefficient in the tensors that `tensors`
+    /// selects.
+    ///
+    /// # Errors
+    /// No tensor of that name.
+    pub(crate) fn mean_coefficients(&self, tensors: &str) -> Result<Vec<(String, f64)>> {
+        let session = self.session();
+        let found = matching(tensors, session.merge.tensors.iter(), |t| &t.spec.name)?;
+        let values = found.iter().map(|t| session.merge.coefficients(t));
+        let values = values.collect::<Result<Vec<Tensor>>>()?;
+        let one = |(i, source): (usize, &Source)| Ok((source.name().into(), mean(&values, i)?));
+        session.sources.iter().enumerate().map(one).collect()
     }
 
     /// Makes the tensors that `tensors` selects equal to those of `source`: its coefficients become

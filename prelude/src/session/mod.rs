@@ -62,6 +62,8 @@ pub use bake_options::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE, SOLVE};
 pub use evolve::{Evolve, EvolveProgress, Evolved};
+#[cfg(unix)]
+pub(crate) use generate::KnownAnswers;
 pub use latest::latest;
 pub(crate) use latest::set_latest;
 pub(crate) use matching::{matching, single};

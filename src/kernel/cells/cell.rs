@@ -113,6 +113,7 @@ impl Cells {
             .output
             .end(self.link.sync())
             .map(|failure| self.with_position(failure, engine, cell, &ran));
+        self.link.end();
         let mut earlier = locked(&self.earlier);
         earlier.insert(0, (number, cell.to_owned()));
         earlier.truncate(EARLIER_CELLS);
@@ -283,10 +284,10 @@ impl Cells {
     pub fn save(&self, file: &std::path::Path) -> Result<(), Failure> {
         let failed = |message: &str| Failure::new("error", message, "");
         self.link.begin();
-        match self
-            .link
-            .verbs(&format!("save --force {}", quoted(&file.display().to_string())), |_| {})
-        {
+        let line = format!("save --force {}", quoted(&file.display().to_string()));
+        let done = self.link.verbs(&line, |_| {});
+        self.link.end();
+        match done {
             Ok(done) => done.map_err(|(message, _)| failed(&message)),
             Err(error) => Err(failed(&error.to_string())),
         }
@@ -310,10 +311,16 @@ impl Cells {
         Failure::new("error", message, format!("{rest}\n{how}").trim())
     }
 
+    /// Passes on a message of the front end to a control.
+    pub fn send_comm(&self, message: &Value) {
+        self.link.send_comm(message);
+    }
+
     /// Requests that the running cell stop; a second request soon after kills the cells' process.
+    /// Without a running cell, what controls are doing stops.
     pub fn interrupt(&self) {
         if !self.running.load(Ordering::SeqCst) {
-            return;
+            return self.link.stop();
         }
         let mut stopped = locked(&self.stopped);
         if stopped.is_some_and(|at| at.elapsed() < KILL_WINDOW) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dam_prelude::notebook::{LIVE, PANIC};
+use dam_prelude::notebook::{COMM, LIVE, PANIC};
 use jupyter_protocol::media::Media;
 use jupyter_protocol::messaging::{
     ClearOutput, DisplayData, ErrorOutput, ExecuteResult, ExecutionCount, JupyterMessage,
@@ -254,13 +254,15 @@ impl CellOutput {
                     self.show_live(&mut state, content.as_str().unwrap_or_default());
                 }
                 PANIC => drop(self.report_panic(state, content.as_str().unwrap_or_default())),
+                // Without a front end that has widgets, as at the Rust prompt.
+                COMM => {}
                 _ => {
                     state = self.send_text(state);
                     // A second representation of the same type belongs to a second value.
                     if state.pending.contains_key(kind) {
                         self.flush(&mut state);
                     }
-                    state.pending.insert(kind.to_owned(), content.clone());
+                    state.pending.insert(kind.to_owned(), parsed(kind, content));
                 }
             }
         } else if let Some(text) = message["out"].as_str() {
@@ -363,11 +365,14 @@ impl CellOutput {
 
     fn show_live(&self, state: &mut State, content: &str) {
         let Ok(content) = serde_json::from_str::<Value>(content) else { return };
-        self.show_display(
-            state,
-            content["id"].as_str().unwrap_or_default(),
-            media(content["data"].clone()),
-        );
+        let (id, data) =
+            (content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
+        if content["update"] == true {
+            // Of an earlier cell.
+            self.publish(state, UpdateDisplayData::new(data, id))
+        } else {
+            self.show_display(state, id, data)
+        }
     }
 
     /// Shows a live display, or updates it.
@@ -436,6 +441,14 @@ impl CellOutput {
         self.publish(&mut state, ErrorOutput { ename, evalue, traceback });
     }
 
+    /// Sends a comm message, which adds nothing to the display. Its parent is the cell, so that
+    /// programs that execute notebooks know the widgets of each cell.
+    pub fn publish_comm(&self, content: JupyterMessageContent, metadata: Value) {
+        let state = self.state();
+        let message = JupyterMessage::new(content, state.cell.as_ref()).with_metadata(metadata);
+        (self.send)(message);
+    }
+
     fn publish(&self, state: &mut State, content: impl Into<JupyterMessageContent>) {
         let message = JupyterMessage::new(content, state.cell.as_ref());
         // An update adds nothing to the display.
@@ -475,6 +488,14 @@ fn wait_id(state: &State) -> String {
 /// Whether there is nothing to show: the value of a cell that ends with a loop is `()`.
 fn is_nothing(data: &BTreeMap<String, Value>) -> bool {
     data.is_empty() || data.len() == 1 && data.get("text/plain").is_some_and(|text| text == "()")
+}
+
+/// The content of a block: JSON is parsed if its type says that it is JSON.
+fn parsed(kind: &str, content: &Value) -> Value {
+    let is_json = kind.ends_with("+json") || kind == "application/json";
+    let json =
+        content.as_str().filter(|_| is_json).and_then(|text| serde_json::from_str(text).ok());
+    json.unwrap_or_else(|| content.clone())
 }
 
 fn media(data: Value) -> Media {

@@ -87,6 +87,7 @@ impl Link {
         let Some(hello) = messages.next() else { return };
         if hello["hello"] == "cells" {
             self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
+            on_message(hello.clone());
             *locked(&self.relay) = Some(writing);
             for message in messages {
                 match message.get("asks") {
@@ -99,6 +100,7 @@ impl Link {
                     None => on_message(message),
                 }
             }
+            on_message(json!({"ended": hello["pid"]}));
             return;
         }
         if hello["hello"] == "cargo" {
@@ -128,6 +130,16 @@ impl Link {
     /// Announces a new cell, which clears earlier stop requests.
     pub fn begin(&self) {
         self.send(&json!({"op": "begin"}));
+    }
+
+    /// Announces the end of the cell: controls of the notebook run between cells.
+    pub fn end(&self) {
+        self.send(&json!({"op": "end"}));
+    }
+
+    /// Passes on a message to a control.
+    pub fn send_comm(&self, message: &Value) {
+        self.send(message);
     }
 
     /// Requests that the running operation stop.

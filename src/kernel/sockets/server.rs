@@ -27,6 +27,7 @@ use super::replies::{kernel_info, unsupported};
 use super::worker::Kernel;
 use crate::kernel::cells::cell::Cells;
 use crate::kernel::cells::output::CellOutput;
+use crate::kernel::comms::channels::Channels;
 use crate::kernel::files;
 use crate::kernel::process::link::{Link, SOCKET};
 
@@ -77,13 +78,19 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let shown = iopub.clone();
     // Without a receiver the kernel is shutting down.
     let output = CellOutput::paced(move |message| drop(shown.send(message)));
-    let receiver = Arc::clone(&output);
+    let comms = Arc::new(Channels::default());
+    let (receiver, widgets) = (Arc::clone(&output), Arc::clone(&comms));
     let socket = directory.join(SOCKET);
-    let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
+    let link = Link::listen(&socket, move |message| {
+        let publish = |(content, metadata)| receiver.publish_comm(content, metadata);
+        if !widgets.receive(&message, publish) {
+            receiver.receive(&message);
+        }
+    })?;
     let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
     let kernel =
-        Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
+        Arc::new(Kernel { cells, comms, output, iopub, shell: shell_out, stdin, history, answers });
     let working = Arc::clone(&kernel);
     let worker = std::thread::spawn(move || working.work(&jobs));
 
@@ -172,6 +179,9 @@ async fn receive_shell(
         let Ok(message) = shell.read().await else { continue };
         if matches!(message.content, JupyterMessageContent::ExecuteRequest(_)) {
             kernel.output.attach(&message);
+        }
+        if kernel.passes_comm(&message) {
+            continue;
         }
         match kernel.answer(&message) {
             Some(reply) => {

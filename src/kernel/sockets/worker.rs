@@ -20,6 +20,7 @@ use crate::kernel::cells::engine::Engine;
 use crate::kernel::cells::failure::Failure;
 use crate::kernel::cells::members::Members;
 use crate::kernel::cells::output::CellOutput;
+use crate::kernel::comms::channels::Channels;
 
 /// How often a cell that is waiting for input checks whether it was interrupted.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -30,6 +31,7 @@ const IDLE_TIME: Duration = Duration::from_millis(300);
 /// The shared state of the kernel.
 pub struct Kernel {
     pub cells: Cells,
+    pub comms: Arc<Channels>,
     pub output: Arc<CellOutput>,
     pub iopub: UnboundedSender<JupyterMessage>,
     pub shell: UnboundedSender<JupyterMessage>,
@@ -61,14 +63,37 @@ impl Kernel {
             JupyterMessageContent::HistoryRequest(request) => {
                 history_reply(request, self.history().clone()).into()
             }
-            JupyterMessageContent::CommInfoRequest(_) => {
-                jupyter_protocol::messaging::CommInfoReply::default().into()
+            JupyterMessageContent::CommInfoRequest(request) => {
+                self.comms.info(request.target_name.as_deref()).into()
             }
             JupyterMessageContent::ExecuteRequest(_)
             | JupyterMessageContent::CompleteRequest(_)
             | JupyterMessageContent::InspectRequest(_) => return None,
             _ => unsupported(message),
         })
+    }
+
+    /// Passes on a message to a widget, which has no reply, also while a cell runs; returns whether
+    /// `message` is one. The front end sends the next change of a widget when this one is idle.
+    pub fn passes_comm(&self, message: &JupyterMessage) -> bool {
+        let is_comm = matches!(
+            message.content,
+            JupyterMessageContent::CommOpen(_)
+                | JupyterMessageContent::CommMsg(_)
+                | JupyterMessageContent::CommClose(_)
+        );
+        if is_comm {
+            self.status(message, Status::busy());
+            let to_cells = self.comms.request(&message.content, |(content, metadata)| {
+                let reply = JupyterMessage::new(content, Some(message)).with_metadata(metadata);
+                let _ = self.iopub.send(reply);
+            });
+            if let Some(to_cells) = to_cells {
+                self.cells.send_comm(&to_cells);
+            }
+            self.status(message, Status::idle());
+        }
+        is_comm
     }
 
     /// Runs jobs until the channel closes.

@@ -164,7 +164,7 @@ impl Kernel {
     }
 
     /// The next message on the iopub socket, which arrives within `limit`.
-    fn published(&mut self, limit: Duration) -> JupyterMessage {
+    pub(super) fn published(&mut self, limit: Duration) -> JupyterMessage {
         let iopub = &mut self.iopub;
         self.runtime.block_on(async { timeout(limit, iopub.read()).await }).unwrap().unwrap()
     }
@@ -234,6 +234,11 @@ impl Kernel {
                 "error" => cell.outputs.push(json!({
                     "output_type": "error", "ename": content["ename"], "evalue": content["evalue"], "traceback": content["traceback"],
                 })),
+                kind @ ("comm_open" | "comm_msg" | "comm_close") => {
+                    let mut comm = content;
+                    comm["type"] = kind.into();
+                    cell.comms.push(comm);
+                }
                 other => panic!("an unexpected {other}"),
             }
             look(self, &cell);

@@ -7,6 +7,7 @@ mod installed;
 mod kernel;
 mod result;
 mod shared;
+mod widgets;
 
 pub use installed::{cache, dam, prepare};
 pub use kernel::Kernel;

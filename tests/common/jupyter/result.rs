@@ -11,6 +11,8 @@ pub type Output = Value;
 #[derive(Debug, Default)]
 pub struct CellResult {
     pub outputs: Vec<Output>,
+    /// The content of all messages about widgets, each with its type in `type`.
+    pub comms: Vec<Value>,
     pub status: String,
     /// The times at which live displays were updated.
     pub updates: Vec<Instant>,

@@ -4,6 +4,8 @@
 //! All models receive the same tokens: the prompt through the merge's tokenizer and template. A
 //! source never generates tokens missing from its vocabulary, and is not compared at them.
 
+mod probabilities;
+
 use std::fmt::Write;
 
 use candle_core::DType;
@@ -21,6 +23,8 @@ use crate::interrupt;
 use crate::model::{Held, SourceWeights, Weights};
 use crate::show::{Answer, AnswerToken, Answers, AskReport, MERGED, SourceAnswer, printable};
 use crate::train::available_bytes;
+
+pub(crate) use probabilities::KnownAnswers;
 
 /// A tokenised prompt.
 struct PromptTokens<'a> {
