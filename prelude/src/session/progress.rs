@@ -20,7 +20,7 @@ pub enum Counts {
     Bytes,
 }
 
-/// The state of a task: `train`, `solve`, `evolve`, `compare` or [`GENERATE`], or, counted in bytes,
+/// The state of a task: `train`, `solve`, `evolve`, `compare`, `trace` or [`GENERATE`], or, counted in bytes,
 /// `download`, `load`, `data`, `save` or `write`.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {

@@ -221,16 +221,17 @@ fn option_of<'a>(signature: &Signature, argument: &'a Argument) -> Option<(&'a s
 }
 
 /// The arguments that are the text of a verb, quoted or not: flags may precede and follow it,
-/// options follow it. A single argument is always text.
+/// options follow it. A single argument is always text, unless the verb also works without.
 fn text_range(signature: &Signature, given: &[Argument]) -> Range<usize> {
     let is_flag = |argument: &Argument| argument.is_flag() && argument.text.len() > 2;
     let is_option = |argument: &Argument| {
         let key = argument.pair().map(|(key, _)| key);
         is_flag(argument) || signature.options.iter().any(|option| Some(option.key) == key)
     };
-    let most = given.len().saturating_sub(1);
+    let least = usize::from(signature.words.first().is_none_or(|slot| slot.is_required));
+    let most = given.len().saturating_sub(least);
     let begin = given[..most].iter().take_while(|argument| is_flag(argument)).count();
-    let behind = given.iter().skip(begin + 1).rev().take_while(|argument| is_option(argument));
+    let behind = given.iter().skip(begin + least).rev().take_while(|argument| is_option(argument));
     begin..given.len() - behind.count()
 }
 
