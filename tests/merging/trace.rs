@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::common::data;
+use dam_prelude::show::Mark;
 use dam_prelude::trace::{Part, Patch, Patched};
 use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{BiasStart, Columns, Dam, SolveSettings, Tensor, Trace, load};
@@ -110,6 +111,21 @@ fn numbers_are_those_of_hooks_in_pytorch() {
     assert!(report.mends && !merged.mends);
 }
 
+#[test]
+fn pictures_show_every_place_token_and_model() {
+    let report = average().trace(Trace { like: Some("math".into()), ..QUESTION.into() }).unwrap();
+    let Mark::Heatmap(map) = report.plot_distance("japanese").unwrap().mark else { panic!() };
+    assert_eq!(map.rows, ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]);
+    assert_eq!(map.columns[..2], ["<|user|>", "S"]);
+    assert_eq!((map.columns.len(), map.values.len()), (report.before.len(), 5));
+    let Mark::Curves(curves) = report.plot_probability().mark else { panic!() };
+    let names: Vec<&str> = curves.series.iter().map(|series| series.name.as_str()).collect();
+    assert_eq!(names, ["DAM", "japanese", "math"]);
+    assert_eq!(curves.series[2].points[4], (4.0, report.traced.sources[1].answer().probability()));
+    let error = format!("{:?}", report.plot_distance("sql").unwrap_err());
+    assert!(error.contains("unknown source `sql`"), "{error}");
+}
+
 /// Draws of a standard normal distribution (Box and Muller).
 fn normal(random: &mut ChaCha8Rng) -> f32 {
     let (u, v): (f32, f32) = (random.random_range(1e-6..1.0), random.random());
@@ -183,6 +199,7 @@ fn the_suggested_line_mends() {
     );
     let reply = run(&format!("trace \"{QUESTION}\" like=math"));
     assert_eq!(reply.json["tensor"], "model.layers.1.self_attn.o_proj.weight");
+    assert_eq!(reply.html.as_ref().unwrap().matches("<img").count(), 2);
     let line = reply.text.lines().find_map(|line| line.split_once(": mix ")).unwrap().1;
     assert_eq!(line, "layers.1.self_attn.o_proj like=math");
     let before = reply.json["loss"].as_f64().unwrap();

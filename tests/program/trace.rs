@@ -38,11 +38,13 @@ fn json_has_everything_and_adds_up() {
     let dir = tempfile::tempdir().unwrap();
     let line = format!(
         "{LOAD}; trace {QUESTION} like=math; trace {QUESTION} answer=\"94 - 55 = 39\"; trace row=2 of=japanese; \
-         merge linear; trace {QUESTION} like=math; history"
+         merge linear; trace {QUESTION} like=math; history; export out.rs"
     );
     let (replies, ok) = json(dir.path(), &line);
     assert!(ok, "{replies:?}");
-    let [_, _, own, given, row, _, merged, history] = &replies[..] else { panic!("{replies:?}") };
+    let [_, _, own, given, row, _, merged, history, _] = &replies[..] else {
+        panic!("{replies:?}")
+    };
     let (merge, places) = (&own["merge"], own["streams"].as_array().unwrap().len());
     assert_eq!((places, own["tensors"].as_array().unwrap().len()), (5, 38));
     let number = |value: &Value| value.as_f64().unwrap();
@@ -67,7 +69,15 @@ fn json_has_everything_and_adds_up() {
         (&"japanese".into(), &"of row 2 of japanese".into())
     );
     assert!((number(&merged["loss"]) - number(&own["loss"])).abs() < 1e-4);
-    // Three traces are no states.
+    let code = std::fs::read_to_string(dir.path().join("out.rs")).unwrap();
+    for call in [
+        "dam.trace(Trace { row: Some((\"japanese\".into(), 2)), ..Trace::default() })?",
+        "answer: Some(\"94 - 55 = 39\").map(String::from)",
+        "merged.trace(Trace {",
+    ] {
+        assert!(code.contains(call), "no {call} in {code}");
+    }
+    // Four traces are no states.
     assert_eq!(history["states"].as_array().unwrap().len(), 3, "{history}");
 }
 

@@ -128,7 +128,7 @@ impl TraceReport {
             format!("{} expects", self.model),
             format!("from {name}"),
             "cosine".into(),
-            format!("p if {name}'s"),
+            "p patched".into(),
         ];
         header.extend(others().map(|i| format!("from {}", self.sources[i])));
         let title = format!(
@@ -173,7 +173,7 @@ impl TraceReport {
             self.model.clone(),
             self.like().to_owned(),
             "difference".into(),
-            "p if patched".into(),
+            "p patched".into(),
             "recovered".into(),
         ];
         let title = "contributions to the logit, and patches of parts, in nats";
@@ -204,7 +204,7 @@ impl TraceReport {
     pub fn tensors_table(&self) -> Table {
         let tensors = &self.traced.tensors;
         let title = format!("patches of tensors, each taken from {}", self.like());
-        let header = ["tensor", "p if patched", "recovered", "of the gap"];
+        let header = ["tensor", "p patched", "recovered", "of the gap"];
         let mut table = Table::new(printable(&title), header);
         table.rows = (tensors.iter().take(SHOWN))
             .filter_map(|patched| {
@@ -282,6 +282,11 @@ impl TraceReport {
                 self.model
             ));
         }
+        if traced.first_place().is_none() && traced.gap() > 0.0 {
+            notes.push(format!(
+                "no residual stream of {name} brings half of the probability back: see the final norm and the output layer"
+            ));
+        }
         if traced.gap() <= 0.0 {
             notes.push(format!(
                 "{name} does not give the answer token a higher probability: nothing to recover from it"
@@ -290,7 +295,7 @@ impl TraceReport {
         notes.extend(traced.first_place().map(|place| {
             let p = traced.streams.get(place).map_or(0.0, |s| s.reading.probability());
             format!(
-                "first drift that matters: {}; with the residual stream of {name} after it, p is {}",
+                "first drift that matters: {}; with the residual stream of {name} from there on, p is {}",
                 stream_name(place),
                 probability(p)
             )

@@ -87,13 +87,15 @@ impl Traced {
         self.merge.answer().loss() - source
     }
 
-    /// Returns the first place whose residual stream, taken from the source, recovers at least half
-    /// of the gap: drift before it does not matter that much. `None` if there is no gap, or if it
-    /// arises after the last layer.
+    /// Returns the first place whose residual stream, taken from the source, brings back at least
+    /// half of the answer's probability: what makes the answer wrong happens before it. `None` if
+    /// the source does not give the answer a higher probability, or if the final norm or the output
+    /// layer makes it wrong.
     pub fn first_place(&self) -> Option<usize> {
-        let half = self.gap() / 2.0;
-        let is_enough = |patched: &Patched| self.recovered(patched) >= half;
-        Some(self.streams.iter().position(is_enough)?).filter(|_| half > 0.0)
+        let from = self.merge.answer().probability();
+        let to = self.sources.get(self.like).map_or(from, |own| own.answer().probability());
+        let is_half = |patched: &Patched| patched.reading.probability() >= (from + to) / 2.0;
+        self.streams.iter().position(is_half).filter(|_| to > from)
     }
 }
 

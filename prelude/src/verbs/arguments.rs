@@ -272,6 +272,18 @@ mod tests {
     }
 
     #[test]
+    fn options_stand_alone_where_a_prompt_may_be_missing() {
+        let read = |line: &str| {
+            let statement = &crate::syntax::statements(line).unwrap()[0];
+            let read = super::tests::read(&statement.verb, &statement.arguments).unwrap();
+            (read.word(0).map(str::to_owned), read.count("row"))
+        };
+        assert_eq!(read("trace row=3 of=math"), (None, Some(3)));
+        assert_eq!(read("trace x=1 is row=3"), (Some("x=1 is".into()), Some(3)));
+        assert_eq!(read("trace \"row=3\""), (Some("row=3".into()), None));
+    }
+
+    #[test]
     fn a_quoted_equals_sign_makes_a_path() {
         let words = |line: &str| {
             let statement = &crate::syntax::statements(line).unwrap()[0];

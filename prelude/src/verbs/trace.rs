@@ -22,7 +22,7 @@ pub const VERB: Verb = Verb {
     is_exported: true,
     ..Verb::new(
         "trace",
-        "why an answer of the merge is wrong: its residual stream beside the sources' layer by layer, and the part and tensor that bring the answer back when taken from a source; row= and of=: an example of a source's data",
+        "why an answer is wrong: the merge's residual stream beside its sources', layer by layer, and the parts and tensors that bring the answer back when taken from a source; row= and of=: an example of a source's data",
         "trace \"Subtract 55 from 94.\" like=math",
         |arguments| Ok(Box::new(Traced { options: read(arguments)? })),
     )
