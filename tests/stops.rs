@@ -17,7 +17,7 @@ use dam_prelude::train::Recompute;
 use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{
     Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, SolveSettings, Tensor,
-    interrupt, load,
+    Trace, interrupt, load,
 };
 use large::{Program, VOCABULARY};
 
@@ -90,6 +90,7 @@ fn long_operations_can_be_stopped() {
     stopped(|| dam.save(at("session")));
     stopped(|| dam.eval(&[]));
     stopped(|| dam.loss());
+    stopped(|| dam.trace(Trace { row: Some(("model0".into(), 1)), ..Trace::default() }));
     stopped(|| dam.step());
     stopped(|| dam.train(2));
     let before = dam.coefficients("model.norm.weight").unwrap().to_vec2::<f32>().unwrap();

@@ -27,6 +27,9 @@ pub mod schemes {}
 #[doc = include_str!("../guide/solve.md")]
 pub mod solve {}
 
+#[doc = include_str!("../guide/trace.md")]
+pub mod trace {}
+
 #[doc = include_str!("../guide/gpu.md")]
 pub mod gpu {}
 

@@ -44,6 +44,7 @@
 //! | [`solve`] | coefficients from linear algebra, layer by layer |
 //! | [`train`] | optimisers, schedules, the forward and backward pass, teachers, settings |
 //! | [`eval`] | loss, perplexity, exact match, generation |
+//! | [`trace`] | an answer through a merge and its sources, layer by layer |
 //! | [`show`] | reports, tables and figures |
 //! | [`session`] | [`Dam`], the six primitives |
 //! | [`syntax`] | lines of verbs: words and statements |
@@ -84,6 +85,7 @@ pub mod show;
 pub mod solve;
 pub mod syntax;
 pub mod timeline;
+pub mod trace;
 pub mod train;
 mod vectorised;
 pub mod verbs;
@@ -101,7 +103,7 @@ pub use error::{Error, Result};
 pub use notebook::{Button, Control, Desk, DeskSettings, Dropdown, Slider, Text};
 pub use objective::Reduction;
 pub use session::{
-    Amount, Bake, Compare, Dam, Evaluation, Evolve, EvolveProgress, Evolved, Merged, Models,
+    Amount, Bake, Compare, Dam, Evaluation, Evolve, EvolveProgress, Evolved, Merged, Models, Trace,
     check_scheme, latest, load,
 };
 pub use solve::SolveSettings;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::common::{copy_checkpoint, golden, json, names, verbs};
 use dam_prelude::candle_core::{Device, Tensor};
-use dam_prelude::{Columns, Dam, Error, Models, Settings, load};
+use dam_prelude::{Columns, Dam, Error, Models, Settings, Trace, load};
 use serde_json::{Value, json};
 
 /// The error from loading a golden checkpoint changed by `damage`.
@@ -456,6 +456,12 @@ fn a_failing_call_leaves_the_session_unchanged() {
     dam.eval(&["/no/such.jsonl".into()]).unwrap_err();
     dam.scoreboard(&["/no/such.jsonl".into()]).unwrap_err();
     dam.generate("no tokenizer", 4).unwrap_err();
+    dam.trace("no tokenizer").unwrap_err();
+    let row = |source: &str, number| Some((source.to_owned(), number));
+    for (like, row) in [(None, row("m0", 0)), (None, row("m9", 1)), (Some("m9"), row("m0", 1))] {
+        let like = like.map(String::from);
+        dam.trace(Trace { row, like, ..Trace::default() }).unwrap_err();
+    }
     dam.bake(golden("model0")).unwrap_err();
     dam.save(golden("model0").join("config.json")).unwrap_err();
     dam.bake_with(

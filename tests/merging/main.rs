@@ -17,3 +17,4 @@ mod session;
 mod show;
 mod solve;
 mod tasks;
+mod trace;

@@ -444,8 +444,8 @@ fn an_untied_model_without_an_output_layer_is_an_error() {
     }
 }
 
-/// Classifiers, reward models and embedding models of known families: all that they store is merged,
-/// and they neither run nor train.
+/// Classifiers, reward models and embedding models of known families: all that they store is
+/// merged, and they neither run nor train.
 #[test]
 fn models_with_another_head_merge_whole_and_do_not_run() {
     let dir = tempfile::tempdir().unwrap();

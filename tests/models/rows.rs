@@ -198,8 +198,8 @@ fn without_a_template_messages_become_lines() {
     }
 }
 
-/// Templates that take the content as text get the texts of parts joined: one would print the list as
-/// Python does, the other fail. A template that reads parts gets them.
+/// Templates that take the content as text get the texts of parts joined: one would print the list
+/// as Python does, the other fail. A template that reads parts gets them.
 #[test]
 fn templates_of_text_get_the_texts_of_parts() {
     let dir = tempfile::tempdir().unwrap();

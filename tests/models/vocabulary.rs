@@ -9,7 +9,7 @@ use crate::common::{copy_checkpoint, json};
 use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
 use dam_prelude::checkpoint::Source;
 use dam_prelude::data::Dataset;
-use dam_prelude::{Columns, Dam, Models, load, methods::Linear};
+use dam_prelude::{Columns, Dam, Models, Trace, load, methods::Linear};
 use serde_json::json;
 
 const VOCABULARY: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
@@ -121,6 +121,25 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("`97`") && error.contains("line `1`"), "{error}");
+}
+
+#[test]
+fn a_trace_compares_sources_that_have_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
+    source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
+    let dam = load_named(dir.path(), &["a", "b"]).wrap(Columns::default()).unwrap();
+    let trace = |like: Option<&str>| {
+        let (answer, like) = (Some("<z>".to_owned()), like.map(str::to_owned));
+        dam.trace(Trace { answer, like, ..Trace::from("w1 w2") })
+    };
+    let report = trace(None).unwrap();
+    assert_eq!((report.like(), report.token.as_str(), report.token_id), ("b", "<z>", 96));
+    let without = report.traced.sources[0].readings.iter();
+    assert!(without.clone().all(|r| r.log_prob.is_none() && r.likeliest != 96 && r.loss() > 1e9));
+    assert!((report.traced.merge.attribution.loss() - report.loss()).abs() < 1e-4);
+    let error = trace(Some("a")).unwrap_err().to_string();
+    assert!(error.contains("`a` lacks the token `<z>`"), "{error}");
 }
 
 #[test]

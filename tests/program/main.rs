@@ -7,5 +7,6 @@ mod examples;
 mod export;
 mod program;
 mod repl;
+mod trace;
 mod transcripts;
 mod undo;

@@ -88,12 +88,27 @@ fn faults(names: Option<&Context>, verb: &'static Verb, words: &[&Word]) -> Vec<
     let mut unknown = Vec::new();
     for (at, argument) in given.iter().enumerate().filter(|(at, _)| is_sound(*at, &faults)) {
         let Some((key, value)) = argument.pair() else { continue };
-        let option = verb.signature.options.iter().find(|option| option.key == key);
-        unknown.extend(option.and_then(|o| Some((at, o.kind.check_builtin(value).err()?))));
+        let Some(option) = verb.signature.options.iter().find(|option| option.key == key) else {
+            continue;
+        };
+        let known = option.kind.check_builtin(value).and_then(|()| {
+            names.map_or(Ok(()), |context| check_loaded(context, &option.kind, value))
+        });
+        unknown.extend(known.err().map(|fault| (at, fault)));
     }
     faults.extend(unknown);
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+/// Checks the value of an option that names a loaded source.
+fn check_loaded(context: &Context, kind: &Kind, name: &str) -> Result<(), Fault> {
+    let known = context.known().unwrap_or_default();
+    let is_known = known.names().next().is_none() || known.names().any(|known| known == name);
+    if is_known || !matches!(kind, Kind::Loaded) {
+        return Ok(());
+    }
+    Err(Fault::new(Error::unknown("source", name, known.names()), name).before(known.names()))
 }
 
 /// Checks a word that names something in the session.
@@ -238,7 +253,9 @@ mod tests {
         let marked = |line: &str| {
             check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>()
         };
+        assert_eq!(marked("trace hi like=maths of=math "), ["like=maths"]);
         for line in [
+            "trace hi like=mat",
             "inspect *.q_pro",
             "inspect norm ",
             "inspect lay",

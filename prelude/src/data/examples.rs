@@ -171,6 +171,15 @@ pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
     reader.encode(&rendered.prompt, false)
 }
 
+/// Encodes an answer, which follows a prompt, with the tokenizer of `source`.
+///
+/// # Errors
+/// As for [`prompt_ids`].
+pub(crate) fn answer_ids(source: &Source, answer: &str) -> Result<Vec<u32>> {
+    let at = RowPosition::Line(1);
+    RowReader { file: source.path(), at, source }.encode(answer, false)
+}
+
 /// Reads one row of a file for a source.
 struct RowReader<'a> {
     file: &'a Path,

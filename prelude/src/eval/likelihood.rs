@@ -73,24 +73,34 @@ pub fn log_probs<W: Weights + ?Sized>(
         found.extend(
             rows.into_iter()
                 .zip(&targets[chunk])
-                .map(|(row, target)| log_prob(row, *target, lacking)),
+                .map(|(row, target)| log_prob(&without(row, lacking), *target)),
         );
         Ok(())
     })?;
     Ok(found)
 }
 
-/// Computes `log softmax(logits)[target]` over all tokens except `lacking`.
-fn log_prob(mut logits: Vec<f32>, target: u32, lacking: &[u32]) -> Option<f64> {
+/// Returns `logits` with minus infinity for the tokens `lacking`.
+pub(crate) fn without(mut logits: Vec<f32>, lacking: &[u32]) -> Vec<f32> {
     for id in lacking {
         if let Some(logit) = logits.get_mut(*id as usize) {
             *logit = f32::NEG_INFINITY;
         }
     }
+    logits
+}
+
+/// Computes `log softmax(logits)[target]`; `None` for a token whose logit is not finite.
+pub(crate) fn log_prob(logits: &[f32], target: u32) -> Option<f64> {
     let target = f64::from(*logits.get(target as usize)?);
+    target.is_finite().then(|| target - log_sum_exp(logits))
+}
+
+/// Computes `ln sum_v exp(logits[v])`, summed in f64.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
-    target.is_finite().then(|| target - f64::from(largest) - sum.ln())
+    f64::from(largest) + sum.ln()
 }
 
 /// Returns the index of the highest of `log_probs`, if it exceeds every other by more than
@@ -125,10 +135,10 @@ mod tests {
         let close = |found: Option<f64>, p: f64| {
             assert!((found.unwrap() - p.ln()).abs() < 1e-6, "{found:?} {p}")
         };
-        close(log_prob(logits(), 0, &[]), 1.0 / 8.0);
-        close(log_prob(logits(), 2, &[]), 5.0 / 8.0);
-        close(log_prob(logits(), 1, &[2]), 2.0 / 3.0);
-        assert_eq!((log_prob(logits(), 2, &[2]), log_prob(logits(), 3, &[])), (None, None));
+        close(log_prob(&logits(), 0), 1.0 / 8.0);
+        close(log_prob(&logits(), 2), 5.0 / 8.0);
+        close(log_prob(&without(logits(), &[2]), 1), 2.0 / 3.0);
+        assert_eq!((log_prob(&without(logits(), &[2]), 2), log_prob(&logits(), 3)), (None, None));
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub const SOCKET: &str = "DAM_NOTEBOOK";
 pub const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The MIME type of a live output block: JSON with `id` and `data`, an object of contents by MIME
-/// type. A block with the id of an earlier one of the cell replaces it; with `update`, also one of an
-/// earlier cell.
+/// type. A block with the id of an earlier one of the cell replaces it; with `update`, also one of
+/// an earlier cell.
 pub const LIVE: &str = "application/vnd.dam.live+json";
 
 /// The context of the verbs. Its merge is the one most recently wrapped, also by a cell.

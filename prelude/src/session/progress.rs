@@ -20,8 +20,8 @@ pub enum Counts {
     Bytes,
 }
 
-/// The state of a task: `train`, `solve`, `evolve`, `compare` or [`GENERATE`], or, counted in
-/// bytes, `download`, `load`, `data`, `save` or `write`.
+/// The state of a task: `train`, `solve`, `evolve`, `compare`, `trace` or [`GENERATE`], or, counted
+/// in bytes, `download`, `load`, `data`, `save` or `write`.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     /// The name of the task.

@@ -77,6 +77,7 @@ mod render;
 mod scores;
 mod solve;
 mod table;
+mod trace;
 mod train;
 mod wrap;
 
@@ -105,5 +106,6 @@ pub(crate) use solve::rate_hint;
 pub use solve::{OtherText, SolveReport};
 pub use table::Table;
 pub(crate) use table::{escape, paragraph};
+pub use trace::TraceReport;
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;

@@ -8,6 +8,11 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
+/// Formats a probability: in percent, or with an exponent if it is tiny.
+pub(super) fn probability(p: f64) -> String {
+    if p == 0.0 || p >= 5e-4 { percent(p) } else { format!("{p:.0e}") }
+}
+
 /// Formats a share with its standard error, both in percent: `79.5% ± 2.9`.
 pub(super) fn with_error(share: f64, stderr: Option<f64>) -> String {
     match stderr {

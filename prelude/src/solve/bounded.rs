@@ -11,8 +11,8 @@ const PATIENCE: usize = 3;
 /// The maximum number of factorisations.
 const ROUNDS: usize = 40;
 
-/// Minimises `x^T H x - 2 right^T x` where every element of `x` is from `low` to `high`. `matrix` is
-/// `H`, symmetric, row by row; `None` if it is not positive definite.
+/// Minimises `x^T H x - 2 right^T x` where every element of `x` is from `low` to `high`. `matrix`
+/// is `H`, symmetric, row by row; `None` if it is not positive definite.
 pub(super) fn solve(matrix: &[f64], right: &[f64], [low, high]: [f64; 2]) -> Option<Vec<f64>> {
     let n = right.len();
     let mut fixed: Vec<Option<f64>> = vec![None; n];

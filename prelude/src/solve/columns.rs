@@ -1,5 +1,5 @@
-//! Column coefficients in closed form: one system of `N x columns` unknowns per weight; of a norm or
-//! an embedding, one of `N` per column.
+//! Column coefficients in closed form: one system of `N x columns` unknowns per weight; of a norm
+//! or an embedding, one of `N` per column.
 //!
 //! ```text
 //! H_ab = (V_a^T V_b) o G     right_a = sum over rows of V_a o M     (H + ridge) x = right
@@ -138,8 +138,9 @@ fn apart(
     Ok(Some(all))
 }
 
-/// Returns the coefficients of `n` sources whose scales solve a system in the basis, of whose matrix
-/// the lower triangle is given, as far as `f` can make them; `None` if it is not positive definite.
+/// Returns the coefficients of `n` sources whose scales solve a system in the basis, of whose
+/// matrix the lower triangle is given, as far as `f` can make them; `None` if it is not positive
+/// definite.
 fn best(matrix: Vec<f64>, mut right: Vec<f64>, n: usize, f: Nonlinearity) -> Option<Vec<f64>> {
     let (size, d, share) = (right.len(), right.len() / n, 1.0 / n as f64);
     if f == Nonlinearity::None {

@@ -221,16 +221,17 @@ fn option_of<'a>(signature: &Signature, argument: &'a Argument) -> Option<(&'a s
 }
 
 /// The arguments that are the text of a verb, quoted or not: flags may precede and follow it,
-/// options follow it. A single argument is always text.
+/// options follow it. A single argument is always text, unless the verb also works without.
 fn text_range(signature: &Signature, given: &[Argument]) -> Range<usize> {
     let is_flag = |argument: &Argument| argument.is_flag() && argument.text.len() > 2;
     let is_option = |argument: &Argument| {
         let key = argument.pair().map(|(key, _)| key);
         is_flag(argument) || signature.options.iter().any(|option| Some(option.key) == key)
     };
-    let most = given.len().saturating_sub(1);
+    let least = usize::from(signature.words.first().is_none_or(|slot| slot.is_required));
+    let most = given.len().saturating_sub(least);
     let begin = given[..most].iter().take_while(|argument| is_flag(argument)).count();
-    let behind = given.iter().skip(begin + 1).rev().take_while(|argument| is_option(argument));
+    let behind = given.iter().skip(begin + least).rev().take_while(|argument| is_option(argument));
     begin..given.len() - behind.count()
 }
 
@@ -268,6 +269,18 @@ mod tests {
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
         assert!(read(&[]).unwrap_err().contains("prompt is missing"));
         assert!(read(&[""]).unwrap_err().contains("prompt is missing"));
+    }
+
+    #[test]
+    fn options_stand_alone_where_a_prompt_may_be_missing() {
+        let read = |line: &str| {
+            let statement = &crate::syntax::statements(line).unwrap()[0];
+            let read = super::tests::read(&statement.verb, &statement.arguments).unwrap();
+            (read.word(0).map(str::to_owned), read.count("row"))
+        };
+        assert_eq!(read("trace row=3 of=math"), (None, Some(3)));
+        assert_eq!(read("trace x=1 is row=3"), (Some("x=1 is".into()), Some(3)));
+        assert_eq!(read("trace \"row=3\""), (Some("row=3".into()), None));
     }
 
     #[test]

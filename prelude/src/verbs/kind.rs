@@ -41,6 +41,8 @@ pub enum Kind {
     SourceData,
     /// `SOURCE=VALUE` or `SOURCE=FACTORx`, coefficients of a source, or `like=SOURCE`.
     SourceAmount,
+    /// The name of a loaded source.
+    Loaded,
     /// A directory.
     Directory,
     /// A file that `save` wrote.
@@ -114,6 +116,7 @@ impl Kind {
             Kind::Data | Kind::Session => "FILE".into(),
             Kind::DataOrTask => "FILE|TASK".into(),
             Kind::SourceData => "NAME=FILE".into(),
+            Kind::Loaded => "SOURCE".into(),
             Kind::SourceAmount => format!("SOURCE=VALUE|SOURCE=FACTORx|{LIKE}=SOURCE"),
             Kind::Directory => "DIR".into(),
             Kind::Recipe => "RECIPE.yml".into(),

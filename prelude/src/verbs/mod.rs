@@ -51,6 +51,7 @@ mod solve;
 mod step;
 mod switch;
 mod topics;
+mod trace;
 mod train;
 mod undo;
 mod verb;
@@ -88,6 +89,7 @@ pub const VERBS: &[&Verb] = &[
     &eval::VERB,
     &generate::VERB,
     &ask::VERB,
+    &trace::VERB,
     &merge::VERB,
     &evolve::VERB,
     &compare::VERB,

@@ -77,6 +77,12 @@ pub const TOPICS: &[Topic] = &[
         text: least_squares,
         example: "solve examples=4 target=merged",
     },
+    Topic {
+        name: "trace",
+        about: "what trace measures, and its formulas",
+        text: tracing,
+        example: "trace \"Subtract 55 from 94.\" like=math",
+    },
     Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
 
@@ -308,6 +314,27 @@ fn methods() -> String {
     );
     lines.push("`wrap init=METHOD` starts training from one, and `merge RECIPE.yml` follows a mergekit recipe.".into());
     lines.join("\n")
+}
+
+fn tracing() -> String {
+    [
+        "`trace` runs the merge and its sources over a prompt, and follows one token of an answer: the first that the merge does not".to_owned(),
+        "expect most. The answer is answer=, that of row=N of=SOURCE, or what the source like= answers; without like=, the source whose".into(),
+        "own answer is the most certain, or which gives answer= the highest probability, per token. x is the residual stream at the".into(),
+        "last token before it, after the embedding or after a layer; y is the source's.".into(),
+        line("p", "probability of the token by the logit lens: final norm and output layer applied to x (nostalgebraist 2020)"),
+        line("from SOURCE", "|x - y| / |y|; cosine: of x and y"),
+        line("p patched", "p after y is put in place of x, for all tokens, and the merge runs on: activation patching,"),
+        line("", "arXiv 2202.05262, 2309.16042. The first drift that matters is where half of the probability comes back"),
+        line("contributions", "of embedding, attention and MLP: <w * (U_a - mean_v U_v), d> / rms(x), with w the final norm, U the output"),
+        line("", "layer, d what the part adds to x, and x the last stream. -ln p = ln sum_v exp(z_v - mean z) - their sum"),
+        line("parts, patched", "what the source's part adds to y is put in place of what the merge's adds to x"),
+        line("tensors, patched", "scale 1 for the source and 0 for the others, in one tensor: what mix TENSOR like=SOURCE does"),
+        line("columns", "share of sum_j |(W - W_i)[:, j]|^2 mean x_j^2 in the first tensor, x its input in the merge"),
+        line("recovered", "loss of the merge less the loss after the patch, in nats; the gap is the same with the source's loss"),
+        "Models of more than 100 million parameters: only the tensors of the layers of the three parts that recover most are patched.".into(),
+    ]
+    .join("\n")
 }
 
 fn undo() -> String {

@@ -29,6 +29,10 @@ impl CursorPosition<'_> {
             Kind::Source => return self.source(typed),
             Kind::SourceData => return self.source_data(typed),
             Kind::SourceAmount => return self.source_amount(typed),
+            Kind::Loaded => {
+                let known = self.context.known().unwrap_or_default();
+                known.names().map(|name| Candidate::whole(name, "source")).collect()
+            }
             Kind::Setting => return self.setting(typed),
             Kind::Data => files::data(typed),
             Kind::DataOrTask => files::data_or_task(typed),

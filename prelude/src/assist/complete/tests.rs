@@ -106,6 +106,7 @@ fn sources_and_data_are_named() {
     let context = loaded();
     assert!(!texts(&context, "load ").iter().any(|text| text == "builtin:math" || text == "base="));
     assert_eq!(texts(&context, "data "), ["base=", "japanese=", "math="]);
+    assert_eq!(texts(&context, "trace hi like="), ["base", "japanese", "math"]);
     assert_eq!(completed(&context, "data math=x jap"), "data math=x japanese=");
     assert_eq!(
         completed(&context, "data japanese=builtin:sql-"),

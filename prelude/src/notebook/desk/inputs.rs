@@ -1,4 +1,5 @@
-//! What a desk has been told and has not done yet. Of the moves of a slider, only the latest counts.
+//! What a desk has been told and has not done yet. Of the moves of a slider, only the latest
+//! counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,8 +96,8 @@ impl Inputs {
         });
     }
 
-    /// A slider has moved to `value`. The front end also reports where the desk has moved it, at the
-    /// nearest position.
+    /// A slider has moved to `value`. The front end also reports where the desk has moved it, at
+    /// the nearest position.
     pub fn move_to(&self, slider: SliderId, value: f64) {
         if !self.waiting().is_at(slider, value) {
             self.add(|waiting| {

@@ -27,12 +27,12 @@ use crate::train::available_bytes;
 pub(crate) use probabilities::KnownAnswers;
 
 /// A tokenised prompt.
-struct PromptTokens<'a> {
+pub(super) struct PromptTokens<'a> {
     /// The source whose tokenizer encodes and decodes.
-    reader: &'a Source,
-    ids: Vec<u32>,
+    pub reader: &'a Source,
+    pub ids: Vec<u32>,
     /// The maximum number of tokens of an answer.
-    limit: usize,
+    pub limit: usize,
     /// The model's positions, if they limit the answer.
     positions: Option<usize>,
 }
@@ -45,7 +45,7 @@ impl PromptTokens<'_> {
 }
 
 /// A model that answers: the merge, or a source.
-struct Speaker<'a> {
+pub(super) struct Speaker<'a> {
     name: &'a str,
     architecture: &'a Architecture,
     /// `None` for the merge.
@@ -54,8 +54,20 @@ struct Speaker<'a> {
     missing_rows: &'a [u32],
 }
 
+impl<'a> Speaker<'a> {
+    /// Returns a source.
+    ///
+    /// # Errors
+    /// A family that cannot be run.
+    pub(super) fn source(source: &'a Source) -> Result<Self> {
+        let missing_rows = source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
+        let (name, architecture) = (source.name(), source.architecture()?);
+        Ok(Self { name, architecture, source: Some(source), missing_rows })
+    }
+}
+
 impl<'a> Scorer<'a> {
-    fn prompt(&self, text: &str, limit: usize) -> Result<PromptTokens<'a>> {
+    pub(super) fn prompt(&self, text: &str, limit: usize) -> Result<PromptTokens<'a>> {
         let reader = self.models.tokenizer_source().ok_or_else(|| Error::Sources {
             what: "no source has a tokenizer, which generating text needs".into(),
             hint: "add tokenizer.json next to the weights",
@@ -92,19 +104,9 @@ impl<'a> Scorer<'a> {
     fn speakers(&self, name: &'a str) -> Result<Vec<Speaker<'a>>> {
         let (base, others): (Vec<&Source>, Vec<&Source>) =
             self.models.sources.iter().partition(|s| s.name() == BASE);
-        let speaker = |source: &'a Source| {
-            let missing_rows =
-                source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
-            Ok(Speaker {
-                name: source.name(),
-                architecture: source.architecture()?,
-                source: Some(source),
-                missing_rows,
-            })
-        };
         [Ok(self.merge(name))]
             .into_iter()
-            .chain(others.into_iter().chain(base).map(speaker))
+            .chain(others.into_iter().chain(base).map(Speaker::source))
             .collect()
     }
 
@@ -151,7 +153,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// Generates the answers of `speakers`, `at_once` models at a time.
-    fn answer<W: Weights + ?Sized>(
+    pub(super) fn answer<W: Weights + ?Sized>(
         &self,
         merged: &W,
         speakers: &[Speaker<'a>],

@@ -30,8 +30,8 @@ const FAMILIES: [&str; 17] = [
     "ernie4_5",
 ];
 
-/// A weight of source `source`, as `tests/data/solve/families.py` makes it: noise of up to 0.6 times
-/// the weight's root mean square.
+/// A weight of source `source`, as `tests/data/solve/families.py` makes it: noise of up to 0.6
+/// times the weight's root mean square.
 fn noised(name: &str, w: &Tensor, source: u64) -> Tensor {
     let values: Vec<f32> = w.flatten_all().unwrap().to_vec1().unwrap();
     let squares = values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
