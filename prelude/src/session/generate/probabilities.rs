@@ -130,9 +130,10 @@ mod tests {
             let found = dam.answer_probabilities(&mut known, prompt, 16).unwrap();
             let asked = dam.ask(prompt, 16).unwrap();
             assert_eq!(found.answer, asked.text);
-            assert!(
-                (found.likelihood.log_likelihood - asked.likelihood.log_likelihood).abs() < 1e-4
-            );
+            // `ask` scores with the merge's exact weights, this with those that generate: in bf16,
+            // as the sources are.
+            let apart = found.likelihood.log_likelihood - asked.likelihood.log_likelihood;
+            assert!(apart.abs() < 0.02, "{apart}");
             for ((name, answer, likelihood), source) in found.sources.iter().zip(&asked.sources) {
                 assert_eq!((name, answer), (&source.name, &source.answer));
                 let other = source.likelihood.log_likelihood;
