@@ -29,7 +29,7 @@ pub(super) fn column_shares<W: Weights + ?Sized>(
     let Some(own) = name.strip_suffix(".weight") else { return Ok(None) };
     let is_projection =
         |part: &&str| own.strip_suffix(*part).is_some_and(|before| before.ends_with('.'));
-    let is_first = half.first(a).iter().any(|part| is_projection(&part));
+    let is_first = half.first(a).iter().any(is_projection);
     if !is_first && !is_projection(&half.last()) {
         return Ok(None);
     }
