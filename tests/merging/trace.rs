@@ -116,7 +116,7 @@ fn pictures_show_every_place_token_and_model() {
     let report = average().trace(Trace { like: Some("math".into()), ..QUESTION.into() }).unwrap();
     let Mark::Heatmap(map) = report.plot_distance("japanese").unwrap().mark else { panic!() };
     assert_eq!(map.rows, ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]);
-    assert_eq!(map.columns[..2], ["<|user|>", "S"]);
+    assert_eq!(map.columns[..2], ["<|user|>", "Subtract"]);
     assert_eq!((map.columns.len(), map.values.len()), (report.before.len(), 5));
     let Mark::Curves(curves) = report.plot_probability().mark else { panic!() };
     let names: Vec<&str> = curves.series.iter().map(|series| series.name.as_str()).collect();

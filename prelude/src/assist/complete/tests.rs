@@ -28,7 +28,7 @@ fn verbs_come_first_in_every_statement() {
     assert_eq!(texts(&context, "").len(), VERBS.len());
     assert_eq!(texts(&context, "  s"), ["solve", "set", "step", "save", "switch"]);
     assert_eq!(completed(&context, "load builtin:base; wr"), "load builtin:base; wrap");
-    assert_eq!(completed(&context, "step\ntr"), "step\ntrain");
+    assert_eq!(completed(&context, "step\ntrai"), "step\ntrain");
     assert!(texts(&context, "# lo").is_empty() && texts(&context, "nonsense lo").is_empty());
     assert!(complete(&context, "", 0).candidates.iter().all(|c| !c.about.is_empty()));
 }
