@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     ] {
         let dam = models.wrap(how)?;
         let start = Instant::now();
-        // What is left of the average's disagreement, layer by layer, as it is solved.
+        // The average's error that remains, layer by layer, as it is solved.
         dam.solve_with(&compare, |part| {
             println!("{name}: {part}");
             ControlFlow::Continue(())

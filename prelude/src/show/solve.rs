@@ -9,7 +9,7 @@ use crate::solve::SolvedPart;
 
 shown_with_picture!(SolveReport);
 
-/// The result of `solve`: for each part of the model, what is left of the disagreement that the
+/// The result of `solve`: for each part of the model, what remains of the error that the
 /// average of the sources has with them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SolveReport {
@@ -48,7 +48,7 @@ impl SolveReport {
         self.parts.iter().filter_map(|part| part.layer).next_back().map_or(0, |layer| layer + 1)
     }
 
-    /// The mean over layers of the share of the average's disagreement that is left.
+    /// The mean over layers of the share of the average's error that remains.
     pub fn share(&self) -> Option<f64> {
         mean(self.layer_parts().filter_map(SolvedPart::share))
     }
@@ -105,7 +105,7 @@ impl SolveReport {
 }
 
 impl Figure {
-    /// Plots what is left of the average's disagreement in each layer.
+    /// Plots what remains of the average's error in each layer.
     pub(crate) fn solved(scheme: &str, parts: &[SolvedPart]) -> Self {
         let layers = parts.iter().filter_map(|part| Some((part.layer? as f64, part)));
         let solved = layers.clone().filter_map(|(layer, part)| Some((layer, part.share()?)));
