@@ -89,7 +89,7 @@ fn weights_and_logits_match_peft() {
             _ => cases.push((case.into(), vec![(name.into(), tensor)])),
         }
     }
-    assert_eq!(cases.len(), 36);
+    assert_eq!(cases.len(), 38);
     let mut failed = Vec::new();
     for (case, tensors) in cases {
         let source = opened(&case);

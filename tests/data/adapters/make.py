@@ -42,6 +42,9 @@ lora = lambda **config: LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "lora_al
 CASES = {
     "pissa": ("untied", lora(init_lora_weights="pissa", target_modules=LINEARS + ["lm_head"]), True, None),
     "pissa-half": ("half", lora(init_lora_weights="pissa", target_modules=LINEARS, rank_pattern={"down_proj": 2}), True, None),
+    # Ranks beyond the weight's: PEFT keeps those there are, and scales by the configured one.
+    "pissa-wide": ("untied", lora(r=40, init_lora_weights="pissa", target_modules=["q_proj", "up_proj"]), True, None),
+    "olora-wide": ("untied", lora(r=40, init_lora_weights="olora", target_modules=["q_proj", "up_proj"]), True, None),
     "pissa-niter": ("untied", lora(init_lora_weights="pissa_niter_4", target_modules=["q_proj", "up_proj"]), False, None),
     "olora": ("untied", lora(init_lora_weights="olora", target_modules=LINEARS, use_rslora=True, alpha_pattern={"q_proj": 3},
                              rank_pattern={"layers\\.1\\..*proj": 3}), True, None),

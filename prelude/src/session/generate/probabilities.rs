@@ -133,7 +133,7 @@ mod tests {
             // `ask` scores with the merge's exact weights, this with those that generate: in bf16,
             // as the sources are.
             let apart = found.likelihood.log_likelihood - asked.likelihood.log_likelihood;
-            assert!(apart.abs() < 0.02, "{apart}");
+            assert!(apart.abs() < 0.1, "{apart}");
             for ((name, answer, likelihood), source) in found.sources.iter().zip(&asked.sources) {
                 assert_eq!((name, answer), (&source.name, &source.answer));
                 let other = source.likelihood.log_likelihood;
