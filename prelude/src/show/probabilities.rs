@@ -49,8 +49,12 @@ impl AnswerProbabilities {
     }
 
     /// Returns the table, and below it each token with its probability: the bar under a token is as
-    /// wide as it is probable.
+    /// wide as it is probable. Only answers are broken within words.
     pub fn html(&self) -> String {
+        let table = Render::html(&self.table()).replace(
+            "<td style=\"text-align:left;white-space:pre-wrap\">",
+            "<td style=\"text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;min-width:7em\">",
+        );
         let token = |token: &TokenProbability| {
             let shown = percent(token.probability);
             let bar = format!(
@@ -64,7 +68,7 @@ impl AnswerProbabilities {
             )
         };
         let tokens: String = self.tokens.iter().map(token).collect();
-        format!("{}<div style=\"margin:0.4em 0\">{tokens}</div>", Render::html(&self.table()))
+        format!("{table}<div style=\"margin:0.4em 0\">{tokens}</div>")
     }
 }
 

@@ -142,7 +142,7 @@ impl Panel {
         let Some(slider) = slider else { return };
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
         let range = ranges.entry((group, source)).or_insert_with(|| range(mean));
-        if !(range.0..=range.1).contains(&mean) {
+        if !(range.0 - STEP..=range.1 + STEP).contains(&mean) {
             *range = self::range(mean);
             slider.update(json!({"min": range.0, "max": range.1}));
         }

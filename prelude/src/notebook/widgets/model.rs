@@ -132,13 +132,11 @@ impl Model {
         send(&json!({"update": *self.id, "state": state}));
     }
 
-    /// Changes a text in HTML. Tables look as in the output of a cell, and long words are broken.
+    /// Changes a text in HTML. Tables look as in the output of a cell.
     pub fn show_html(&self, html: &str) {
         let whole = match html {
             "" => String::new(),
-            html => format!(
-                "<div class=\"jp-RenderedHTMLCommon\" style=\"overflow-wrap:anywhere\">{html}</div>"
-            ),
+            html => format!("<div class=\"jp-RenderedHTMLCommon\">{html}</div>"),
         };
         self.update(json!({"value": whole}));
     }
