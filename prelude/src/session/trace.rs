@@ -378,16 +378,17 @@ impl Dam {
     /// Nothing changes.
     ///
     /// ```
-    /// use dam_prelude::{Amount, Columns, SolveSettings, load};
+    /// use dam_prelude::{Amount, Columns, SolveSettings, Trace, load};
     ///
     /// let models = load(["builtin:japanese", "builtin:math"])?;
     /// let dam = models.wrap_solved(Columns::default(), &SolveSettings::default())?;
     /// let broken = "model.layers.2.mlp.down_proj.weight";
     /// dam.mix(broken, &[("japanese", Amount::To(-3.0)), ("math", Amount::To(-3.0))])?;
-    /// let report = dam.trace("What is 12 plus 7?")?;
+    /// let asked = Trace { like: Some("math".into()), ..Trace::from("What is 12 plus 7?") };
+    /// let report = dam.trace(asked.clone())?;
     /// assert_eq!(report.tensor(), Some(broken));
     /// dam.mix_like(broken, "math")?;
-    /// assert!(dam.trace("What is 12 plus 7?")?.loss() < 0.5 * report.loss());
+    /// assert!(dam.trace(asked)?.loss() < 0.5 * report.loss());
     /// # Ok::<(), dam_prelude::Error>(())
     /// ```
     ///
