@@ -327,7 +327,8 @@ def desk(page, address):
     assert 1 < steps < 501, steps
     page.locator(".jp-CodeCell").nth(2).locator(".jp-InputPrompt").click()
     command(page, "notebook:run-cell")
-    wait(page, "a cell has the same session", lambda: shown(page, 2).strip() == str(steps))
+    result = page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output")
+    wait(page, "a cell has the same session", lambda: result.count() and result.first.inner_text().strip() == str(steps))
     # The page is closed and opened again.
     wait(page, "the desk rests", lambda: "loss" in shown(page, 1))
     saved = positions(page)
@@ -347,7 +348,7 @@ def desk(page, address):
 
 def two_notebooks(page, address):
     """A second notebook in another page, while the first has a desk."""
-    other = page.context.new_page()
+    other = page.context.browser.new_page(viewport=page.viewport_size)
     open_notebook(other, address, "slider.ipynb")
     command(other, "notebook:run-cell")
     wait(other, "a slider", lambda: handles(other).count() == 1)
