@@ -348,7 +348,7 @@ def desk(page, address):
 
 def two_notebooks(page, address):
     """A second notebook in another page, while the first has a desk."""
-    other = page.context.new_page()
+    other = page.context.browser.new_page(viewport=page.viewport_size)
     open_notebook(other, address, "slider.ipynb")
     command(other, "notebook:run-cell")
     wait(other, "a slider", lambda: handles(other).count() == 1)

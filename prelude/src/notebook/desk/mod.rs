@@ -138,7 +138,7 @@ impl Dam {
             updated: Instant::now(),
         };
         let begun = worker.show_all().and_then(|()| begin(worker));
-        begun.inspect_err(|_| open.panel.close())?;
+        begun.inspect_err(|_| open.panel.discard())?;
         open.inputs.connect(&open.panel);
         DESKS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&open));
         Ok(Desk(open))
@@ -161,8 +161,9 @@ impl Desk {
     pub fn close(&self) {
         let Open { inputs, panel, .. } = &*self.0;
         inputs.add(|waiting| waiting.close = true);
+        // A page knows the display until it is closed, and the widget always.
         panel.root.replace(&self.html(), &self.to_string());
-        panel.close();
+        panel.close(&self.html());
     }
 
     /// Shows the desk as the result of an evcxr cell.

@@ -149,8 +149,17 @@ impl Panel {
         slider.update(json!({"value": on_grid(mean, range.0, range.1, STEP)}));
     }
 
-    /// Closes all widgets, from the outermost to the innermost.
-    pub fn close(&self) {
+    /// Closes the widgets, and leaves `html` in their place, also on a page that is opened again.
+    pub fn close(&self, html: &str) {
+        self.answer.show_html(html);
+        self.root.update(json!({"children": [self.answer.reference()]}));
+        let kept = [&self.root, &self.answer];
+        let closed = self.all.iter().rev().filter(|model| !kept.iter().any(|k| k.is_same(model)));
+        closed.for_each(Model::close);
+    }
+
+    /// Closes all widgets.
+    pub fn discard(&self) {
         self.all.iter().rev().for_each(Model::close);
     }
 }

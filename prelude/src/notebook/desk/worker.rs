@@ -293,7 +293,10 @@ impl Worker {
             }
         };
         self.stale.answer = false;
-        self.desk.panel.answer.show_html(&html);
+        // A closed desk has its picture there.
+        if !self.desk.inputs.waiting().close {
+            self.desk.panel.answer.show_html(&html);
+        }
         Ok(())
     }
 

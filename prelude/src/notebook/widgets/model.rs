@@ -127,6 +127,11 @@ impl Model {
         receivers().insert(self.id.to_string(), Arc::new(receiver));
     }
 
+    /// Whether both are the same widget.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
     /// Changes the state.
     pub fn update(&self, state: Value) {
         send(&json!({"update": *self.id, "state": state}));
@@ -136,7 +141,9 @@ impl Model {
     pub fn show_html(&self, html: &str) {
         let whole = match html {
             "" => String::new(),
-            html => format!("<div class=\"jp-RenderedHTMLCommon\">{html}</div>"),
+            html => format!(
+                "<div class=\"jp-RenderedHTMLCommon\" style=\"display:inline-block;max-width:100%\">{html}</div>"
+            ),
         };
         self.update(json!({"value": whole}));
     }

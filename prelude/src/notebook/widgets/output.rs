@@ -8,6 +8,9 @@ use crate::show::{
     Render, Scoreboard, Scores, SolveReport, StepReport, Table, TrainReport, escape,
 };
 
+/// The style of text.
+const STYLE: &str = "white-space:pre-wrap;margin:0;padding:0";
+
 /// What a control shows below itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
@@ -18,13 +21,13 @@ pub struct Output {
 impl Output {
     /// Text with its line breaks.
     pub fn text(text: &str) -> Self {
-        Self { html: format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(text)) }
+        Self { html: format!("<pre style=\"{STYLE}\">{}</pre>", escape(text)) }
     }
 
     /// An error in red.
     pub fn error(text: &str) -> Self {
-        let style = "white-space:pre-wrap;color:var(--jp-error-color1,#b00020)";
-        Self { html: format!("<pre style=\"{style}\">{}</pre>", escape(text)) }
+        let style = "color:var(--jp-error-color1,#b00020)";
+        Self { html: format!("<pre style=\"{STYLE};{style}\">{}</pre>", escape(text)) }
     }
 }
 
